@@ -1,0 +1,59 @@
+"""Typed reading of a foreign config.json: what is needed and absent, or of the wrong type, is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rave_mlx.errors import ConfigError
+
+
+class Keys:
+    """A JSON object and where it came from."""
+
+    def __init__(self, data: Mapping[str, Any], where: str):
+        self._data = data
+        self.where = where
+
+    def section(self, name: str, *, fallback: bool = False) -> Keys:
+        """A nested object; with `fallback`, the object itself where the nesting does not exist (older configs)."""
+        inner = self._data.get(name)
+        if inner is None and fallback:
+            return self
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"{self.where}: {name} is missing")
+        return Keys(inner, f"{self.where}.{name}")
+
+    def get(self, name: str, kind: type | tuple[type, ...], default: Any) -> Any:
+        """The value, or `default` when the key is absent or null. An integer serves where a float is asked for."""
+        value = self._data.get(name)
+        if value is None:
+            return default
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ConfigError(
+                f"{self.where}: {name} should be {' or '.join(k.__name__ for k in kinds)}, found {value!r}"
+            )
+        return value
+
+    def need(self, name: str, kind: type | tuple[type, ...]) -> Any:
+        """The value; ConfigError when it is absent."""
+        value = self.get(name, kind, None)
+        if value is None:
+            raise ConfigError(f"{self.where}: {name} is missing")
+        return value
+
+    def require(self, name: str, value: Any) -> None:
+        """Refuse a setting other than the one that is implemented."""
+        found = self._data.get(name, value)
+        if found != value:
+            raise ConfigError(f"{self.where}: {name} {found!r} is not supported, only {value!r}")
+
+    def choice(self, name: str, options: Mapping[Any, str], default: Any) -> Any:
+        """One of `options`, translated; ConfigError for another value."""
+        value = self._data.get(name, default)
+        if value not in options:
+            raise ConfigError(f"{self.where}: {name} {value!r} is not one of {', '.join(map(str, options))}")
+        return options[value]

@@ -1,0 +1,50 @@
+"""Vision-language models that read: gated visual attention (RAVE, arXiv 2605.18359) on MLX.
+
+    import rave_mlx
+
+    lmm = rave_mlx.load()                                        # the built-in model
+    chat = rave_mlx.Session(lmm)
+    for piece in chat.send("What is the total?", images=["receipt.png"]):
+        print(piece.text, end="")
+
+Names are imported on first use, so that `import rave_mlx` costs milliseconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rave_mlx import convert
+    from rave_mlx.config import LMMConfig
+    from rave_mlx.errors import RaveError
+    from rave_mlx.generation import generate, stream
+    from rave_mlx.loading import load
+    from rave_mlx.models.lmm import LMM
+    from rave_mlx.session import Session
+
+__version__ = "0.1.0"
+__all__ = ["LMM", "LMMConfig", "RaveError", "Session", "convert", "generate", "load", "stream"]
+
+_HOMES = {
+    "LMM": "rave_mlx.models.lmm",
+    "LMMConfig": "rave_mlx.config",
+    "RaveError": "rave_mlx.errors",
+    "Session": "rave_mlx.session",
+    "generate": "rave_mlx.generation",
+    "load": "rave_mlx.loading",
+    "stream": "rave_mlx.generation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "convert":
+        return import_module("rave_mlx.convert")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rave_mlx' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,141 @@
+"""Exact attention one block of queries at a time: the path for CPUs, and for gates where no fused kernel is.
+
+Scores exist for one block only, so memory is O(block * Lk) instead of O(Lq * Lk) a head; keys after a block's
+last query are never touched, which halves causal work. Blocks and head sets are independent, and on a CPU each
+MLX stream runs on a thread of its own, so they are dealt out over the backend's lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from rave_mlx import backend
+from rave_mlx.attention.gate import GateTerms, squash
+from rave_mlx.attention.masks import Mask, causal
+from rave_mlx.elementwise import exp2, tanh_limit
+
+_LOG2E = 1.4426950408889634
+_BLOCK = 256
+_LANE_WORK = 1 << 20
+"""Scores below which a second thread costs more than it saves."""
+
+
+@dataclass(frozen=True)
+class _HeadSet:
+    """KV heads that share one treatment: gated or not."""
+
+    groups: tuple[int, ...]
+    gate: GateTerms | None
+
+
+def chunked(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
+    scale: float,
+    mask: Mask = None,
+    gate: GateTerms | None = None,
+    block: int = _BLOCK,
+) -> mx.array:
+    """softmax(scale * q k^T + bias + mask) v in query blocks. Shapes as in `attend`."""
+    batch, num_heads, num_queries, _ = q.shape
+    num_kv, num_keys = k.shape[1], k.shape[2]
+    ratio = num_heads // num_kv
+    q = q.reshape(batch, num_kv, ratio, num_queries, -1)
+    sets = _head_sets(num_kv, gate)
+    blocks = [(i, min(i + block, num_queries)) for i in range(0, num_queries, block)]
+    lanes = backend.lanes() if q.size // q.shape[-1] * num_keys >= _LANE_WORK else [None]
+    if len(lanes) > 1 and len(sets) == len(blocks) == 1:
+        sets = [part for whole in sets for part in _halve(whole)]
+    outputs: list[mx.array] = []
+    task = 0
+    for heads in sets:
+        qs, ks, vs = (_take(x, heads.groups, num_kv) for x in (q, k, v))
+        rows: list[mx.array] = []
+        for start, stop in blocks:
+            lane = lanes[task % len(lanes)]
+            task += 1
+            with mx.stream(lane or mx.default_stream(mx.default_device())):
+                rows.append(_block(qs, ks, vs, heads, mask, scale, start, stop))
+        outputs.append(rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=3))
+    out = outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=1)
+    order = [g for heads in sets for g in heads.groups]
+    if order != sorted(order):
+        out = out[:, [order.index(g) for g in range(num_kv)]]
+    return out.reshape(batch, num_heads, num_queries, -1)
+
+
+def _block(
+    q: mx.array, k: mx.array, v: mx.array, heads: _HeadSet, mask: Mask, scale: float, start: int, stop: int
+) -> mx.array:
+    """Queries [start, stop) of one head set; q (B, G, ratio, Lq, d), k and v (B, G, Lk, d)."""
+    batch, groups, ratio, num_queries, width = q.shape
+    num_keys = k.shape[2]
+    if isinstance(mask, str):
+        num_keys = num_keys - num_queries + stop
+        k, v = k[:, :, :num_keys], v[:, :, :num_keys]
+    rows = stop - start
+    stacked = (batch, groups, ratio * rows, -1)
+    scores = (q[..., start:stop, :] * (scale * _LOG2E)).reshape(stacked) @ k.swapaxes(-1, -2)
+    if heads.gate is not None:
+        scores = scores + _block_bias(heads.gate, ratio, start, stop, num_keys)
+    allowed = _block_mask(mask, start, stop, num_keys)
+    if allowed is not None:
+        split = scores.reshape(batch, groups, ratio, rows, num_keys)
+        scores = mx.where(allowed, split, -mx.inf).reshape(stacked)
+    scores = scores.astype(mx.float32)
+    weights = exp2(scores - mx.stop_gradient(mx.max(scores, axis=-1, keepdims=True)))
+    total = mx.sum(weights, axis=-1, keepdims=True)
+    out = (weights.astype(v.dtype) @ v) / total.astype(v.dtype)
+    return out.reshape(batch, groups, ratio, rows, -1)
+
+
+def _block_bias(gate: GateTerms, ratio: int, start: int, stop: int, num_keys: int) -> mx.array:
+    """The bias in units of log2 (B, G, ratio * rows, Lk), computed for the visual span only."""
+    low, high = (min(x, num_keys) for x in gate.span)
+    batch, groups, _, width = gate.v.shape
+    u = gate.u.reshape(batch, groups, ratio, -1, width)[..., start:stop, :].reshape(batch, groups, -1, width)
+    x = u @ gate.v[:, :, low:high].swapaxes(-1, -2)
+    bias = tanh_limit(x, gate.limit) if gate.squash == "tanh" else squash(x, gate.squash, gate.limit)
+    bias = bias * _LOG2E
+    return mx.pad(bias, [(0, 0), (0, 0), (0, 0), (low, num_keys - high)])
+
+
+def _block_mask(mask: Mask, start: int, stop: int, num_keys: int) -> mx.array | None:
+    """Boolean, broadcastable to (B, G, ratio, rows, Lk), or None when the block sees every key."""
+    if mask is None:
+        return None
+    if isinstance(mask, str):
+        return None if stop - start == 1 else causal(stop - start, num_keys)
+    mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+    rows = mask[:, :, start:stop] if mask.shape[2] > 1 else mask
+    if rows.shape[1] != 1:
+        raise ValueError("a mask that differs between heads is not supported by the chunked path")
+    return rows[:, :, None]
+
+
+def _head_sets(num_kv: int, gate: GateTerms | None) -> list[_HeadSet]:
+    if gate is None:
+        return [_HeadSet(tuple(range(num_kv)), None)]
+    rest = tuple(g for g in range(num_kv) if g not in gate.groups)
+    return [_HeadSet(gate.groups, gate)] + ([_HeadSet(rest, None)] if rest else [])
+
+
+def _halve(heads: _HeadSet) -> list[_HeadSet]:
+    """Two sets of half the KV heads each, for one long block on two lanes; gates stay whole."""
+    if heads.gate is not None or len(heads.groups) < 2:
+        return [heads]
+    middle = len(heads.groups) // 2
+    return [_HeadSet(heads.groups[:middle], None), _HeadSet(heads.groups[middle:], None)]
+
+
+def _take(x: mx.array, groups: Sequence[int], total: int) -> mx.array:
+    """KV heads `groups` of axis 1; a view where they are neighbours."""
+    first = groups[0]
+    if tuple(groups) != tuple(range(first, first + len(groups))):
+        return x[:, list(groups)]
+    return x if len(groups) == total else x[:, first : first + len(groups)]

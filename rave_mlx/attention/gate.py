@@ -1,0 +1,125 @@
+"""The pair gate: a learned bias on the pre-softmax scores over visual keys (RAVE, arXiv 2605.18359).
+
+The paper states the form (a query-key bias from pre-RoPE features, visual keys only, selected GQA heads); its
+projection, rank and nonlinearity are not public, so this is RAVE in our parametrisation. For query head h with
+KV head g, q^ = q / rms(q) and k^ = k / rms(k) in float32:
+
+    x_ij = (U_h q^_i) . (W_g k^_j) / sqrt(r)  +  a_h . q^_i  +  c_g . k^_j  +  beta_h
+    b_ij = visual_j * phi(x_ij),     phi(0) = 0
+    A    = softmax_j(q~_i . k~_j / sqrt(d) + b_ij + mask)
+
+As one product of width R = r + 2:  u_i = [U_h q^_i / sqrt(r), a_h . q^_i + beta_h, 1] and
+v_j = visual_j * [W_g k^_j, 1, c_g . k^_j], so x_ij = u_i . v_j. A text key has v_j = 0 and therefore no bias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from rave_mlx.config import GateConfig, TextConfig
+
+Squash = Literal["tanh", "identity", "suppress", "boost"]
+
+_EPS = 1e-6
+_LN2 = 0.6931471805599453
+
+
+@dataclass(frozen=True)
+class GateTerms:
+    """What one attention call needs of the gate.
+
+    Attributes:
+        u: query features (B, gated query heads, Lq, R), float32.
+        v: key features (B, gated KV heads, Lk, R), float32; zero rows for text and padding keys.
+        groups: indices of the gated KV heads, in the order of `v`'s head axis.
+        span: [first, last + 1) key positions that hold every visual key of the batch.
+        squash, limit: phi and its bound tau.
+    """
+
+    u: mx.array
+    v: mx.array
+    groups: tuple[int, ...]
+    span: tuple[int, int]
+    squash: Squash = "tanh"
+    limit: float = 4.0
+
+
+class PairGate(nn.Module):
+    """Gate parameters of one decoder layer.
+
+    Shapes, with H_s gated query heads, G_s gated KV heads and head width d: U (H_s, r, d), a (H_s, d),
+    beta (H_s,), W (G_s, r, d), c (G_s, d). U starts as N(0, 1/d) and the rest as zero: the first step computes
+    the base model, and W still receives a gradient.
+    """
+
+    def __init__(self, config: GateConfig, text: TextConfig):
+        super().__init__()
+        rank, width = config.rank, text.head_dim
+        groups = config.groups(text.num_kv_heads)
+        ratio = text.num_heads // text.num_kv_heads
+        heads = len(groups) * ratio
+        self.U = mx.random.normal((heads, rank, width)) * width**-0.5
+        self.a = mx.zeros((heads, width))
+        self.beta = mx.zeros((heads,))
+        self.W = mx.zeros((len(groups), rank, width))
+        self.c = mx.zeros((len(groups), width))
+        self._groups = groups
+        self._ratio = ratio
+        self._squash: Squash = config.squash
+        self._limit = config.limit
+
+    @property
+    def is_inert(self) -> bool:
+        """Whether the bias is zero for every input (W, a, c and beta are all zero). Evaluates the parameters."""
+        return not any(bool(mx.any(p != 0).item()) for p in (self.W, self.a, self.c, self.beta))
+
+    def query_features(self, q: mx.array) -> mx.array:
+        """u (B, H_s, Lq, R) in float32 from pre-RoPE queries (B, H, Lq, d)."""
+        q = mx.fast.rms_norm(_heads(q, self._groups, self._ratio).astype(mx.float32), None, _EPS)
+        rank = self.U.shape[1]
+        project = mx.concatenate([self.U * rank**-0.5, self.a[:, None]], axis=1).astype(mx.float32)
+        bias = mx.pad(self.beta[:, None].astype(mx.float32), [(0, 0), (rank, 0)])[:, None]
+        x = q @ project.swapaxes(-1, -2) + bias
+        return mx.concatenate([x, mx.ones((*x.shape[:-1], 1))], axis=-1)
+
+    def key_features(self, k: mx.array, visual: mx.array) -> mx.array:
+        """v (B, G_s, Lk, R) in float32 from pre-RoPE keys (B, G, Lk, d); `visual` (B, Lk) marks visual keys."""
+        k = mx.fast.rms_norm(_heads(k, self._groups, 1).astype(mx.float32), None, _EPS)
+        project = mx.concatenate([self.W, self.c[:, None]], axis=1).astype(mx.float32)
+        x = k @ project.swapaxes(-1, -2)
+        rank = self.W.shape[1]
+        x = mx.concatenate([x[..., :rank], mx.ones((*x.shape[:-1], 1)), x[..., rank:]], axis=-1)
+        return mx.where(visual[:, None, :, None], x, 0.0)
+
+    def terms(self, u: mx.array, v: mx.array, span: tuple[int, int]) -> GateTerms:
+        """Bundle features with this layer's constants for `attend`."""
+        return GateTerms(u, v, self._groups, span, self._squash, self._limit)
+
+
+def squash(x: mx.array, kind: Squash, limit: float) -> mx.array:
+    """phi(x) elementwise in float32; finite for every finite x, and phi(0) = 0.
+
+    tanh: limit * tanh(x / limit). suppress: log sigmoid(x) + log 2, at most log 2. boost: softplus(x) - log 2, at
+    least -log 2.
+    """
+    if kind == "identity":
+        return x
+    if kind == "tanh":
+        return limit * mx.tanh(x / limit)
+    if kind == "suppress":
+        return _LN2 - mx.logaddexp(-x, 0.0)
+    return mx.logaddexp(x, 0.0) - _LN2
+
+
+def _heads(x: mx.array, groups: tuple[int, ...], ratio: int) -> mx.array:
+    """The heads of `x` (B, H, L, d) that belong to KV groups `groups`, `ratio` heads a group."""
+    total = x.shape[1] // ratio
+    if len(groups) == total and groups == tuple(range(total)):
+        return x
+    if groups == tuple(range(groups[0], groups[0] + len(groups))):
+        return x[:, groups[0] * ratio : (groups[-1] + 1) * ratio]
+    return x[:, [g * ratio + i for g in groups for i in range(ratio)]]

@@ -1,0 +1,110 @@
+"""`rave-mlx chat`: ask a model about documents, once or in a conversation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+_READING, _SAMPLING = "Reading", "Sampling"
+
+
+def chat(
+    image: Annotated[
+        list[str] | None,
+        typer.Option("--image", "-i", metavar="FILE", help="Image or PDF to read; repeat for several."),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", "-p", help="Ask this, print the answer and exit. Without it: a conversation."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="DIR_OR_HUB_ID",
+            envvar="RAVE_MLX_MODEL",
+            help="Rave directory, checkpoint directory or Hub id. Without it: the small built-in model.",
+        ),
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", help="System message that starts the conversation.")] = None,
+    page: Annotated[
+        int, typer.Option("--page", min=1, help="Page to read of PDF and TIFF files.", rich_help_panel=_READING)
+    ] = 1,
+    image_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--image-tokens",
+            min=1,
+            help="Most visual tokens an image may take; more shows finer print. Default 1,280.",
+            rich_help_panel=_READING,
+        ),
+    ] = None,
+    attention: Annotated[
+        Literal["none", "rave"] | None,
+        typer.Option(
+            "--attention",
+            help="rave: use the model's pair gates; none: leave them out. Default: rave where the model has gates.",
+            rich_help_panel=_READING,
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.", rich_help_panel=_SAMPLING)
+    ] = 256,
+    temperature: Annotated[
+        float, typer.Option("--temperature", "-t", help="0 takes the most likely token.", rich_help_panel=_SAMPLING)
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="Nucleus mass to draw from.", rich_help_panel=_SAMPLING)
+    ] = 1.0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", help="Draw from this many tokens; 0: all.", rich_help_panel=_SAMPLING)
+    ] = 0,
+    min_p: Annotated[
+        float, typer.Option("--min-p", help="Least share of the top token's probability.", rich_help_panel=_SAMPLING)
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", help="Above 1 discourages repeats.", rich_help_panel=_SAMPLING)
+    ] = 1.0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Same seed, same answer.", rich_help_panel=_SAMPLING)
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object an answer: text, finish, token counts, times.")
+    ] = False,
+) -> None:
+    """Ask about documents: the answer streams to stdout.
+
+    [bold]rave-mlx chat --image receipt.png --prompt "What is the total?"[/bold]
+
+    Without --prompt a conversation starts (type /help in it); questions may also come from a pipe, one a line.
+    """
+    from rave_mlx.cli.repl import Repl
+    from rave_mlx.loading import load
+    from rave_mlx.sampling import Sampling
+    from rave_mlx.session import Session
+
+    sampling = Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    lmm = load(model)
+    session = Session(
+        lmm, policy=attention, max_tokens=max_tokens, image_tokens=image_tokens, sampling=sampling, system=system
+    )
+    repl = Repl(session, built_in=model is None, json=json)
+    for file in image or []:
+        repl.attach(Path(file).expanduser(), page)
+    if prompt is not None:
+        repl.ask(prompt)
+    elif sys.stdin.isatty():
+        repl.converse()
+    else:
+        repl.follow(sys.stdin)

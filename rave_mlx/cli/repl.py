@@ -1,0 +1,203 @@
+"""The conversation loop of `rave-mlx chat`: commands, streaming output, the status line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from rave_mlx.convert.source import SUGGESTED
+from rave_mlx.errors import RaveError, UsageError
+from rave_mlx.prompt import ImagePart
+from rave_mlx.session import Session, TurnStats
+from rave_mlx.transcript import load_transcript, save_transcript
+
+HELP = """\
+/image FILE [PAGE]   show the model an image (or a page of a PDF); ask about it next
+/reset               forget the conversation
+/save FILE           write the conversation, images included, to a JSON file
+/load FILE           go on with a saved conversation
+/stats               tokens, times and memory of the last answer
+/help                this list
+/exit                leave (so does Ctrl-D); Ctrl-C stops an answer"""
+
+
+class Repl:
+    """Asks a session and prints: answers on stdout, notes on stderr."""
+
+    def __init__(self, session: Session, *, built_in: bool, json: bool):
+        self._session = session
+        self._json = json
+        self._waiting: list[ImagePart] = []
+        self._notice = built_in
+        self._commands: dict[str, Callable[[list[str]], None]] = {
+            "/image": self._image,
+            "/reset": self._reset,
+            "/save": self._save,
+            "/load": self._load,
+            "/stats": self._stats,
+            "/help": self._help,
+        }
+
+    def attach(self, file: Path, page: int = 1) -> None:
+        """Read an image that the next question is about."""
+        self._waiting.append(self._session.read(file, page))
+
+    def ask(self, text: str) -> None:
+        """Ask and stream the answer. Ctrl-C ends the answer; what came so far stays in the conversation."""
+        answer = self._session.send(text, self._waiting)
+        finish = "interrupted"
+        said: list[str] = []
+        try:
+            for piece in answer:
+                self._introduce()
+                said.append(piece.text)
+                finish = piece.finish or finish
+                if not self._json:
+                    print(piece.text, end="", flush=True)
+        except KeyboardInterrupt:
+            answer.close()
+        self._waiting = []
+        stats = self._session.stats
+        if self._json and stats is not None:
+            print(
+                json.dumps({"text": "".join(said), "finish": finish, **asdict(stats)}, ensure_ascii=False), flush=True
+            )
+        else:
+            print(flush=True)
+
+    def converse(self) -> None:
+        """Interactive loop on a terminal."""
+        _use_history()
+        self._introduce()
+        _note("Ask a question; /help lists commands.")
+        while True:
+            try:
+                line = input("> ")
+            except EOFError:
+                print()
+                return
+            except KeyboardInterrupt:
+                print()
+                continue
+            if not self._do(line):
+                return
+            if line.strip() and not line.startswith("/") and self._session.stats is not None:
+                _note(status_line(self._session.stats))
+
+    def follow(self, lines: Iterable[str]) -> None:
+        """Questions and commands from a pipe, one a line. The first error ends it."""
+        asked = False
+        for line in lines:
+            asked = asked or bool(line.strip())
+            if not self._do(line, stop_on_error=True):
+                return
+        if not asked:
+            raise UsageError("nothing to answer: give --prompt, or questions on standard input")
+
+    def _do(self, line: str, *, stop_on_error: bool = False) -> bool:
+        """One line of input; False when it ends the conversation."""
+        line = line.strip()
+        if line in ("/exit", "/quit"):
+            return False
+        try:
+            if line.startswith("/"):
+                self._command(line)
+            elif line:
+                self.ask(line)
+        except RaveError as error:
+            if stop_on_error:
+                raise
+            _note(str(error))
+        return True
+
+    def _command(self, line: str) -> None:
+        try:
+            name, *arguments = shlex.split(line)
+        except ValueError as error:
+            raise UsageError(f"{line}: {error}") from None
+        if name not in self._commands:
+            raise UsageError(f"{name}: no such command; /help lists them")
+        self._commands[name](arguments)
+
+    def _image(self, arguments: list[str]) -> None:
+        if not 1 <= len(arguments) <= 2 or not all(a.isdigit() for a in arguments[1:]):
+            raise UsageError("use: /image FILE [PAGE]")
+        self.attach(Path(arguments[0]).expanduser(), int(arguments[1]) if len(arguments) == 2 else 1)
+        patches = self._waiting[-1].patches
+        _note(f"{arguments[0]}: {patches.size[0]} x {patches.size[1]} pixels, {patches.tokens} visual tokens")
+
+    def _reset(self, arguments: list[str]) -> None:
+        self._session.reset()
+        self._waiting = []
+        _note("Forgotten.")
+
+    def _save(self, arguments: list[str]) -> None:
+        if len(arguments) != 1:
+            raise UsageError("use: /save FILE")
+        save_transcript(self._session, Path(arguments[0]).expanduser())
+        _note(f"Saved to {arguments[0]}.")
+
+    def _load(self, arguments: list[str]) -> None:
+        if len(arguments) != 1:
+            raise UsageError("use: /load FILE")
+        load_transcript(self._session, Path(arguments[0]).expanduser())
+        self._waiting = []
+        _note(f"Loaded {len(self._session.messages)} messages from {arguments[0]}.")
+
+    def _stats(self, arguments: list[str]) -> None:
+        stats = self._session.stats
+        _note("No answer yet." if stats is None else "\n".join(f"{k}: {_number(v)}" for k, v in asdict(stats).items()))
+
+    def _help(self, arguments: list[str]) -> None:
+        _note(HELP)
+
+    def _introduce(self) -> None:
+        """Say once that the small model answers."""
+        if self._notice:
+            _note(f"The small built-in model answers; for a full-size one: --model {SUGGESTED}")
+            self._notice = False
+
+
+def status_line(stats: TurnStats) -> str:
+    """One line about an answer: visual tokens, time to the first token, speed, peak memory."""
+    return (
+        f"[{stats.visual_tokens:,} visual of {stats.prompt_tokens:,} tokens, {stats.reused_tokens:,} reused · "
+        f"first token {stats.first_token_seconds:.2f} s · {stats.tokens_per_second:.1f} tokens/s · "
+        f"peak {stats.peak_bytes / 1e9:.2f} GB]"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _use_history() -> None:
+    """Line editing with a history that survives the program, where Python has readline."""
+    try:
+        import readline
+    except ImportError:
+        return
+    import atexit
+
+    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "rave-mlx"
+    file = state / "history"
+    with suppress(OSError):
+        state.mkdir(parents=True, exist_ok=True)
+        readline.read_history_file(file)
+
+    def keep() -> None:
+        with suppress(OSError):
+            readline.write_history_file(file)
+
+    readline.set_history_length(1000)
+    atexit.register(keep)

@@ -1,0 +1,174 @@
+"""Reading a prompt in chunks and writing the answer token by token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import mlx.core as mx
+
+from rave_mlx import backend
+from rave_mlx.attention import Path
+from rave_mlx.cache import Cache
+from rave_mlx.errors import UsageError
+from rave_mlx.models.lmm import LMM
+from rave_mlx.prompt import Prompt
+from rave_mlx.sampling import Sampling
+
+PREFILL_CHUNK = 2048
+"""Prompt tokens read in one pass; bounds the memory of activations."""
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one generated token adds.
+
+    Attributes:
+        text: the characters it completes; may be empty.
+        token: its id.
+        finish: set on the last piece: "stop" when the model ended its answer, "length" when a limit did.
+    """
+
+    text: str
+    token: int
+    finish: Finish | None = None
+
+
+def prefill(
+    lmm: LMM,
+    prompt: Prompt,
+    cache: Cache,
+    *,
+    features: Mapping[str, mx.array] | None = None,
+    chunk: int = PREFILL_CHUNK,
+    path: Path | None = None,
+) -> mx.array:
+    """Read the part of `prompt` that `cache` does not hold yet.
+
+    Returns:
+        Logits (1, vocab) of the token after the prompt.
+
+    Raises:
+        UsageError: when there is nothing left to read, or the chunk is not positive.
+        MemoryLimitError: when keys and values of the prompt would not fit.
+    """
+    if chunk < 1:
+        raise UsageError(f"the prefill chunk is {chunk}; it must be at least 1")
+    if cache.length >= len(prompt):
+        raise UsageError("the cache holds the whole prompt already; trim it by one token to read on")
+    _check_room(lmm, len(prompt), chunk)
+    while True:
+        stop = min(cache.length + chunk, len(prompt))
+        hidden = lmm.read(prompt, cache, stop, features, path=path)
+        if stop == len(prompt):
+            return lmm.decoder.logits(hidden[:, -1:])[:, 0]
+        cache.evaluate()
+
+
+def decode(
+    lmm: LMM,
+    cache: Cache,
+    logits: mx.array,
+    position: int,
+    sampling: Sampling,
+    *,
+    max_tokens: int,
+    history: Sequence[int] = (),
+    path: Path | None = None,
+) -> Iterator[int]:
+    """Token ids of the answer, up to and including a stop token, at most `max_tokens`.
+
+    The next step is queued before a token is handed out, so that the machine computes while the caller prints.
+    After the last token the cache may hold one token that was never handed out: trim it to what was.
+
+    Args:
+        logits: (1, vocab) after the prompt.
+        position: rotary position of the first answer token.
+        history: prompt ids, for the repetition penalty.
+    """
+    choose = sampling.chooser()
+    ids = list(history)
+    token = choose(ids, logits)
+    mx.async_eval(token)
+    for count in range(max_tokens):
+        following = None
+        if count + 1 < max_tokens and sampling.repetition_penalty == 1:
+            following = choose(ids, step(lmm, cache, token, position + count, path=path))
+            mx.async_eval(following)
+        value = int(token.item())
+        ids.append(value)
+        yield value
+        if value in lmm.config.tokens.stop or count + 1 == max_tokens:
+            return
+        if following is None:
+            following = choose(ids, step(lmm, cache, token, position + count, path=path))
+        token = following
+
+
+def step(lmm: LMM, cache: Cache, token: mx.array, position: int, *, path: Path | None = None) -> mx.array:
+    """Logits (1, vocab) after one more text token (1,) at a rotary position."""
+    hidden = lmm.decoder.hidden(
+        lmm.decoder.embed(token[None]),
+        mx.full((1, 3, 1), position, dtype=mx.int32),
+        mx.zeros((1, 1), dtype=mx.bool_),
+        cache=cache,
+        gate_span=cache.visual_span if cache.gated else None,
+        path=path,
+    )
+    return lmm.decoder.logits(hidden)[:, 0]
+
+
+def stream(
+    lmm: LMM,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    max_tokens: int = 256,
+    image_tokens: int | None = None,
+    **sampling: Any,
+) -> Iterator[Piece]:
+    """Answer a conversation once, piece by piece.
+
+    Args:
+        messages: as in `LMM.prepare`.
+        max_tokens: limit of the answer's length.
+        image_tokens: budget of visual tokens an image.
+        sampling: fields of `Sampling`: temperature, top_p, top_k, min_p, repetition_penalty, seed.
+    """
+    from rave_mlx.session import Session
+
+    chat = Session(lmm, max_tokens=max_tokens, image_tokens=image_tokens, sampling=Sampling(**sampling))
+    yield from chat.answer(messages)
+
+
+def generate(lmm: LMM, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+    """The whole answer of `stream` as one string."""
+    return "".join(piece.text for piece in stream(lmm, messages, **options))
+
+
+class Clock:
+    """Wall-clock times of one answer in seconds."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self.first_token = 0.0
+        self.total = 0.0
+
+    def tick(self) -> None:
+        """Note that a token arrived."""
+        self.total = time.perf_counter() - self._start
+        self.first_token = self.first_token or self.total
+
+
+def _check_room(lmm: LMM, tokens: int, chunk: int) -> None:
+    """Refuse a prompt whose keys, values and activations exceed the memory at hand, before starting on it."""
+    text = lmm.config.text
+    size = lmm.decoder.norm.weight.dtype.size
+    kept = tokens * text.num_layers * 2 * text.num_kv_heads * text.head_dim * size
+    passing = min(tokens, chunk) * (4 * text.hidden_size + 3 * text.intermediate_size) * size
+    backend.check_memory(
+        kept + passing, f"a prompt of {tokens} tokens", "lower --image-tokens, use fewer images or a smaller model"
+    )

@@ -1,0 +1,168 @@
+"""The one text decoder: pre-norm, grouped-query attention with a pair gate, rotary positions, SwiGLU.
+
+No request state lives here. Positions, the visual marks and the cache are passed in; nothing in the forward pass
+depends on array values, so it can be traced by `mx.compile`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from rave_mlx.attention import Mask, PairGate, Path, attend, padded
+from rave_mlx.cache import Cache, LayerCache
+from rave_mlx.config import LMMConfig, TextConfig
+from rave_mlx.elementwise import silu_mul
+from rave_mlx.models.rope import RotaryTable, text_table
+
+
+@dataclass(frozen=True)
+class Step:
+    """What every layer needs to know about the tokens of one forward pass.
+
+    Attributes:
+        table: rotary table of the new tokens.
+        mask: attention mask over all keys, old and new.
+        visual: (B, L) marks of the new tokens that are visual.
+        gate_span: key positions with visual tokens, empty when there are none yet; None switches the gates off.
+        path: forced attention path, None for the backend's choice.
+    """
+
+    table: RotaryTable
+    mask: Mask
+    visual: mx.array
+    gate_span: tuple[int, int] | None
+    path: Path | None = None
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with optional biases, q/k norm and pair gate."""
+
+    def __init__(self, text: TextConfig, gate: PairGate | None):
+        super().__init__()
+        width, heads, kv_heads = text.head_dim, text.num_heads, text.num_kv_heads
+        self.q_proj = nn.Linear(text.hidden_size, heads * width, bias=text.qkv_bias)
+        self.k_proj = nn.Linear(text.hidden_size, kv_heads * width, bias=text.qkv_bias)
+        self.v_proj = nn.Linear(text.hidden_size, kv_heads * width, bias=text.qkv_bias)
+        self.o_proj = nn.Linear(heads * width, text.hidden_size, bias=False)
+        if text.qk_norm:
+            self.q_norm = nn.RMSNorm(width, text.norm_eps)
+            self.k_norm = nn.RMSNorm(width, text.norm_eps)
+        if gate is not None:
+            self.gate = gate
+        self._heads, self._kv_heads, self._width, self._qk_norm = heads, kv_heads, width, text.qk_norm
+
+    def __call__(self, x: mx.array, step: Step, cache: LayerCache | None) -> mx.array:
+        batch, length, _ = x.shape
+        q = self.q_proj(x).reshape(batch, length, self._heads, -1).swapaxes(1, 2)
+        k = self.k_proj(x).reshape(batch, length, self._kv_heads, -1).swapaxes(1, 2)
+        v = self.v_proj(x).reshape(batch, length, self._kv_heads, -1).swapaxes(1, 2)
+        if self._qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        gated = step.gate_span is not None and "gate" in self
+        u = self.gate.query_features(q) if gated else None
+        stored = [step.table.apply(k), v] + ([self.gate.key_features(k, step.visual)] if gated else [])
+        if cache is not None:
+            stored = cache.append(*stored)
+        terms = None
+        if u is not None and step.gate_span is not None:
+            terms = self.gate.terms(u, stored[2], step.gate_span)
+        out = attend(
+            step.table.apply(q),
+            stored[0],
+            stored[1],
+            scale=self._width**-0.5,
+            mask=step.mask,
+            gate=terms,
+            path=step.path,
+        )
+        return self.o_proj(out.swapaxes(1, 2).reshape(batch, length, -1))
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, text: TextConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(text.hidden_size, text.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(text.hidden_size, text.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(text.intermediate_size, text.hidden_size, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(silu_mul(self.gate_proj(x), self.up_proj(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, text: TextConfig, gate: PairGate | None):
+        super().__init__()
+        self.input_norm = nn.RMSNorm(text.hidden_size, text.norm_eps)
+        self.attention = Attention(text, gate)
+        self.post_attention_norm = nn.RMSNorm(text.hidden_size, text.norm_eps)
+        self.mlp = MLP(text)
+
+    def __call__(self, x: mx.array, step: Step, cache: LayerCache | None) -> mx.array:
+        x = x + self.attention(self.input_norm(x), step, cache)
+        return x + self.mlp(self.post_attention_norm(x))
+
+
+class Decoder(nn.Module):
+    """Token embeddings to logits."""
+
+    def __init__(self, config: LMMConfig):
+        super().__init__()
+        text, gate = config.text, config.gate
+        self.embed = nn.Embedding(text.vocab_size, text.hidden_size)
+        self.layers = [
+            DecoderLayer(text, PairGate(gate, text) if gate is not None and gate.gates_layer(i) else None)
+            for i in range(text.num_layers)
+        ]
+        self.norm = nn.RMSNorm(text.hidden_size, text.norm_eps)
+        if not text.tie_embeddings:
+            self.head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self._text = text
+
+    @property
+    def gates(self) -> list[PairGate]:
+        """The pair gates of the gated layers, in order."""
+        return [layer.attention.gate for layer in self.layers if "gate" in layer.attention]
+
+    def hidden(
+        self,
+        x: mx.array,
+        positions: mx.array,
+        visual: mx.array,
+        *,
+        cache: Cache | None = None,
+        gate_span: tuple[int, int] | None = None,
+        valid: mx.array | None = None,
+        path: Path | None = None,
+    ) -> mx.array:
+        """Run the layers over new tokens.
+
+        Args:
+            x: embeddings of the new tokens (B, L, hidden).
+            positions: their rotary positions (B, 3, L).
+            visual: marks of the visual ones among them (B, L).
+            cache: what came before; extended in place. None: the new tokens are all there is.
+            gate_span: key positions with visual tokens among all keys, (0, 0) when there are none yet; None
+                switches the gates off. Passes that share a cache must agree on None.
+            valid: (B, Lk) marks of real tokens among all keys in a left-padded batch.
+            path: forced attention path.
+
+        Returns:
+            Normalized hidden states of the new tokens (B, L, hidden).
+        """
+        mask: Mask = "causal" if valid is None else padded(valid, x.shape[1])
+        table = text_table(self._text.rope, self._text.head_dim, positions)
+        step = Step(table, mask, visual, gate_span, path)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, step, None if cache is None else cache.layers[index])
+        return self.norm(x)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """Vocabulary scores (B, L, vocab) of hidden states (B, L, hidden)."""
+        return self.embed.as_linear(hidden) if self._text.tie_embeddings else self.head(hidden)

@@ -1,0 +1,51 @@
+"""Rotary positions (RoFormer, arXiv 2104.09864) in the rotate-half layout: one-dimensional, multimodal
+(Qwen2-VL, arXiv 2409.12191) and two-dimensional for image patches. Tables are float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from rave_mlx.config import RopeConfig
+
+
+@dataclass(frozen=True)
+class RotaryTable:
+    """cos and sin of the angles, broadcastable to (B, H, L, d / 2)."""
+
+    cos: mx.array
+    sin: mx.array
+
+    def apply(self, x: mx.array) -> mx.array:
+        """Rotate (B, H, L, d): pairs are (i, i + d / 2)."""
+        half = x.shape[-1] // 2
+        first, second = x[..., :half], x[..., half:]
+        cos, sin = self.cos.astype(x.dtype), self.sin.astype(x.dtype)
+        return mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def text_table(config: RopeConfig, head_dim: int, positions: mx.array) -> RotaryTable:
+    """Table for decoder tokens at `positions` (B, 3, L): temporal, vertical and horizontal.
+
+    Without sections only the first of the three is used.
+    """
+    half = head_dim // 2
+    frequencies = mx.array(config.theta ** (-np.arange(half, dtype=np.float64) / half), dtype=mx.float32)
+    if config.sections is None:
+        turning = positions[:, 0, :, None]
+    else:
+        axis = np.repeat(np.arange(len(config.sections)), config.sections)
+        turning = positions.swapaxes(1, 2)[..., mx.array(axis)]
+    angles = (turning.astype(mx.float32) * frequencies)[:, None]
+    return RotaryTable(mx.cos(angles), mx.sin(angles))
+
+
+def patch_table(theta: float, head_dim: int, rows: NDArray[np.int32], columns: NDArray[np.int32]) -> RotaryTable:
+    """Table for image patches: a quarter of the head turns with the row, a quarter with the column (twice)."""
+    quarter = head_dim // 4
+    frequencies = theta ** (-np.arange(quarter, dtype=np.float64) / quarter)
+    angles = np.concatenate([rows[:, None] * frequencies, columns[:, None] * frequencies], axis=1)[None, None]
+    return RotaryTable(mx.array(np.cos(angles).astype(np.float32)), mx.array(np.sin(angles).astype(np.float32)))

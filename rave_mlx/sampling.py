@@ -1,0 +1,82 @@
+"""Choosing the next token: mlx-lm's samplers and repetition penalty behind one frozen configuration."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import mlx.core as mx
+
+from rave_mlx.errors import UsageError
+
+Choose = Callable[[list[int], mx.array], mx.array]
+"""(ids so far, logits (1, vocab)) -> next id (1,)."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 takes the most likely token; the other limits then have no effect.
+
+    `top_p`, `top_k` and `min_p` are off at 1, 0 and 0; `repetition_penalty` is off at 1 and looks back
+    `repetition_window` tokens. The same `seed` gives the same answer.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    repetition_window: int = 64
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, valid, range_ in (
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
+            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("repetition_window", self.repetition_window > 0, "above 0"),
+        ):
+            if not valid:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be {range_}")
+
+    def chooser(self) -> Choose:
+        """The function that picks tokens; seeds MLX's random state when a seed is set."""
+        if self.seed is not None:
+            mx.random.seed(self.seed)
+        if self.temperature == 0 and self.repetition_penalty == 1:
+            return lambda ids, logits: mx.argmax(logits, axis=-1)
+        tools = _mlx_lm_samplers()
+        draw = tools.make_sampler(self.temperature, top_p=self.top_p, min_p=self.min_p, top_k=self.top_k)
+        penalties = tools.make_logits_processors(
+            repetition_penalty=self.repetition_penalty if self.repetition_penalty != 1 else None,
+            repetition_context_size=self.repetition_window,
+        )
+
+        def choose(ids: list[int], logits: mx.array) -> mx.array:
+            for penalty in penalties:
+                logits = penalty(mx.array(ids), logits)
+            chosen: mx.array = draw(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+            return chosen
+
+        return choose
+
+
+@cache
+def _mlx_lm_samplers() -> ModuleType:
+    """mlx-lm's `sample_utils`, loaded by itself: importing the mlx_lm package would import transformers as well."""
+    package = importlib.util.find_spec("mlx_lm")
+    assert package is not None and package.submodule_search_locations
+    name = "mlx_lm.sample_utils"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, f"{package.submodule_search_locations[0]}/sample_utils.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

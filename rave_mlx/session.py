@@ -1,0 +1,194 @@
+"""A conversation that reads every token and every image once.
+
+The cache of keys and values grows with the conversation. Before each answer the whole conversation is rendered
+again and compared with what the cache holds, token by token and image by image (by content, not by file name);
+only what differs is read. An answer enters the next prompt as the ids that were generated.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import mlx.core as mx
+
+from rave_mlx.cache import Cache
+from rave_mlx.generation import Clock, Finish, Piece, decode, prefill
+from rave_mlx.images import ImageSource
+from rave_mlx.messages import read_image, read_messages
+from rave_mlx.models.lmm import LMM
+from rave_mlx.prompt import ImagePart, Message, Prompt, TextPart
+from rave_mlx.sampling import Sampling
+
+Policy = Literal["none", "rave"]
+_FEATURES_KEPT = 8
+
+
+@dataclass(frozen=True)
+class TurnStats:
+    """What one answer cost.
+
+    Attributes:
+        prompt_tokens: length of the whole prompt.
+        reused_tokens: how many of them were in the cache.
+        visual_tokens: how many of them are visual.
+        images_encoded: how often the vision tower ran.
+        answer_tokens: generated tokens, the stop token included.
+        first_token_seconds: from the question to the first token.
+        tokens_per_second: of the tokens after the first.
+        peak_bytes: MLX's peak memory since the program began.
+    """
+
+    prompt_tokens: int
+    reused_tokens: int
+    visual_tokens: int
+    images_encoded: int
+    answer_tokens: int
+    first_token_seconds: float
+    tokens_per_second: float
+    peak_bytes: int
+
+
+class Session:
+    """A conversation with a model.
+
+    Args:
+        lmm: the model.
+        policy: attention policy: "rave" uses the model's pair gates, "none" leaves them out. None: gates if the
+            model has any that do something.
+        max_tokens: limit of an answer's length.
+        image_tokens: budget of visual tokens an image; None for the default.
+        sampling: how tokens are drawn.
+        system: a system message that starts every conversation.
+    """
+
+    def __init__(
+        self,
+        lmm: LMM,
+        *,
+        policy: Policy | None = None,
+        max_tokens: int = 256,
+        image_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        system: str | None = None,
+    ):
+        self.lmm = lmm
+        self.max_tokens = max_tokens
+        self.image_tokens = image_tokens
+        self.sampling = sampling or Sampling()
+        self._opening = [] if system is None else [Message("system", (TextPart(system),), plain=True)]
+        self.messages: list[Message] = list(self._opening)
+        self.stats: TurnStats | None = None
+        self._gate = {"none": False, "rave": True, None: None}[policy]
+        self._cache: Cache | None = None
+        self._seen: Prompt | None = None
+        self._features: OrderedDict[str, mx.array] = OrderedDict()
+
+    def send(self, text: str, images: Sequence[ImageSource | ImagePart] = ()) -> Iterator[Piece]:
+        """Ask a question and stream the answer; both become part of the conversation.
+
+        When the caller stops early (closes the iterator, or is interrupted), what was generated so far is the
+        answer. When reading fails, the conversation is as it was before.
+
+        Raises:
+            ImageError, PromptError, MemoryLimitError.
+        """
+        parts = [image if isinstance(image, ImagePart) else self.read(image) for image in images]
+        return self._answer([*self.messages, Message("user", (*parts, TextPart(text)))])
+
+    def answer(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[Piece]:
+        """Replace the conversation by `messages` (as in `LMM.prepare`) and stream the next answer.
+
+        What the new conversation shares with the old one is not read again.
+        """
+        return self._answer(read_messages(messages, self.lmm.config.image, self.image_tokens))
+
+    def read(self, image: ImageSource, page: int = 1) -> ImagePart:
+        """An image for `send`, decoded and cut into patches now, so that its errors come now."""
+        return ImagePart(read_image(image, self.lmm.config.image, page=page, image_tokens=self.image_tokens))
+
+    def reset(self) -> None:
+        """Forget the conversation. Features of recent images are kept."""
+        self.resume(self._opening)
+
+    def resume(self, messages: Sequence[Message]) -> None:
+        """Replace the conversation; the next question continues `messages`."""
+        self.messages = list(messages)
+
+    def _answer(self, messages: list[Message]) -> Iterator[Piece]:
+        clock = Clock()
+        prompt = self.lmm.prompt(messages)
+        cache, reused = self._reuse(prompt)
+        encoded = self._encode(prompt, reused)
+        room = self.lmm.config.text.max_positions - len(prompt)
+        limit = min(self.max_tokens, room)
+        ids: list[int] = []
+        words = self.lmm.tokenizer.stream()
+        finish: Finish | None = None
+        text = ""
+        try:
+            logits = prefill(self.lmm, prompt, cache, features=self._features)
+            position = prompt.token_map.next_position
+            history = prompt.ids[0].tolist() if self.sampling.repetition_penalty != 1 else ()
+            for token in decode(self.lmm, cache, logits, position, self.sampling, max_tokens=limit, history=history):
+                clock.tick()
+                ids.append(token)
+                stopped = token in self.lmm.config.tokens.stop
+                finish = "stop" if stopped else "length" if len(ids) == limit else None
+                piece = words.finish() if stopped else words.add(token) + (words.finish() if finish else "")
+                text += piece
+                yield Piece(piece, token, finish)
+        finally:
+            self._remember(messages, prompt, cache, ids, text, finish)
+            self.stats = _stats(prompt, reused, encoded, ids, clock)
+
+    def _reuse(self, prompt: Prompt) -> tuple[Cache, int]:
+        """The cache, trimmed to what it shares with `prompt` (at least one token is left to read)."""
+        if self._cache is None:
+            self._cache = self.lmm.make_cache(gate=self._gate)
+        shared = 0 if self._seen is None else min(self._seen.same_until(prompt), len(prompt) - 1, self._cache.length)
+        self._cache.trim(shared)
+        self._seen = None
+        return self._cache, shared
+
+    def _encode(self, prompt: Prompt, start: int) -> int:
+        """Make the features of the images that are still to be read; returns how many needed the vision tower."""
+        pending = set(prompt.token_map.image[start:].tolist()) - {-1}
+        count = 0
+        for image in (prompt.images[i] for i in sorted(pending)):
+            if image.digest not in self._features:
+                self._features[image.digest] = self.lmm.features(image)
+                mx.eval(self._features[image.digest])
+                count += 1
+            self._features.move_to_end(image.digest)
+        while len(self._features) > max(_FEATURES_KEPT, len(pending)):
+            self._features.popitem(last=False)
+        return count
+
+    def _remember(
+        self, messages: list[Message], prompt: Prompt, cache: Cache, ids: list[int], text: str, finish: Finish | None
+    ) -> None:
+        """Keep the turn: the answer's ids, and a record of which tokens the cache holds."""
+        if not ids:
+            cache.trim(0)
+            return
+        answer = ids[:-1] if finish == "stop" else ids
+        self.messages = [*messages, Message("assistant", (TextPart(text, tuple(answer)),))]
+        cache.trim(len(prompt) + len(answer))
+        self._seen = self.lmm.prompt(self.messages, add_generation_prompt=False)
+
+
+def _stats(prompt: Prompt, reused: int, encoded: int, ids: list[int], clock: Clock) -> TurnStats:
+    after = clock.total - clock.first_token
+    return TurnStats(
+        prompt_tokens=len(prompt),
+        reused_tokens=reused,
+        visual_tokens=prompt.visual_tokens,
+        images_encoded=encoded,
+        answer_tokens=len(ids),
+        first_token_seconds=clock.first_token,
+        tokens_per_second=(len(ids) - 1) / after if len(ids) > 1 and after > 0 else 0.0,
+        peak_bytes=mx.get_peak_memory(),
+    )

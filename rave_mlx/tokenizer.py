@@ -1,0 +1,107 @@
+"""Text to ids and back, on the `tokenizers` library: a rave directory needs its `tokenizer.json` and nothing else.
+
+Control tokens are only ever written by the chat template. What a person types is encoded with control tokens
+switched off, so "<|im_end|>" in a question is nine characters of text and not the end of a turn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer as _Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from rave_mlx.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control token: its id, and whether it swallows white space on either side."""
+
+    id: int
+    lstrip: bool
+    rstrip: bool
+
+
+class Tokenizer:
+    """A `tokenizer.json` with the distinction between text and control tokens."""
+
+    def __init__(self, path: Path):
+        try:
+            self._core: _Tokenizer = _Tokenizer.from_file(str(path))
+        except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every kind of bad file
+            raise ModelError(f"{path}: not a usable tokenizer ({error}); download or convert the model again") from None
+        self._core.no_padding()
+        self._core.no_truncation()
+        self._core.encode_special_tokens = True
+        self.control = {
+            token.content: Control(index, token.lstrip, token.rstrip)
+            for index, token in self._core.get_added_tokens_decoder().items()
+            if token.special
+        }
+        longest_first = sorted(self.control, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def encode(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of `text` with control tokens read as plain text, and the character at which each token starts."""
+        encoding = self._core.encode(text, add_special_tokens=False)
+        return encoding.ids, [start for start, _ in encoding.offsets]
+
+    def find_control(self, text: str) -> Iterator[tuple[int, int, Control]]:
+        """Control tokens in template text: (start, stop, token), with the white space they swallow."""
+        position = 0
+        while match := self._pattern.search(text, position):
+            start, stop = match.span()
+            token = self.control[match.group()]
+            if token.lstrip:
+                start = position + len(text[position:start].rstrip())
+            if token.rstrip:
+                stop += len(text[stop:]) - len(text[stop:].lstrip())
+            yield start, stop, token
+            position = stop
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, control tokens left out."""
+        return self._core.decode(list(ids), skip_special_tokens=True)
+
+    def token(self, index: int | None) -> str | None:
+        """The text of one token as the vocabulary writes it."""
+        return None if index is None else self._core.id_to_token(index)
+
+    def id(self, token: str) -> int | None:
+        """The id of a token, None when the vocabulary has no such token."""
+        return self._core.token_to_id(token)
+
+    def stream(self) -> TextStream:
+        """A decoder for ids that arrive one by one."""
+        return TextStream(self)
+
+
+class TextStream:
+    """Ids in, whole characters out: a token may end in the middle of a UTF-8 character."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._ids: list[int] = []
+        self._text = ""
+
+    def add(self, index: int) -> str:
+        """The text that `index` completes; empty while a character is incomplete."""
+        self._ids.append(index)
+        piece = self._stream.step(self._tokenizer._core, index) or ""
+        self._text += piece
+        return piece
+
+    def finish(self) -> str:
+        """What is left: an incomplete character comes out as U+FFFD."""
+        whole = self._tokenizer.decode(self._ids)
+        return whole[len(self._text) :] if whole.startswith(self._text) else ""
+
+    @property
+    def ids(self) -> list[int]:
+        """Every id so far."""
+        return self._ids
