@@ -61,9 +61,14 @@ def prefill(
     if cache.length >= len(prompt):
         raise UsageError("the cache holds the whole prompt already; trim it by one token to read on")
     _check_room(lmm, len(prompt), chunk)
+    known = dict(features or {})
+    for index in sorted(set(prompt.token_map.image[cache.length :].tolist()) - {-1}):
+        image = prompt.images[index]
+        if image.digest not in known:
+            known[image.digest] = lmm.features(image)
     while True:
         stop = min(cache.length + chunk, len(prompt))
-        hidden = lmm.read(prompt, cache, stop, features, path=path)
+        hidden = lmm.read(prompt, cache, stop, known, path=path)
         if stop == len(prompt):
             return lmm.decoder.logits(hidden[:, -1:])[:, 0]
         cache.evaluate()

@@ -40,14 +40,21 @@ def chunked(
     mask: Mask = None,
     gate: GateTerms | None = None,
     block: int = _BLOCK,
+    fused: bool | None = None,
 ) -> mx.array:
-    """softmax(scale * q k^T + bias + mask) v in query blocks. Shapes as in `attend`."""
+    """softmax(scale * q k^T + bias + mask) v in query blocks. Shapes as in `attend`.
+
+    `fused` True gives each block to MLX's fused attention with the bias as its mask, False computes the softmax
+    here; None takes the first on a GPU, and the second on a CPU, where MLX's own softmax is slow.
+    """
     batch, num_heads, num_queries, _ = q.shape
     num_kv, num_keys = k.shape[1], k.shape[2]
     ratio = num_heads // num_kv
     q = q.reshape(batch, num_kv, ratio, num_queries, -1)
     sets = _head_sets(num_kv, gate)
     blocks = [(i, min(i + block, num_queries)) for i in range(0, num_queries, block)]
+    fused = backend.current().kind != "cpu" if fused is None else fused
+    one_block = _fused_block if fused else _block
     lanes = backend.lanes() if q.size // q.shape[-1] * num_keys >= _LANE_WORK else [None]
     if len(lanes) > 1 and len(sets) == len(blocks) == 1:
         sets = [part for whole in sets for part in _halve(whole)]
@@ -60,7 +67,7 @@ def chunked(
             lane = lanes[task % len(lanes)]
             task += 1
             with mx.stream(lane or mx.default_stream(mx.default_device())):
-                rows.append(_block(qs, ks, vs, heads, mask, scale, start, stop))
+                rows.append(one_block(qs, ks, vs, heads, mask, scale, start, stop))
         outputs.append(rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=3))
     out = outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=1)
     order = [g for heads in sets for g in heads.groups]
@@ -72,36 +79,62 @@ def chunked(
 def _block(
     q: mx.array, k: mx.array, v: mx.array, heads: _HeadSet, mask: Mask, scale: float, start: int, stop: int
 ) -> mx.array:
-    """Queries [start, stop) of one head set; q (B, G, ratio, Lq, d), k and v (B, G, Lk, d)."""
-    batch, groups, ratio, num_queries, width = q.shape
-    num_keys = k.shape[2]
-    if isinstance(mask, str):
-        num_keys = num_keys - num_queries + stop
-        k, v = k[:, :, :num_keys], v[:, :, :num_keys]
+    """Queries [start, stop) of one head set, in float32; q (B, G, ratio, Lq, d), k and v (B, G, Lk, d)."""
+    batch, groups, ratio, num_queries, _ = q.shape
     rows = stop - start
-    stacked = (batch, groups, ratio * rows, -1)
-    scores = (q[..., start:stop, :] * (scale * _LOG2E)).reshape(stacked) @ k.swapaxes(-1, -2)
+    num_keys = _seen(mask, k.shape[2], num_queries, stop)
+    k, v = (x[:, :, :num_keys].astype(mx.float32) for x in (k, v))
+    queries = q[..., start:stop, :].astype(mx.float32) * (scale * _LOG2E)
+    scores = queries.reshape(batch, groups, ratio * rows, -1) @ k.swapaxes(-1, -2)
     if heads.gate is not None:
-        scores = scores + _block_bias(heads.gate, ratio, start, stop, num_keys)
+        scores = scores + _LOG2E * _block_bias(heads.gate, ratio, start, stop, num_keys)
     allowed = _block_mask(mask, start, stop, num_keys)
     if allowed is not None:
         split = scores.reshape(batch, groups, ratio, rows, num_keys)
-        scores = mx.where(allowed, split, -mx.inf).reshape(stacked)
-    scores = scores.astype(mx.float32)
+        scores = mx.where(allowed, split, -mx.inf).reshape(scores.shape)
     weights = exp2(scores - mx.stop_gradient(mx.max(scores, axis=-1, keepdims=True)))
-    total = mx.sum(weights, axis=-1, keepdims=True)
-    out = (weights.astype(v.dtype) @ v) / total.astype(v.dtype)
-    return out.reshape(batch, groups, ratio, rows, -1)
+    out = (weights @ v) / mx.sum(weights, axis=-1, keepdims=True)
+    return out.astype(q.dtype).reshape(batch, groups, ratio, rows, -1)
+
+
+def _fused_block(
+    q: mx.array, k: mx.array, v: mx.array, heads: _HeadSet, mask: Mask, scale: float, start: int, stop: int
+) -> mx.array:
+    """The same through MLX's fused attention: the bias enters as an additive mask of this block only.
+
+    In float32 also for half-precision inputs, because a mask in float16 would round the bias to 1e-3.
+    """
+    batch, groups, ratio, num_queries, width = q.shape
+    rows = stop - start
+    num_keys = _seen(mask, k.shape[2], num_queries, stop)
+    bias = mx.zeros((1, 1, 1, 1, 1))
+    if heads.gate is not None:
+        split = (batch, groups, ratio, rows, num_keys)
+        bias = _block_bias(heads.gate, ratio, start, stop, num_keys).reshape(split)
+    allowed = _block_mask(mask, start, stop, num_keys)
+    if allowed is not None:
+        bias = mx.where(allowed, bias, -mx.inf)
+    additive = mx.broadcast_to(bias, (batch, groups, ratio, rows, num_keys)).reshape(batch, -1, rows, num_keys)
+    queries = q[..., start:stop, :].reshape(batch, groups * ratio, rows, width)
+    inputs = (x.astype(mx.float32) for x in (queries, k[:, :, :num_keys], v[:, :, :num_keys]))
+    out = mx.fast.scaled_dot_product_attention(*inputs, scale=scale, mask=additive)
+    return out.astype(q.dtype).reshape(batch, groups, ratio, rows, -1)
+
+
+def _seen(mask: Mask, num_keys: int, num_queries: int, stop: int) -> int:
+    """How many leading keys the queries before `stop` can see."""
+    return num_keys - num_queries + stop if isinstance(mask, str) else num_keys
 
 
 def _block_bias(gate: GateTerms, ratio: int, start: int, stop: int, num_keys: int) -> mx.array:
-    """The bias in units of log2 (B, G, ratio * rows, Lk), computed for the visual span only."""
+    """The bias (B, G, ratio * rows, Lk), computed for the visual span only."""
     low, high = (min(x, num_keys) for x in gate.span)
     batch, groups, _, width = gate.v.shape
     u = gate.u.reshape(batch, groups, ratio, -1, width)[..., start:stop, :].reshape(batch, groups, -1, width)
     x = u @ gate.v[:, :, low:high].swapaxes(-1, -2)
     bias = tanh_limit(x, gate.limit) if gate.squash == "tanh" else squash(x, gate.squash, gate.limit)
-    bias = bias * _LOG2E
+    if high - low == num_keys:
+        return bias
     return mx.pad(bias, [(0, 0), (0, 0), (0, 0), (low, num_keys - high)])
 
 
