@@ -1,0 +1,189 @@
+"""Questions about a page, in many phrasings, each with the one right answer.
+
+The last phrasings of every list are held out. Values are asked for by label, by another name of the label, by row
+and column; pages are read by line and as a whole; what is not there is answered with `ABSENT`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from rave_mlx.nano.documents import words
+from rave_mlx.nano.documents.sheet import Cell, Field, Sheet
+
+ABSENT = "not found"
+KINDS = ("read", "line", "title", "field", "price", "quantity", "cell", "reverse", "absent", "count", "chart")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question with its answer; `kind` is one of `KINDS`."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+FIELD = (
+    "What is the {}?", "What is the {}?", "{}?", "Find the {}.", "Read the {}.", "What does the {} field say?",
+    "Give the {}.", "Tell me the {}.", "What is written for {}?", "{}", "What's the {}?", "What is {}?",
+    "Extract the {}.", "{}:", "Can you find the {}?", "Which {} is given?", "Return the value of {}.",
+    "Please read out the {}.", "What value does {} have?", "Look up the {}.",
+)  # fmt: skip
+WHO = ("Who is the {}?", "Who is {}?", "Name of the {}?", "Who is named as {}?")
+WHEN = ("When is the {}?", "When is it {}?", "On what date is the {}?")
+MUCH = ("How much is the {}?", "How much is {}?", "What amount is the {}?", "How high is the {}?")
+PRICE = (
+    "What is the price of {}?", "How much is {}?", "Price of {}?", "What does {} cost?", "How much is the {}?",
+    "How much does the {} cost?", "{} price?", "{}?", "How much for {}?", "What do I pay for {}?",
+)  # fmt: skip
+QUANTITY = (
+    "How many {}?", "What is the quantity of {}?", "Quantity of {}?", "How many {} were bought?", "{} quantity?",
+    "What number of {} is listed?",
+)  # fmt: skip
+CELL = (
+    "What is the {column} of {row}?", "What is the {column} for {row}?", "{row} {column}?", "{column} of {row}?",
+    "Which {column} does {row} have?", "{column} for {row}", "In the row {row}, what is the {column}?",
+    "What is the {column} of the {row}?", "{row}: {column}?", "What does column {column} say for {row}?",
+)  # fmt: skip
+CHART = (
+    "What is the value of {}?", "What is the value for {}?", "How high is {}?", "{}?", "Value of {}?",
+    "What value does the chart show for {}?",
+)  # fmt: skip
+REVERSE = (
+    "Which field says {}?",
+    "What is {}?",
+    "Which label has {}?",
+    "What does {} belong to?",
+    "Where does it say {}?",
+)
+REVERSE_ROW = ("Which row has {}?", "What costs {}?", "Which item is {}?", "What has {}?", "Which entry shows {}?")
+LINE = ("Read line {}.", "What does line {} say?", "Line {}", "Transcribe line {}.", "What is in line {}?")
+LAST = ("Read the last line.", "What is the last line?", "What does the last line say?", "Bottom line?")
+FIRST_LINE = ("Read the first line.", "What is the first line?", "What does the top line say?", "Top line?")
+TITLE = (
+    "What is the title?", "What is the heading?", "Read the title.", "Title?", "What is the title of this document?",
+    "Read the heading.", "What is this document called?",
+)  # fmt: skip
+READ = (
+    "Read the text.", "Transcribe the document.", "Read everything.", "What does it say?", "OCR", "Read the document.",
+    "What is written here?", "Transcribe all text.",
+)  # fmt: skip
+COUNT = ("How many items are there?", "How many rows does it list?", "Number of entries?", "Count the items.")
+
+
+def text_lines(sheet: Sheet) -> list[str]:
+    """The lines of the page in reading order, runs of a line joined by a space."""
+    lines: dict[int, list[tuple[float, str]]] = {}
+    for run in sheet.runs:
+        if run.line >= 0:
+            lines.setdefault(run.line, []).append((run.x, run.text))
+    return [" ".join(text for _, text in sorted(lines[i], key=lambda r: r[0])) for i in sorted(lines)]
+
+
+def names(label: str) -> tuple[str, ...]:
+    """Other names a question may use for a label."""
+    if label in words.LABELS:
+        return words.LABELS[label][1]
+    head, _, tail = label.rpartition(" ")
+    return (f"{head} {words.SUFFIXES[tail]}",) if head and tail in words.SUFFIXES else ()
+
+
+class Asker:
+    """Draws phrasings from one side of the split."""
+
+    def __init__(self, rng: Random, held: bool) -> None:
+        self.rng, self.held = rng, held
+
+    def phrase(self, phrasings: Sequence[str]) -> str:
+        """A phrasing; the last fifth of a list (at least one) is held out."""
+        kept = len(phrasings) - max(1, len(phrasings) // 5)
+        return self.rng.choice(phrasings[kept:] if self.held else phrasings[:kept])
+
+    def case(self, text: str) -> str:
+        """Names as printed or, half the time, in lower case."""
+        return text.lower() if self.rng.random() < 0.5 else text
+
+    def field(self, field: Field, asked: str) -> Question:
+        """Ask for a value by a name of its label."""
+        templates: tuple[str, ...] = FIELD
+        if field.kind in ("name", "first", "last", "company") and self.rng.random() < 0.3:
+            templates = WHO
+        elif field.kind == "date" and self.rng.random() < 0.2:
+            templates = WHEN
+        elif field.kind == "amount" and self.rng.random() < 0.3:
+            templates = MUCH
+        return Question("field", self.phrase(templates).format(self.case(asked)), field.value)
+
+    def cell(self, cell: Cell, columns: int) -> Question:
+        """Ask for an entry by its row, and its column where there is one."""
+        row = self.case(cell.row)
+        if cell.role == "value":
+            return Question("chart", self.phrase(CHART).format(row), cell.value)
+        by_role = {"price": PRICE, "quantity": QUANTITY}.get(cell.role)
+        if by_role and (not cell.column or self.rng.random() < 0.25):
+            return Question(cell.role, self.phrase(by_role).format(row), cell.value)
+        if columns == 1 and self.rng.random() < 0.3:
+            return Question("cell", self.phrase(FIELD).format(row), cell.value)
+        return Question("cell", self.phrase(CELL).format(row=row, column=self.case(cell.column)), cell.value)
+
+
+def ask(rng: Random, sheet: Sheet, held_phrasing: bool = False) -> list[Question]:
+    """All questions that the page answers without ambiguity, one phrasing each."""
+    asker = Asker(rng, held_phrasing)
+    lines = text_lines(sheet)
+    out = [Question("read", asker.phrase(READ), "\n".join(lines))]
+    out += [Question("line", asker.phrase(LINE).format(i + 1), text) for i, text in enumerate(lines[:12])]
+    if len(lines) > 1:
+        out.append(Question("line", asker.phrase(LAST), lines[-1]))
+        out.append(Question("line", asker.phrase(FIRST_LINE), lines[0]))
+    if sheet.title:
+        out.append(Question("title", asker.phrase(TITLE), sheet.title))
+    out += _fields(asker, sheet.fields)
+    out += _cells(asker, sheet.cells)
+    out += _reverse(asker, sheet)
+    if sheet.items > 1 and rng.random() < 0.3:
+        out.append(Question("count", asker.phrase(COUNT), str(sheet.items)))
+    if rng.random() < 0.35 and (sheet.fields or sheet.cells):
+        out.append(_absent(asker, "\n".join(lines).lower()))
+    return out
+
+
+def _fields(asker: Asker, fields: list[Field]) -> Iterator[Question]:
+    taken = Counter(n.lower() for f in fields for n in {f.label, *names(f.label)})
+    taken.update({f.label.lower() for f in fields})
+    for field in fields:
+        yield asker.field(field, field.label)
+        others = [n for n in names(field.label) if taken[n.lower()] == 1]
+        if others and asker.rng.random() < 0.6:
+            yield asker.field(field, asker.rng.choice(others))
+
+
+def _cells(asker: Asker, cells: list[Cell]) -> Iterator[Question]:
+    columns = len({c.column for c in cells})
+    prices = Counter((c.row, c.role) for c in cells if c.role)
+    for cell in cells:
+        if cell.column or prices[(cell.row, cell.role)] == 1:
+            question = asker.cell(cell, columns)
+            if question.kind == "cell" or prices[(cell.row, cell.role)] == 1:
+                yield question
+
+
+def _reverse(asker: Asker, sheet: Sheet) -> Iterator[Question]:
+    values = Counter([f.value for f in sheet.fields] + [c.value for c in sheet.cells])
+    for field in sheet.fields:
+        if values[field.value] == 1 and asker.rng.random() < 0.15:
+            yield Question("reverse", asker.phrase(REVERSE).format(field.value), field.label)
+    for cell in sheet.cells:
+        if values[cell.value] == 1 and asker.rng.random() < 0.1:
+            yield Question("reverse", asker.phrase(REVERSE_ROW).format(cell.value), cell.row)
+
+
+def _absent(asker: Asker, text: str) -> Question:
+    while True:
+        label = asker.rng.choice(list(words.LABELS))
+        if not any(n.lower() in text for n in (label, *names(label))):
+            return Question("absent", asker.phrase(FIELD[:8]).format(label.lower()), ABSENT)
