@@ -133,7 +133,7 @@ def _from_file(file: BinaryIO, page: int, page_pixels: int) -> Image.Image:
     if not kind.formats:
         raise ImageError(f"this is {kind.name}; {kind.remedy}")
     if kind.codec and importlib.util.find_spec(kind.codec) is None:
-        raise ImageError(f"{kind.name} needs a package that is not installed: pip install {kind.install}")
+        raise ImageError(f"{kind.name} needs a package that is not installed; run: pip install {kind.install}")
     if kind is HEIC:
         importlib.import_module("pillow_heif").register_heif_opener()
     if page > 1 and kind is not TIFF:
@@ -189,9 +189,9 @@ def _picture(image: Image.Image) -> Image.Image:
 
 
 def _check_complete(image: Image.Image) -> None:
-    """A TIFF whose strips end above the last row would be read as a picture with an empty rest."""
-    extents = [tile[1] for tile in getattr(image, "tile", [])]
-    if extents and (max(e[2] for e in extents) < image.width or max(e[3] for e in extents) < image.height):
+    """A TIFF whose strips end before its last row would be read as a picture with an empty rest."""
+    extents = [tile[1] for tile in getattr(image, "tile", [])]  # before turning upright, unlike image.size
+    if extents and max(e[2] for e in extents) * max(e[3] for e in extents) < image.width * image.height:
         raise ImageError("damaged TIFF (strips are missing); download or export it again")
 
 

@@ -6,9 +6,11 @@ PDFium keeps its state in the process and is not thread-safe, so one page is dra
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -39,17 +41,33 @@ def render_page(data: bytes, page: int, pixels: int) -> Image.Image:
     try:
         import pypdfium2
     except ImportError as error:
-        raise ImageError("a PDF needs the pdf extra: pip install 'rave-mlx[pdf]'") from error
+        raise ImageError("a PDF needs the pdf extra; run: pip install 'rave-mlx[pdf]'") from error
     with _DRAWING, quiet():
         try:
-            with pypdfium2.PdfDocument(data) as document:
+            with contextlib.closing(pypdfium2.PdfDocument(_load(data, pypdfium2.raw))) as document:
                 document.init_forms()  # before the first page is opened, or the fields stay empty
-                count = len(document)
-                if page > count > 0:
-                    raise ImageError(f"page {page} was asked for, the PDF has {count} page{'s' * (count > 1)}")
+                if page > len(document):
+                    count = f"{len(document)} page{'s' * (len(document) > 1)}"
+                    raise ImageError(f"page {page} was asked for, the PDF has {count}")
                 return _draw(document.get_page(page - 1), pixels)
         except pypdfium2.PdfiumError as error:
-            raise ImageError(_reason(str(error))) from error
+            raise ImageError("the PDF is damaged; download or export it again") from error
+
+
+def _load(data: bytes, raw: ModuleType) -> Any:
+    """A document handle; read here because pypdfium2 explains a document without pages with the error before it."""
+    handle = raw.FPDF_LoadMemDocument64(data, len(data), None)
+    if not handle:
+        code = raw.FPDF_GetLastError()
+        if code == raw.FPDF_ERR_PASSWORD:
+            raise ImageError("the PDF is encrypted; save a copy without a password")
+        if code == raw.FPDF_ERR_SECURITY:
+            raise ImageError("the PDF is protected in a way that cannot be read; save a copy without protection")
+        raise ImageError("the PDF is damaged; download or export it again")
+    if raw.FPDF_GetPageCount(handle) < 1:
+        raw.FPDF_CloseDocument(handle)
+        raise ImageError("the PDF has no pages; export it again")
+    return handle
 
 
 def _draw(page: pypdfium2.PdfPage, pixels: int) -> Image.Image:
@@ -58,16 +76,5 @@ def _draw(page: pypdfium2.PdfPage, pixels: int) -> Image.Image:
         raise ImageError(f"the page is {width:g} x {height:g} points; print it to a new PDF with a paper size")
     scale = math.sqrt(min(pixels, MAX_PAGE_PIXELS) / (width * height))
     bitmap = page.render(scale=min(scale, MAX_PAGE_SIDE / max(width, height)))
-    image: Image.Image = bitmap.to_pil().convert("RGB")
+    image: Image.Image = bitmap.to_pil()
     return image
-
-
-def _reason(message: str) -> str:
-    """One line for what pypdfium2 says about a document that does not open."""
-    if "password" in message:
-        return "the PDF is encrypted; save a copy without a password"
-    if "security" in message:
-        return "the PDF is protected in a way that cannot be read; save a copy without protection"
-    if "Success" in message:  # it opened, with page count 0
-        return "the PDF has no pages; export it again"
-    return "the PDF is damaged; download or export it again"

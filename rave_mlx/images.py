@@ -128,7 +128,7 @@ def cut_patches(image: Image.Image, config: ImageConfig, image_tokens: int | Non
     rows, columns = height // patch, width // patch
     levels = np.asarray(rgb.resize((width, height), _RESAMPLE[config.resample]))
     levels = levels.reshape(rows // merge, merge, patch, columns // merge, merge, patch, 3)
-    levels = levels.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3, patch**2)
+    levels = np.ascontiguousarray(levels.transpose(0, 3, 1, 4, 6, 2, 5)).reshape(rows * columns, 3, patch**2)
     pixels = np.empty((rows * columns, 3, frames, patch**2), np.float32)
     for channel, table in enumerate(_normalised(config)):
         pixels[:, channel] = np.take(table, levels[:, channel])[:, None]
