@@ -1,0 +1,53 @@
+// Shared by the pair-gate kernels. Scores live in units of log2: exp2 is the one cheap exponential of these GPUs.
+//
+// The text is Metal, and it is also CUDA: cuda.h gives these names a CUDA meaning. So there are no pointers to
+// threadgroup memory except through SHARED_POINTER, no member functions (Metal 4.1 puts `this` in a generic address
+// space), and threadgroup arrays stand in the outermost scope only.
+
+#ifndef SHARED_POINTER
+#define SHARED_POINTER(...) threadgroup __VA_ARGS__*
+#define FUNCTION inline
+#endif
+
+constexpr constant float LOWEST = -3.0e38f;  // finite, so that differences of masked scores are never NaN
+constexpr constant float LN2 = 0.69314718055994531f;
+
+// N neighbours moved as one load; its alignment is that of one element, so a view may start anywhere.
+template <typename T, int N>
+struct Chunk {
+  T item[N];
+};
+
+// phi in units of log2. y = x * gate_in; gate_out is used by tanh only. 0 identity, 1 tanh, 2 suppress, 3 boost.
+// Metal's fast tanh is NaN beyond |x| = 44; this form is exact at both ends, and phi(0) is 0 to the bit.
+template <int PHI>
+FUNCTION float squash(float y, float gate_out) {
+  if (PHI == 0) return y;
+  if (PHI == 1) return gate_out * (1.0f - 2.0f / (fast::exp2(y) + 1.0f));
+  const float tail = fast::log2(1.0f + fast::exp2(y < 0.0f ? y : -y));
+  if (PHI == 2) return 1.0f - (y < 0.0f ? -y : 0.0f) - tail;
+  return (y > 0.0f ? y : 0.0f) + tail - 1.0f;
+}
+
+// N elements of a row as float; a view with a stride inside the row is gathered.
+template <int N, typename T>
+FUNCTION void load_row(thread float* to, const device T* from, int64_t stride) {
+  if (stride == 1) {
+    const Chunk<T, N> c = *(const device Chunk<T, N>*)from;
+    for (int i = 0; i < N; i++) to[i] = float(c.item[i]);
+  } else {
+    for (int i = 0; i < N; i++) to[i] = float(from[i * stride]);
+  }
+}
+
+// N elements of a row as they are.
+template <int N, typename T>
+FUNCTION Chunk<T, N> load_chunk(const device T* from, int64_t stride) {
+  Chunk<T, N> c;
+  if (stride == 1) {
+    c = *(const device Chunk<T, N>*)from;
+  } else {
+    for (int i = 0; i < N; i++) c.item[i] = from[i * stride];
+  }
+  return c;
+}

@@ -1,0 +1,163 @@
+"""Which attention calls the fused kernels take, and how they reach the GPU.
+
+| backend | what runs                                         |
+|---------|---------------------------------------------------|
+| metal   | the `.metal` texts through `mx.fast.metal_kernel` |
+| cuda    | the same texts through `mx.fast.cuda_kernel`      |
+| cpu     | nothing here: the kernels are never built         |
+
+| covered            | values                                                       |
+|--------------------|--------------------------------------------------------------|
+| dtype of q, k, v   | float16, bfloat16, float32, all the same; inside float32     |
+| head width         | 64, 80, 96, 128, 256, the same for q, k and v                |
+| gate width R       | 8, 16, 32, in any of the three dtypes; any KV heads ungated  |
+| squash             | identity, tanh, suppress, boost                              |
+| mask               | none, causal, boolean; a window on top of any of them        |
+| quantized k and v  | affine, 4 or 8 bits, group size 32, 64 or 128                |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import mlx.core as mx
+
+from rave_mlx import backend
+from rave_mlx.attention.gate import GateTerms
+from rave_mlx.attention.kernels.fused import Packed, Request, Result, Run, fused
+from rave_mlx.attention.kernels.source import Call, Variant
+from rave_mlx.attention.kernels.tuning import DecodeTile, PrefillTile
+
+WIDTHS = (64, 80, 96, 128, 256)
+GATE_WIDTHS = (8, 16, 32)
+DTYPES = (mx.float16, mx.bfloat16, mx.float32)
+GROUP_SIZES = (32, 64, 128)
+
+
+def refusal(request: Request) -> str | None:
+    """Why the fused kernels do not take this request on the current backend; None when they do."""
+    if _runner() is None:
+        return f"the {backend.current().kind} backend has no fused kernels (they need Metal or CUDA)"
+    return shape_refusal(request)
+
+
+def shape_refusal(request: Request) -> str | None:
+    """Why no kernel covers the dtypes and shapes of this request, whatever the backend; None when one does."""
+    q, gate, mask = request.q, request.gate, request.mask
+    if q.dtype not in DTYPES:
+        return f"queries of {_word(q.dtype)} (covered: float16, bfloat16, float32)"
+    if q.shape[-1] not in WIDTHS:
+        return f"head width {q.shape[-1]} (covered: {', '.join(map(str, WIDTHS))})"
+    if q.size == 0 or request.sizes[4] == 0:
+        return "no query or no key"
+    reason = _packed_refusal(request) if isinstance(request.k, Packed) else _plain_refusal(request)
+    if reason is not None:
+        return reason
+    if isinstance(mask, mx.array) and mask.dtype != mx.bool_:
+        return f"a mask of {_word(mask.dtype)} (covered: boolean, True where a query may attend)"
+    return None if gate is None else _gate_refusal(gate)
+
+
+def launch(request: Request, tile: DecodeTile | PrefillTile | None = None) -> Result:
+    """Run a request on the GPU.
+
+    Raises:
+        ValueError: when `refusal` has a reason, with that reason.
+    """
+    run = _runner()
+    reason = refusal(request)
+    if run is None or reason is not None:
+        raise ValueError(f"the fused kernel cannot compute this call: {reason}")
+    return fused(request, run, tile)
+
+
+def run_metal(call: Call, *, verbose: bool = False) -> Sequence[mx.array]:
+    """Launch on Metal. `verbose` prints the text that MLX hands to the Metal compiler."""
+    return _metal(call.variant)(verbose=verbose, **_arguments(call))
+
+
+def run_cuda(call: Call) -> Sequence[mx.array]:
+    """Launch on CUDA."""
+    return _cuda(call.variant)(**_arguments(call))
+
+
+def _runner() -> Run | None:
+    return _RUNNERS.get(backend.current().kind)
+
+
+_RUNNERS: dict[str, Run] = {"metal": run_metal, "cuda": run_cuda}
+
+
+def _arguments(call: Call) -> dict[str, Any]:
+    return {
+        "inputs": list(call.inputs),
+        "template": list(call.template),
+        "grid": call.grid,
+        "threadgroup": call.threadgroup,
+        "output_shapes": list(call.output_shapes),
+        "output_dtypes": list(call.output_dtypes),
+    }
+
+
+@cache
+def _metal(variant: Variant) -> Callable[..., Sequence[mx.array]]:
+    # Views of a growing cache are not contiguous: the kernels take strides, so that nothing is copied.
+    kernel: Callable[..., Sequence[mx.array]] = mx.fast.metal_kernel(
+        name=variant.label,
+        input_names=variant.inputs,
+        output_names=variant.outputs,
+        source=variant.body,
+        header=variant.header,
+        ensure_row_contiguous=variant.name == "merge",
+    )
+    return kernel
+
+
+@cache
+def _cuda(variant: Variant) -> Callable[..., Sequence[mx.array]]:
+    kernel: Callable[..., Sequence[mx.array]] = mx.fast.cuda_kernel(
+        name=variant.label,
+        input_names=variant.inputs,
+        output_names=variant.outputs,
+        source=variant.body,
+        header=variant.cuda_header,
+        ensure_row_contiguous=variant.name == "merge",
+    )
+    return kernel
+
+
+def _plain_refusal(request: Request) -> str | None:
+    q, k, v = request.q, request.k, request.v
+    if not isinstance(k, mx.array) or not isinstance(v, mx.array):
+        return "quantized values with plain keys"
+    if k.dtype != q.dtype or v.dtype != q.dtype:
+        return f"queries, keys and values of {_word(q.dtype)}, {_word(k.dtype)} and {_word(v.dtype)}"
+    if k.shape[-1] != q.shape[-1] or v.shape != k.shape:
+        return f"keys {k.shape} and values {v.shape} for queries of width {q.shape[-1]}"
+    return None
+
+
+def _packed_refusal(request: Request) -> str | None:
+    k, v = request.k, request.v
+    if not isinstance(k, Packed) or not isinstance(v, Packed):
+        return "quantized keys with plain values"
+    if (k.bits, k.group_size) != (v.bits, v.group_size) or k.bits not in (4, 8) or k.group_size not in GROUP_SIZES:
+        return (
+            f"keys of {k.bits} bits in groups of {k.group_size} and values of {v.bits} bits in groups of "
+            f"{v.group_size} (covered: 4 or 8 bits, groups of 32, 64 or 128, the same for both)"
+        )
+    return None
+
+
+def _gate_refusal(gate: GateTerms) -> str | None:
+    if gate.v.shape[-1] not in GATE_WIDTHS:
+        return f"gate width {gate.v.shape[-1]} (covered: {', '.join(map(str, GATE_WIDTHS))})"
+    if gate.u.dtype not in DTYPES or gate.v.dtype not in DTYPES:
+        return f"gate features of {_word(gate.u.dtype)} and {_word(gate.v.dtype)}"
+    return None
+
+
+def _word(dtype: mx.Dtype) -> str:
+    return str(dtype).removeprefix("mlx.core.")
