@@ -96,7 +96,8 @@ def _name(source: object) -> str:
         return f"image data of {len(source)} bytes"
     if isinstance(source, str | os.PathLike):
         return _one_line(os.fsdecode(source), 300) or "empty file name"
-    return f"{type(source).__name__} object"
+    file = getattr(source, "filename", None)  # of an image that Pillow opened
+    return _name(file) if file and isinstance(file, str) else f"{type(source).__name__} object"
 
 
 def _one_line(text: str, length: int) -> str:
@@ -106,16 +107,18 @@ def _one_line(text: str, length: int) -> str:
 
 
 def _open_file(path: str) -> BinaryIO:
+    if not path:
+        raise ImageError("no file is named; give the path of an image")
+    if re.match(r"https?://|data:", path):
+        raise ImageError("addresses are not fetched; download the image and name the file")
     try:
-        mode = Path(path).stat().st_mode if path else None
-        if mode is None or stat.S_ISDIR(mode):
+        mode = Path(path).stat().st_mode
+        if stat.S_ISDIR(mode):
             raise ImageError("this is a directory; name the image files in it")
         if not stat.S_ISREG(mode):  # opening a pipe that nobody writes to would wait for ever
             raise ImageError("this is a pipe or a device; save the image to a file and name that")
         return Path(path).open("rb")
     except (FileNotFoundError, NotADirectoryError) as error:
-        if re.match(r"https?://|data:", path):
-            raise ImageError("addresses are not fetched; download the image and name the file") from error
         raise ImageError("no such file; check the path") from error
     except PermissionError as error:
         raise ImageError("permission denied; make the file readable for you (chmod u+r)") from error
@@ -124,12 +127,12 @@ def _open_file(path: str) -> BinaryIO:
 
 
 def _from_file(file: BinaryIO, page: int, page_pixels: int) -> Image.Image:
-    head = file.read(HEAD)
+    head = _read(file, HEAD)
     kind = kind_of(head)
     if not head:
         raise ImageError("the file is empty; download or export it again")
     if kind is PDF:
-        return render_page(head + file.read(), page, page_pixels)
+        return render_page(head + _read(file), page, page_pixels)
     if not kind.formats:
         raise ImageError(f"this is {kind.name}; {kind.remedy}")
     if kind.codec and importlib.util.find_spec(kind.codec) is None:
@@ -140,6 +143,13 @@ def _from_file(file: BinaryIO, page: int, page_pixels: int) -> Image.Image:
         raise ImageError(f"page {page} was asked for, a {kind.name} file is read as one page")
     with _decoding(kind.name):
         return _picture(_at_page(Image.open(file, formats=kind.formats), page))
+
+
+def _read(file: BinaryIO, size: int = -1) -> bytes:
+    try:
+        return file.read(size)
+    except (OSError, MemoryError) as error:
+        raise ImageError(f"cannot be read ({_words(error)}); copy the file to another place") from error
 
 
 def _from_pillow(image: Image.Image, page: int) -> Image.Image:

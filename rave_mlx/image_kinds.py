@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 HEAD = 1024
-"""How many bytes decide. A PDF may carry that much in front of its signature (ISO 32000-1, implementation note 13)."""
+"""How many bytes decide: as many as may stand before a PDF's signature (PDF Reference 1.7, appendix H, note 13)."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,10 @@ HEIC = Kind("HEIC", ("HEIF",), codec="pillow_heif", install="pillow-heif")
 PDF = Kind("PDF")
 
 _AS_PDF = "export it as PDF and pass that"
-_SAVED_PAGE = "the picture itself was not saved; download it again"
 _OFFICE = Kind("a ZIP archive or an Office document", remedy=f"unpack it, or {_AS_PDF}")
 _POSTSCRIPT = Kind("PostScript", remedy="convert it to PDF or PNG")
 _SVG = Kind("SVG or XML", remedy="export it as PNG or PDF")
-_WEB_PAGE = Kind("a web page", remedy=_SAVED_PAGE)
+_WEB_PAGE = Kind("a web page", remedy="the picture itself was not saved, download it again")
 _VIDEO = Kind("a video", remedy="save one of its frames as PNG or JPEG")
 _JPEG_XL = Kind("JPEG XL")
 _UNKNOWN = Kind(

@@ -3,7 +3,7 @@
 Equal to the transformers processor (Qwen2VLImageProcessor, arXiv 2409.12191) for the same size: the same Pillow
 resize on uint8, then the same float32 arithmetic, here done once for the 256 levels of each channel and looked up.
 Unlike there, an image takes at most 1,280 tokens unless more are asked for: checkpoints ship with a cap of 12.8
-megapixels, at which a scanned page takes 11,000 tokens and much memory and is read no better.
+megapixels, at which a scanned page takes 11,000 tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from rave_mlx.config import ImageConfig
-from rave_mlx.errors import ImageError
+from rave_mlx.errors import ConfigError, ImageError
 from rave_mlx.image_files import ImageSource, named, open_image
 
 __all__ = [
@@ -121,6 +121,7 @@ def cut_patches(image: Image.Image, config: ImageConfig, image_tokens: int | Non
 
     Raises:
         ImageError: as `fit_size`.
+        ConfigError: where `config.mean` or `config.std` is not for three channels.
     """
     rgb = image if image.mode == "RGB" else open_image(image)
     width, height = fit_size(*rgb.size, config, image_tokens)
@@ -143,6 +144,10 @@ def cut_patches(image: Image.Image, config: ImageConfig, image_tokens: int | Non
 
 def _normalised(config: ImageConfig) -> npt.NDArray[np.float32]:
     """(3, 256): what each level of each channel becomes, rounded as transformers rounds it."""
+    if not len(config.mean) == len(config.std) == 3:
+        raise ConfigError(
+            f"image.mean and image.std need a number for red, green and blue: {config.mean}, {config.std}"
+        )
     unit = (np.arange(256, dtype=np.float64) / 255).astype(np.float32)
     mean, std = (np.array(values, np.float32)[:, None] for values in (config.mean, config.std))
     return (unit - mean) / std

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from rave_mlx.config import ImageConfig
-from rave_mlx.errors import ImageError
+from rave_mlx.errors import ConfigError, ImageError
 from rave_mlx.images import cut_patches, fit_size, open_image, read_patches
 
 QWEN = ImageConfig(patch_size=14, min_pixels=56 * 56, max_pixels=12_845_056)
@@ -153,6 +153,25 @@ def test_exif_orientation(name, orientation):
     np.testing.assert_array_equal(shown(Image.open(io.BytesIO(data))), picture())
     np.testing.assert_array_equal(shown(open_image(data)), picture())  # not turned a second time
     assert read_patches(data, QWEN).size == (48, 36)
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("form", ["JPEG", "AVIF", "HEIF"])  # AVIF and HEIF turn by boxes of their own, not by EXIF
+def test_orientation_of_lossy_formats(form, orientation):
+    if form == "AVIF":
+        pytest.importorskip("PIL._avif")
+    if form == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    quarters = np.array(
+        [[(255, 0, 0), (0, 255, 0), (0, 0, 255)], [(255, 255, 255), (0, 0, 0), (255, 255, 0)]], np.uint8
+    )
+    upright = quarters.repeat(32, 0).repeat(32, 1)
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = encoded(np.ascontiguousarray(STORED[orientation](upright)), form, exif=exif.tobytes(), quality=95)
+    seen = shown(data)
+    assert seen.shape == (64, 96, 3)
+    assert np.abs(seen[16::32, 16::32].astype(int) - quarters).max() < 20
 
 
 def test_damaged_exif_does_not_stop_a_sound_picture():
@@ -365,7 +384,7 @@ def test_what_is_not_there_or_not_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert refusal("scan.png") == "scan.png: no such file; check the path"
     assert refusal(tmp_path) == f"{tmp_path}: this is a directory; name the image files in it"
-    assert refusal("") == "empty file name: this is a directory; name the image files in it"
+    assert refusal("") == "empty file name: no file is named; give the path of an image"
     assert refusal("https://example.org/a.png").endswith(
         "addresses are not fetched; download the image and name the file"
     )
@@ -376,6 +395,7 @@ def test_what_is_not_there_or_not_a_file(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     assert refusal("pipe") == "pipe: this is a pipe or a device; save the image to a file and name that"
     assert "a pipe or a device" in refusal("/dev/zero")
+    assert "addresses are not fetched" in refusal("data:image/png;base64," + "A" * 5000)
     assert "cannot be opened" in refusal("a\0b")
     assert len(refusal("x" * 5000)) < 500
     assert refusal("two\nlines \udcff.png").startswith("two?lines ?.png: no such file")
@@ -406,7 +426,7 @@ def test_unreadable_permissions(tmp_path):
     [
         (b"hello, this is a letter", "no known picture format; PNG, JPEG"),
         (bytes(500), "no known picture format"),
-        (b"<!DOCTYPE html><title>404", "a web page; the picture itself was not saved"),
+        (b"<!DOCTYPE html><title>404", "a web page; the picture itself was not saved, download"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG or XML; export it as PNG or PDF"),
         (b"%!PS-Adobe-3.0 EPSF-3.0", "PostScript; convert it to PDF or PNG"),
         (b"PK\x03\x04rest", "Office document; unpack it, or export it as PDF"),
@@ -468,13 +488,15 @@ def test_decompression_bombs_are_refused_and_large_photographs_open(tmp_path, mo
     assert refusal(bomb) == f"{bomb}: 2,000 megapixels, {remedy}"
 
 
-def test_pictures_without_pixels_and_strips():
+def test_pictures_without_pixels_and_strips(tmp_path):
     assert "has no pixels (0 x 5)" in refusal(Image.new("RGB", (0, 5)))
     assert refusal(encoded(Image.new("RGB", (3, 700)), "PNG")).endswith(
         "bytes: 3 x 700 pixels is too narrow, the longer side may be 200 times the shorter; "
         "crop the image or cut it into pieces"
     )
     assert "give at least 1" in refusal(encoded(picture(), "PNG"), image_tokens=0)
+    Image.new("RGB", (3, 700)).save(tmp_path / "strip.png")
+    assert refusal(Image.open(tmp_path / "strip.png")).startswith(f"{tmp_path / 'strip.png'}: 3 x 700 pixels")
     assert "seek() the image" in refusal(Image.new("RGB", (9, 9)), page=2)
 
 
@@ -692,6 +714,12 @@ def test_one_colour_stays_one_colour():
     channels = patches.pixels.reshape(16, 3, -1)
     np.testing.assert_allclose(channels[:, :, 0], np.tile([1.9303361, 2.0748837, 2.1458969], (16, 1)), rtol=1e-6)
     assert (channels == channels[:, :, :1]).all()
+
+
+def test_a_configuration_for_other_channels_is_refused():
+    grey = ImageConfig(patch_size=14, min_pixels=3136, max_pixels=10**6, mean=(0.5,), std=(0.5,))
+    with pytest.raises(ConfigError, match="red, green and blue"):
+        cut_patches(Image.fromarray(picture()), grey)
 
 
 def test_the_caller_keeps_the_image_as_it_was():

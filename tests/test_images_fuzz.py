@@ -169,11 +169,22 @@ def silence(capfd):
 READ = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PDF", "PNG", "PPM", "TIFF", "WEBP"}
 
 
+def pillow_reads(data):
+    """Whether Pillow reads back what it wrote (11.0 does not in all modes)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            Image.open(io.BytesIO(data)).load()
+        except OSError:
+            return False
+    return True
+
+
 def test_every_format_and_mode_that_pillow_writes(images, silence):
     pytest.importorskip("pypdfium2")
     assert len(images) > 300
     for name, data in images:
-        expected = "shown" if name.split()[0] in READ else "refused"
+        expected = "shown" if name.startswith("PDF") or (name.split()[0] in READ and pillow_reads(data)) else "refused"
         assert outcome(name, data) == expected, name
 
 
