@@ -183,7 +183,11 @@ inline void atomic_store_explicit(atomic<T>* p, T x, memory_order) {
   typedef metal::vec<T, 4> T##4;
 EMU_VECT(float)
 EMU_VECT(half) EMU_VECT(bfloat) EMU_VECT(int) EMU_VECT(uint) EMU_VECT(short) EMU_VECT(ushort) EMU_VECT(uchar)
-    EMU_VECT(ulong) using namespace metal;
+    EMU_VECT(ulong)
+#ifndef EMU_CUDA
+using namespace metal;
+#endif
+
 typedef half float16_t;
 typedef bfloat bfloat16_t;
 template <class U>
@@ -223,8 +227,10 @@ inline uint a_thread_execution_width() { return 32; }
 #define EMU_TG(T, name, count) \
   const emu::TgArray<T> name{(T*)emu::tg_alloc(__COUNTER__, sizeof(T) * (count)), long(count)};
 // Address spaces are erased in the CPU build; metal_lint.py checks them.
+#ifndef EMU_CUDA
 #define device
 #define constant
 #define thread
 #define threadgroup
 #define kernel
+#endif

@@ -6,6 +6,8 @@
 #define thread __private
 #define constant __constant
 #define METAL_FUNC inline
+#define INFINITY __builtin_inff()
+typedef half bfloat16_t;
 #define M_LOG2E_F 1.44269504088896340736f
 typedef unsigned char uchar;
 typedef unsigned short ushort;

@@ -10,9 +10,10 @@ import mlx.core as mx
 import numpy as np
 
 from emulator.build import library
+from emulator.cuda import cuda_program
 from emulator.memory import Guarded, place
 from emulator.trace import metal_text
-from emulator.translate import translate
+from emulator.translate import Program, translate
 from rave_mlx.attention.kernels.source import Call
 
 _UNSIGNED = {mx.float16: mx.uint16, mx.bfloat16: mx.uint16, mx.float32: mx.uint32}
@@ -31,6 +32,7 @@ class Emulator:
         ulp: noise in `fast::` functions, in units of the last place.
         layout: places the inputs like views, with random strides; None: contiguous.
         edit: changes the Metal text, to plant mistakes.
+        cuda: run the CUDA form of the text instead of the Metal one.
         shared_bytes: threadgroup memory of each launch so far.
     """
 
@@ -38,17 +40,23 @@ class Emulator:
     ulp: int = 0
     layout: np.random.Generator | None = None
     edit: Callable[[str], str] | None = None
+    cuda: bool = False
     workers: int = 2
     shared_bytes: list[int] = field(default_factory=list)
 
     def __call__(self, call: Call) -> list[mx.array]:
-        text = metal_text(call)
-        program = translate(self.edit(text) if self.edit else text)
+        program = self._program(call)
         buffers, outputs = self._buffers(call, program.buffers)
         stats = Guarded(16, True)
         _isolated(library(program.source), buffers, call, self, stats)
         self.shared_bytes.append(int(stats.bytes.view(np.int64)[1]))
         return [_restore(m, s, d) for m, s, d in zip(outputs, call.output_shapes, call.output_dtypes, strict=True)]
+
+    def _program(self, call: Call) -> Program:
+        if self.cuda:
+            return cuda_program(call)
+        text = metal_text(call)
+        return translate(self.edit(text) if self.edit else text)
 
     def _buffers(self, call: Call, names: tuple[str, ...]) -> tuple[list[Guarded], list[Guarded]]:
         made: dict[str, Guarded] = {}
