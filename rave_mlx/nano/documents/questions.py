@@ -149,7 +149,15 @@ def ask(rng: Random, sheet: Sheet, held_phrasing: bool = False) -> list[Question
         out.append(Question("count", asker.phrase(COUNT), str(sheet.items)))
     if rng.random() < 0.35 and (sheet.fields or sheet.cells):
         out.append(_absent(asker, "\n".join(lines).lower()))
-    return out
+    return _unambiguous(out)
+
+
+def _unambiguous(questions: list[Question]) -> list[Question]:
+    """Without those whose text, case aside, has two answers (a row called like a field, say)."""
+    answers: dict[str, set[str]] = {}
+    for q in questions:
+        answers.setdefault(q.text.lower(), set()).add(q.answer)
+    return [q for q in questions if len(answers[q.text.lower()]) == 1]
 
 
 def _fields(asker: Asker, fields: list[Field]) -> Iterator[Question]:

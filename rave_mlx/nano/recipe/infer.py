@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from rave_mlx.nano.recipe import weights
 from rave_mlx.nano.recipe.data import CHARACTERS, SLOTS
-from rave_mlx.nano.recipe.model import CELL, Cache, Nano, NanoConfig, make_grid
+from rave_mlx.nano.recipe.layers import CELL, NanoConfig, causal
+from rave_mlx.nano.recipe.model import Cache, Nano
 from rave_mlx.nano.recipe.tokens import END_OF_TEXT, IMAGE_PREFIX, TURN_END, decode, question_ids
+from rave_mlx.nano.recipe.vision import make_grid
 
 LEAST_PIXELS, MOST_PIXELS = 64 * 64, 512 * 512
 
@@ -57,9 +60,9 @@ class Reader:
         cos, sin = model.rope(positions[:, None])
         visual = (len(IMAGE_PREFIX), len(IMAGE_PREFIX) + tokens.shape[1])
         caches: list[Cache] = []
-        mask = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)[None, None]
+        masks = causal(x.shape[1]), None
         for layer in model.language_model.layers:
-            x, cache = layer(x, cos, sin, mask, visual)
+            x, cache = layer(x, cos, sin, masks, visual)
             caches.append(cache)
         start = int(positions[0, -1]) + 1
         asked = [question_ids(q) for q in questions]
@@ -98,10 +101,9 @@ class Reader:
         places = torch.arange(position, position + length)[None, None].expand(3, batch, -1)
         cos, sin = model.rope(places)
         before = caches[0][1].shape[2]
-        mask = torch.zeros(length, before + length)
-        mask[:, before:] = torch.full((length, length), float("-inf")).triu(1)
+        mask = F.pad(causal(length), (before, 0))
         grown = []
         for layer, past in zip(model.language_model.layers, caches, strict=True):
-            x, cache = layer(x, cos, sin, mask[None, None], visual, past)
+            x, cache = layer(x, cos, sin, (None, mask), visual, past)
             grown.append(cache)
         return model.language_model.norm(x), grown

@@ -7,214 +7,13 @@ packed behind one image: a block mask lets each segment see the image and itself
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rave_mlx.nano.recipe.layers import NanoConfig, RMSNorm, SwiGLU, attend, causal, normalise, rotate
 from rave_mlx.nano.recipe.tokens import IMAGE_PREFIX, VISION_END, VOCABULARY
-
-CELL = 16
-"""Side in pixels of the square behind one visual token."""
-WINDOW = 4
-"""Side in cells of an attention window of the tower."""
-
-
-@dataclass(frozen=True)
-class NanoConfig:
-    """Shape of the reader (5.5 M parameters as it stands)."""
-
-    vision_width: int = 192
-    vision_depth: int = 4
-    vision_heads: int = 3
-    vision_mlp: int = 512
-    full_attention_layers: tuple[int, ...] = (2,)
-    width: int = 256
-    depth: int = 4
-    heads: int = 4
-    kv_heads: int = 2
-    head_dim: int = 64
-    mlp: int = 640
-    rope_theta: float = 20.0
-    rope_sections: tuple[int, int, int] = (4, 12, 16)
-    gate_rank: int = 14
-    gate_limit: float = 4.0
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight, statistics in fp32."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight.to(x.dtype) * normalise(x)
-
-
-def normalise(x: Tensor) -> Tensor:
-    """x / rms(x) over the last axis, computed in fp32, in the dtype of x."""
-    h = x.float()
-    return (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions, halves convention."""
-    a, b = x.chunk(2, -1)
-    return x * cos + torch.cat((-b, a), -1) * sin
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k' / sqrt(d) + bias) v for (B, heads, L, d); plain products beat fused SDPA on CPUs at this size."""
-    b, h, n, d = q.shape
-    m = k.shape[2]
-    scores = torch.bmm((q * d**-0.5).reshape(b * h, n, d), k.reshape(b * h, m, d).transpose(1, 2))
-    if bias is not None:
-        scores = (scores.view(b, h, n, m) + bias).view(b * h, n, m)
-    return torch.bmm(scores.softmax(-1, dtype=scores.dtype), v.reshape(b * h, m, d)).view(b, h, n, d)
-
-
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x))."""
-
-    def __init__(self, width: int, hidden: int, bias: bool) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=bias)
-        self.up_proj = nn.Linear(width, hidden, bias=bias)
-        self.down_proj = nn.Linear(hidden, width, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return out
-
-
-class VisionAttention(nn.Module):
-    """Projections of a tower block."""
-
-    def __init__(self, c: NanoConfig) -> None:
-        super().__init__()
-        self.qkv = nn.Linear(c.vision_width, 3 * c.vision_width)
-        self.proj = nn.Linear(c.vision_width, c.vision_width)
-
-
-class VisionBlock(nn.Module):
-    """Attention and MLP of the tower, pre-norm."""
-
-    def __init__(self, c: NanoConfig) -> None:
-        super().__init__()
-        self.heads = c.vision_heads
-        self.norm1 = RMSNorm(c.vision_width)
-        self.norm2 = RMSNorm(c.vision_width)
-        self.attn = VisionAttention(c)
-        self.mlp = SwiGLU(c.vision_width, c.vision_mlp, True)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None) -> Tensor:
-        """x: (N, L, D); cos, sin: (N or 1, L, 1, head_dim); bias: (N, 1, 1, L) or None."""
-        n, length, width = x.shape
-        qkv = self.attn.qkv(self.norm1(x)).view(n, length, 3, self.heads, width // self.heads)
-        q, k, v = qkv.unbind(2)
-        q, k, v = rotate(q, cos, sin).transpose(1, 2), rotate(k, cos, sin).transpose(1, 2), v.transpose(1, 2)
-        whole = length > WINDOW * WINDOW * 4
-        out = F.scaled_dot_product_attention(q, k, v) if whole else attend(q, k, v, bias)
-        x = x + self.attn.proj(out.transpose(1, 2).reshape(n, length, width))
-        y: Tensor = x + self.mlp(self.norm2(x))
-        return y
-
-
-class PatchEmbed(nn.Module):
-    """8 x 8 grey pixels to one vector."""
-
-    def __init__(self, c: NanoConfig) -> None:
-        super().__init__()
-        self.proj = nn.Linear(64, c.vision_width, bias=False)
-
-
-class Merger(nn.Module):
-    """2 x 2 patches to one visual token."""
-
-    def __init__(self, c: NanoConfig) -> None:
-        super().__init__()
-        wide = 4 * c.vision_width
-        self.ln_q = RMSNorm(c.vision_width)
-        self.mlp = nn.Sequential(nn.Linear(wide, wide), nn.GELU(), nn.Linear(wide, c.width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, length, width = x.shape
-        out: Tensor = self.mlp(self.ln_q(x).reshape(b, length // 4, 4 * width))
-        return out
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the patches of a padded page are, in window order: windows x cells x patches of a cell.
-
-    `cos`, `sin`: (P, 1, head_dim) for the P padded patches; `valid`: flat indices of patches inside the page;
-    `bias`: (windows, 1, 1, 64) with -inf on patches outside, or None when the page fills its windows.
-    """
-
-    cos: Tensor
-    sin: Tensor
-    valid: Tensor | None
-    bias: Tensor | None
-    shape: tuple[int, int]
-
-
-def make_grid(height: int, width: int, head_dim: int, theta: float = 10000.0) -> Grid:
-    """The grid of a page of height x width pixels (multiples of 16)."""
-    rows, columns = -(-height // (CELL * WINDOW)), -(-width // (CELL * WINDOW))
-    y = torch.arange(rows * 8)[:, None].expand(rows * 8, columns * 8)
-    x = torch.arange(columns * 8)[None].expand(rows * 8, columns * 8)
-
-    def order(p: Tensor) -> Tensor:
-        return p.reshape(rows, 4, 2, columns, 4, 2).permute(0, 3, 1, 4, 2, 5).reshape(-1)
-
-    y, x = order(y), order(x)
-    frequency = theta ** (-torch.arange(0, head_dim // 2, 2).float() / (head_dim // 2))
-    angle = torch.cat([y[:, None] * frequency, x[:, None] * frequency], -1)
-    angle = torch.cat([angle, angle], -1)[:, None]
-    inside = (y < height // 8) & (x < width // 8)
-    valid = bias = None
-    if not bool(inside.all()):
-        valid = inside.nonzero()[:, 0]
-        bias = torch.zeros(inside.shape).masked_fill(~inside, float("-inf")).view(rows * columns, 1, 1, 64)
-    return Grid(angle.cos(), angle.sin(), valid, bias, (rows, columns))
-
-
-class Visual(nn.Module):
-    """The tower: windows of 64 x 64 pixels, whole-page attention in some layers, 2 x 2 merger."""
-
-    def __init__(self, c: NanoConfig) -> None:
-        super().__init__()
-        self.c = c
-        self.patch_embed = PatchEmbed(c)
-        self.blocks = nn.ModuleList(VisionBlock(c) for _ in range(c.vision_depth))
-        self.merger = Merger(c)
-
-    def forward(self, image: Tensor, grid: Grid) -> Tensor:
-        """Grey pixels in [-1, 1], (B, H, W), to visual tokens in reading order, (B, H/16 * W/16, width)."""
-        batch, height, width = image.shape
-        rows, columns = grid.shape
-        image = F.pad(image, (0, columns * 64 - width, 0, rows * 64 - height))
-        x = image.reshape(batch, rows, 4, 2, 8, columns, 4, 2, 8).permute(0, 1, 5, 2, 6, 3, 7, 4, 8)
-        x = self.patch_embed.proj(x.reshape(batch, rows * columns * 64, 64))
-        cos, sin = grid.cos.to(x.dtype), grid.sin.to(x.dtype)
-        windows = rows * columns
-        cos_w = cos.view(windows, 64, 1, -1).repeat(batch, 1, 1, 1)
-        sin_w = sin.view(windows, 64, 1, -1).repeat(batch, 1, 1, 1)
-        bias = None if grid.bias is None else grid.bias.to(x.dtype).repeat(batch, 1, 1, 1)
-        for i, block in enumerate(self.blocks):
-            if i not in self.c.full_attention_layers:
-                x = block(x.view(batch * windows, 64, -1), cos_w, sin_w, bias).view(batch, windows * 64, -1)
-            elif grid.valid is None:
-                x = block(x, cos, sin, None)
-            else:
-                part = block(x[:, grid.valid], cos[grid.valid], sin[grid.valid], None)
-                x = torch.zeros_like(x).index_copy(1, grid.valid, part)
-        x = self.merger(x).view(batch, rows, columns, 4, 4, -1).permute(0, 1, 3, 2, 4, 5)
-        x = x.reshape(batch, rows * 4, columns * 4, -1)[:, : height // CELL, : width // CELL]
-        out: Tensor = x.reshape(batch, (height // CELL) * (width // CELL), -1)
-        return out
+from rave_mlx.nano.recipe.vision import Visual
 
 
 class PairGate(nn.Module):
@@ -275,9 +74,21 @@ class DecoderBlock(nn.Module):
         self.gate: PairGate | None = None
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, visual: tuple[int, int], past: Cache | None = None
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        masks: tuple[Tensor | None, Tensor | None],
+        visual: tuple[int, int],
+        past: Cache | None = None,
+        last: bool = False,
     ) -> tuple[Tensor, Cache]:
-        """x: (B, L, D); cos, sin: (B, L, 1, d); mask: (B, 1, L, keys) additive; `visual`: range of visual keys."""
+        """One block over a prefix (control tokens and image), questions, or both.
+
+        x: (B, L, D); cos, sin: (B, L, 1, d); masks: additive, (*, 1, P, P) of the prefix, whose tokens see only
+        each other, and (*, 1, T, keys) of the questions behind it; None where there is no such part. `visual`: range
+        of visual keys. `last`: leave out the prefix in the result, since no later layer reads it.
+        """
         b, length, _ = x.shape
         c, a = self.c, self.self_attn
         h = self.input_layernorm(x)
@@ -290,13 +101,26 @@ class DecoderBlock(nn.Module):
             k0, k, v = (
                 torch.cat([old.expand(b, -1, -1, -1), new], 2) for old, new in zip(past, (k0, k, v), strict=True)
             )
+        before, behind = masks
+        split = 0 if before is None else before.shape[-1]
+        outs = []
+        if before is not None and not last:
+            outs.append(self._attend(q[:, :, :split], q0[:, :, :split], (k0, k, v), split, before, visual))
+        if behind is not None:
+            outs.append(self._attend(q[:, :, split:], q0[:, :, split:], (k0, k, v), k.shape[2], behind, visual))
+        out = torch.cat(outs, 2) if len(outs) > 1 else outs[0]
+        x = x[:, length - out.shape[2] :]
+        x = x + a.o_proj(out.transpose(1, 2).reshape(b, out.shape[2], -1))
+        return x + self.mlp(self.post_attention_layernorm(x)), (k0, k, v)
+
+    def _attend(self, q: Tensor, q0: Tensor, cache: Cache, keys: int, mask: Tensor, visual: tuple[int, int]) -> Tensor:
+        """Attention of some queries over the first `keys` keys, biased by the gate on the visual ones."""
+        k0, k, v = (t[:, :, :keys] for t in cache)
         if self.gate is not None:
             start, end = visual
-            mask = mask + F.pad(self.gate(q0, k0[:, :, start:end]), (start, k0.shape[2] - end)).to(mask.dtype)
-        groups = c.heads // c.kv_heads
-        out = attend(q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), mask)
-        x = x + a.o_proj(out.transpose(1, 2).reshape(b, length, -1))
-        return x + self.mlp(self.post_attention_layernorm(x)), (k0, k, v)
+            mask = mask + F.pad(self.gate(q0, k0[:, :, start:end]), (start, keys - end)).to(mask.dtype)
+        groups = self.c.heads // self.c.kv_heads
+        return attend(q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), mask)
 
 
 class LanguageModel(nn.Module):
@@ -359,22 +183,18 @@ class Nano(nn.Module):
         text = place + positions[0, -1] + 1
         full = torch.cat([positions[:, None].expand(3, batch, -1), text[None].expand(3, -1, -1)], -1)
         cos, sin = self.rope(full)
-        length = x.shape[1]
-        owner = torch.cat([torch.full((batch, head), -2), segment], 1)
-        seen = (owner[:, None, :] == -2) | (owner[:, :, None] == owner[:, None, :])
-        seen &= torch.ones(length, length, dtype=torch.bool).tril()
-        mask = torch.zeros(batch, 1, length, length, dtype=x.dtype).masked_fill_(~seen[:, None], float("-inf"))
-        start = len(IMAGE_PREFIX)
-        for layer in self.language_model.layers:
-            x, _ = layer(x, cos.to(x.dtype), sin.to(x.dtype), mask, (start, start + tokens.shape[1]))
-        out: Tensor = self.language_model.norm(x[:, head:])
+        count = ids.shape[1]
+        same = segment[:, :, None] == segment[:, None, :]
+        same &= torch.ones(count, count, dtype=torch.bool).tril()
+        own = torch.zeros(batch, 1, count, count, dtype=x.dtype).masked_fill_(~same[:, None], float("-inf"))
+        masks = causal(head, x.dtype), F.pad(own, (head, 0))
+        visual = (len(IMAGE_PREFIX), len(IMAGE_PREFIX) + tokens.shape[1])
+        layers = self.language_model.layers
+        for i, layer in enumerate(layers):
+            x, _ = layer(x, cos.to(x.dtype), sin.to(x.dtype), masks, visual, None, i == len(layers) - 1)
+        out: Tensor = self.language_model.norm(x)
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary scores with the tied embedding."""
         return F.linear(hidden, self.language_model.embed_tokens.weight.to(hidden.dtype))
-
-
-def pixels(image: Tensor) -> Tensor:
-    """Grey bytes to the network's range [-1, 1]."""
-    return image.float() / 127.5 - 1.0

@@ -1,0 +1,287 @@
+"""The synthetic documents: exact truth, disjoint splits, arbitrary sizes, any set of fonts."""
+
+import math
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rave_mlx.errors import ModelError
+from rave_mlx.nano import documents
+from rave_mlx.nano.documents import PageConfig, fonts, forms, held_out_page, questions, render, tables, values, words
+from rave_mlx.nano.recipe import data, tokens
+
+CLEAN = PageConfig(scan=False)
+SEEDS = range(40)
+QUESTION_LISTS = [
+    name for name, value in vars(questions).items() if name.isupper() and isinstance(value, tuple) and name != "KINDS"
+]
+
+
+def text_of(page):
+    return "\n".join(page.lines)
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return [documents.make(seed) for seed in SEEDS]
+
+
+def test_a_seed_gives_the_same_page_and_another_seed_another(pages):
+    for seed in (0, 7, 21):
+        again = documents.make(seed)
+        assert again.image.tobytes() == pages[seed].image.tobytes()
+        assert (again.words, again.questions, again.fields) == (
+            pages[seed].words,
+            pages[seed].questions,
+            pages[seed].fields,
+        )
+    assert len({page.image.tobytes() for page in pages}) == len(pages)
+
+
+def test_sizes_are_arbitrary_within_bounds_or_as_asked():
+    sizes = [documents.make(seed, PageConfig(trim=0)).image.size for seed in SEEDS]
+    assert all(192 <= w <= 512 and 64 <= h <= 512 for w, h in sizes)
+    assert sum(w % 16 != 0 and h % 16 != 0 for w, h in sizes) > len(sizes) // 2
+    assert documents.make(3, PageConfig(width=333, height=201, trim=0)).image.size == (333, 201)
+
+
+def test_trimming_leaves_an_allowed_height_and_no_text_is_lost():
+    for seed in range(20):
+        config = PageConfig(width=300, height=400, trim=1, heights=(97, 211, 307, 400), scan=False)
+        page = documents.make(seed, config)
+        assert page.image.height in config.heights
+        assert all(word.box[3] <= page.image.height for word in page.words)
+
+
+@pytest.mark.parametrize("kind", documents.PAGE_KINDS)
+def test_every_word_has_ink_in_its_box(kind):
+    for seed in range(6):
+        page = documents.make(seed, replace(CLEAN, kind=kind, height=400, width=380), mode="L")
+        pixels = np.asarray(page.image, np.int32)
+        for word in page.words:
+            left, top, right, bottom = word.box
+            assert -1 <= left < right <= page.image.width + 1, word
+            assert -1 <= top < bottom <= page.image.height + 1, word
+            patch = pixels[max(0, int(top)) : int(bottom) + 1, max(0, int(left)) : int(right) + 1]
+            assert patch.max() - patch.min() > 40, (seed, word)
+
+
+def test_all_ink_of_a_text_page_lies_in_word_boxes():
+    seen = 0
+    for seed in range(12):
+        page = documents.make(seed, replace(CLEAN, kind="lines", width=300, height=200), mode="L")
+        if page.title:
+            continue
+        seen += 1
+        pixels = np.asarray(page.image, np.int32)
+        outside = np.ones(pixels.shape, bool)
+        for word in page.words:
+            left, top, right, bottom = word.box
+            outside[max(0, int(top) - 1) : int(bottom) + 2, max(0, int(left) - 1) : int(right) + 2] = False
+        paper = pixels[0, 0]
+        assert np.abs(pixels[outside] - paper).max(initial=0) < 60
+    assert seen >= 5
+
+
+def test_boxes_follow_the_skew_of_a_scan():
+    image = Image.new("L", (300, 200), 255)
+    image.paste(0, (40, 150, 44, 154))
+    angle = math.radians(2.5)
+    turned = 255 - np.asarray(image.rotate(2.5, Image.Resampling.BILINEAR, fillcolor=255), np.float64)
+    y, x = (float((axis * turned).sum() / turned.sum()) + 0.5 for axis in np.indices(turned.shape))
+    expected = render._turn(42, 152, (math.cos(angle), math.sin(angle), 150, 100))
+    assert (x, y) == pytest.approx(expected, abs=0.3)
+    box = render._turn_box((40, 150, 44, 154), (math.cos(angle), math.sin(angle), 150, 100))
+    assert box[0] < x < box[2]
+    assert box[1] < y < box[3]
+
+
+def test_words_spell_the_lines(pages):
+    for page in pages:
+        by_line = {}
+        for word in page.words:
+            by_line.setdefault(word.line, []).append(word)
+        spelt = [" ".join(w.text for w in sorted(by_line[i], key=lambda w: w.box[0])) for i in sorted(by_line)]
+        assert [" ".join(line.split()) for line in page.lines] == spelt
+
+
+def test_glyphs_lie_on_their_words():
+    page = documents.make(11, replace(CLEAN, kind="form", width=360, height=240), with_glyphs=True)
+    spelt = "".join(g.character for g in page.glyphs)
+    assert spelt.replace(" ", "") == "".join(w.text for w in page.words)
+    for word in page.words:
+        inside = [
+            g
+            for g in page.glyphs
+            if g.line == word.line and word.box[0] - 2 <= g.x <= word.box[2] + 2 and g.character != " "
+        ]
+        assert [g.character for g in inside] == list(word.text)
+
+
+def test_every_answer_follows_from_the_page():
+    kinds = set()
+    for seed in range(150):
+        page = documents.make(seed)
+        text = text_of(page)
+        for q in page.questions:
+            kinds.add(q.kind)
+            if q.kind == "read":
+                assert q.answer == text
+            elif q.kind == "line":
+                assert q.answer in page.lines
+            elif q.kind == "absent":
+                assert q.answer == documents.ABSENT
+            elif q.kind == "count":
+                assert int(q.answer) <= len(page.cells)
+            elif q.kind == "title":
+                assert q.answer == page.title
+                assert q.answer in page.lines
+            else:
+                assert q.answer in text, (seed, q)
+    assert kinds == set(documents.QUESTION_KINDS)
+
+
+def test_no_question_has_two_answers(pages):
+    for page in pages:
+        answers = {}
+        for q in page.questions:
+            assert answers.setdefault(q.text.lower(), q.answer) == q.answer
+
+
+def test_absent_labels_are_absent():
+    asked = [(p, q) for p in map(documents.make, range(80)) for q in p.questions if q.kind == "absent"]
+    assert len(asked) > 5
+    for page, q in asked:
+        label = next(name for name in sorted(words.LABELS, key=len, reverse=True) if name.lower() in q.text.lower())
+        assert label.lower() not in text_of(page).lower()
+
+
+def test_values_are_split_by_hash(pages):
+    open_kinds = {"id", "date", "name", "phone", "mail", "amount", "street", "measure", "iban"}
+    train = {f.value for p in pages for f in p.fields if f.kind in open_kinds}
+    held = {
+        f.value
+        for seed in range(15)
+        for f in documents.make(seed, PageConfig(kind="form", held_values=True)).fields
+        if f.kind in open_kinds
+    }
+    assert len(train) > 50
+    assert len(held) > 10
+    assert not any(map(values.held_out, train))
+    assert all(map(values.held_out, held))
+
+
+def test_labels_are_split(pages):
+    held = {label for label, (_, _, outside) in words.LABELS.items() if outside} | set(words.HELD_PREFIXED)
+    seen = {f.label for p in pages for f in p.fields}
+    assert not seen & held
+    asked = {f.label for s in range(12) for f in documents.make(s, PageConfig(kind="form", held_labels=True)).fields}
+    assert asked & held
+
+
+def test_layouts_are_split(pages):
+    held = {*forms.HELD_BLOCKS, *tables.HELD_ITEM_BLOCKS}
+    assert not held & {*forms.BLOCKS, *tables.ITEM_BLOCKS}
+    assert not {p.layout.rpartition("/")[2] for p in pages} & held
+    outside = {
+        documents.make(s, PageConfig(kind=k, held_layouts=True)).layout for s in range(8) for k in ("form", "receipt")
+    }
+    assert {name.rpartition("/")[2] for name in outside} <= held
+
+
+@pytest.mark.skipif(fonts.families() == fonts.families(True), reason="no font of the list is installed")
+def test_fonts_are_split(pages):
+    train = {f.name for f in fonts.FAMILIES if not f.held_out}
+    assert {p.font for p in pages} <= train
+    assert not {documents.make(s, PageConfig(held_fonts=True)).font for s in range(8)} & train
+
+
+def test_all_phrasings_are_checked():
+    assert len(QUESTION_LISTS) == 16
+
+
+@pytest.mark.parametrize("name", QUESTION_LISTS)
+def test_phrasings_are_split(name):
+    phrasings = getattr(questions, name)
+    rng = Random(0)
+    train = {questions.Asker(rng, held=False).phrase(phrasings) for _ in range(400)}
+    held = {questions.Asker(rng, held=True).phrase(phrasings) for _ in range(400)}
+    assert train
+    assert held
+    assert not train & held
+    assert train | held == set(phrasings)
+
+
+def test_held_out_page_holds_everything_out():
+    config = held_out_page(width=300)
+    assert config.width == 300
+    assert all(getattr(config, f"held_{n}") for n in ("values", "labels", "layouts", "fonts", "phrasing"))
+
+
+def test_without_any_known_font_the_built_in_one_is_used(monkeypatch):
+    monkeypatch.setattr(fonts, "DIRECTORIES", ())
+    for cached in (fonts._index, fonts.families):
+        cached.cache_clear()
+    try:
+        page = documents.make(1, replace(CLEAN, kind="form"))
+        assert page.font == "Aileron"
+        assert page.words
+        with pytest.raises(ModelError, match=r"'Lato' is not installed.*apt install"):
+            documents.make(1, PageConfig(families=("Lato",)))
+    finally:
+        for cached in (fonts._index, fonts.families):
+            cached.cache_clear()
+
+
+def test_an_unknown_family_is_refused_by_name():
+    with pytest.raises(ModelError, match="'Comic Sans'"):
+        documents.make(1, PageConfig(families=("Comic Sans",)))
+
+
+def test_grey_pages_are_the_channel_mean_of_colour_pages():
+    for seed in range(6):
+        grey = np.asarray(documents.make(seed, CLEAN, mode="L").image, np.float32)
+        colour = np.asarray(documents.make(seed, CLEAN, mode="RGB").image, np.float32).mean(-1)
+        assert np.abs(grey - colour).max() <= 2
+
+
+def test_cells_hold_the_characters_drawn_over_them():
+    page = documents.make(3, PageConfig(width=320, height=160, trim=0, scan=False), mode="L", with_glyphs=True)
+    cells = data.cell_classes(page, 160, 320)
+    assert cells.shape == (10, 20, data.SLOTS)
+    for glyph in page.glyphs[:40]:
+        place = int(glyph.y // 16), int(glyph.x // 16)
+        neighbours = [g for g in page.glyphs if (int(g.y // 16), int(g.x // 16)) == place]
+        if len(neighbours) <= 4 and len({g.line for g in neighbours}) == 1:
+            inside = [data.ALPHABET[c - 1] for c in cells[place][1:5] if 0 < c <= len(data.ALPHABET)]
+            assert inside == [g.character for g in neighbours if g.character in data.ALPHABET]
+
+
+def test_a_batch_packs_questions_with_their_answers():
+    batch = next(data.batches(0, 1200, [200], PageConfig()))
+    count, height, width = batch.image.shape
+    assert height % 16 == 0
+    assert width % 16 == 0
+    assert batch.ids.shape == (count, data.text_length(height, width))
+    for row in range(count):
+        for segment in range(int(batch.segment[row].max()) + 1):
+            here = batch.segment[row] == segment
+            assert batch.place[row][here].tolist() == list(range(here.sum()))
+            ids, label = batch.ids[row][here], batch.label[row][here]
+            answer = label[label >= 0]
+            assert answer[-1] == tokens.TURN_END
+            # A label is the token after it.
+            assert answer.tolist() == ids[-len(answer) :].tolist()
+    assert set(np.unique(batch.weight)) <= {1.0, 3.0}
+
+
+def test_training_questions_fit_and_are_weighted():
+    rng = Random(0)
+    page = documents.make(8, PageConfig(width=400, height=400))
+    chosen = data.choose(rng, page.questions, 200)
+    used = sum(len(tokens.question_ids(q.text)) + len(q.answer.encode()) + 1 for q in chosen)
+    assert 0 < used <= 200
+    assert tokens.decode(tokens.encode("Zürich €5")) == "Zürich €5"
