@@ -34,7 +34,7 @@ _WHEELS = (
     "cmeel.prefix/lib/libopenblas.so*",
     "ngsolve_openblas/lib/libopenblas*.so*",
 )
-_SYSTEM = ("libopenblas.so.0", "libblis.so.4", "libmkl_rt.so.2")
+_SYSTEM = ("libopenblasp.so.0", "libopenblas.so.0", "libblis.so.4", "libmkl_rt.so.3", "libmkl_rt.so.2")
 """Sonames of the 32-bit-integer builds."""
 
 
@@ -81,7 +81,7 @@ class Library:
         except AttributeError:
             found = None
         if not found:
-            raise _Unusable(f"{self.path} has no {function} with 32-bit integers")
+            raise _Unusable(f"no {function} with 32-bit integers")
         return found
 
 
@@ -119,19 +119,23 @@ def bind(threads: int) -> tuple[Binding | None, str]:
         slots = _slots()
     except (got.GotError, _Unusable) as error:
         if wanted:
-            raise BackendError(f"{VARIABLE}={wanted}: MLX's BLAS cannot be replaced here: {error}; unset it") from None
+            raise BackendError(f"{VARIABLE}: MLX's BLAS cannot be replaced here ({error}); unset it") from None
         return None, str(error)
     problems: list[str] = []
     for path in [wanted] if wanted else candidates():
         try:
             library = _open(path)
             binding = _redirect(library, slots, threads)
-        except (OSError, got.GotError, _Unusable) as error:
-            problems.append(str(error))
+        except OSError as error:
+            # A soname that the system does not have is no problem worth a line.
+            problems += [str(error)] if wanted or os.sep in path else []
+            continue
+        except (got.GotError, _Unusable) as error:
+            problems.append(f"{path}: {error}")
             continue
         return binding, f"{library.name} {library.version}"
     if wanted:
-        raise BackendError(f"{VARIABLE}={wanted}: {problems[0]}; name a 32-bit-integer CBLAS library, or unset it")
+        raise BackendError(f"{VARIABLE}: {problems[0]}; name a CBLAS library with 32-bit integers, or unset it")
     return None, "; ".join(problems) or "no optimised BLAS was found"
 
 
@@ -141,8 +145,8 @@ def candidates() -> Iterator[str]:
     for pattern in _WHEELS:
         for folder in folders:
             yield from (str(file) for file in sorted(folder.glob(pattern)) if "64_" not in file.name)
+    yield from (str(file) for file in sorted((Path(sysconfig.get_path("data")) / "lib").glob("libmkl_rt.so.*")))
     yield from _SYSTEM
-    yield str(Path(sysconfig.get_path("data")) / "lib" / "libmkl_rt.so.2")
 
 
 def _slots() -> dict[str, list[int]]:
@@ -168,11 +172,11 @@ def _open(path: str) -> Library:
         if hasattr(handle, f"{prefix}cblas_sgemm"):
             break
     else:
-        raise _Unusable(f"{path} has no cblas_sgemm with 32-bit integers")
+        raise _Unusable("no cblas_sgemm with 32-bit integers")
     if hasattr(handle, f"{prefix}openblas_get_config"):
         words = _text(handle, f"{prefix}openblas_get_config").split()
         if "USE64BITINT" in words:
-            raise _Unusable(f"{path} is built for 64-bit integers")
+            raise _Unusable("built for 64-bit integers")
         return Library("OpenBLAS", next((w for w in words if w[0].isdigit()), ""), path, prefix, handle)
     if hasattr(handle, "MKL_Set_Threading_Layer"):
         # Its own OpenMP runtime clashes with the one other packages load: GNU's where there is one, else none.
@@ -185,7 +189,7 @@ def _open(path: str) -> Library:
         return Library("MKL", version[1] if version else "", path, prefix, handle)
     if hasattr(handle, "bli_info_get_version_str"):
         if handle.bli_info_get_blas_int_type_size() != 32:
-            raise _Unusable(f"{path} is built for 64-bit integers")
+            raise _Unusable("built for 64-bit integers")
         return Library("BLIS", _text(handle, "bli_info_get_version_str"), path, prefix, handle)
     return Library(Path(path).name, "", path, prefix, handle)
 
@@ -211,7 +215,7 @@ def _redirect(library: Library, slots: dict[str, list[int]], threads: int) -> Bi
     binding = Binding(library, before, after)
     if not _products_are_right():
         got.store(before)
-        raise _Unusable(f"{library.path} gives wrong products")
+        raise _Unusable("gives wrong products")
     return binding
 
 

@@ -169,7 +169,7 @@ _exp2 = _with_gradient(_exp2_forward, _exp2_vjp)
 
 def _exp_minus(x: mx.array) -> mx.array:
     """exp(-x)."""
-    return _power_of_two(_clip(x * -_LOG2E, -127.0, 128.0))
+    return _exp2(x * -_LOG2E)
 
 
 def _times_sigmoid(x: mx.array, e: mx.array) -> mx.array:
@@ -227,8 +227,8 @@ def _gelu_forward(x: mx.array) -> mx.array:
 
 
 def _gelu_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
-    # The density is 0 in float32 long before x reaches the clamp, which only keeps an infinity from giving NaN.
-    density = _power_of_two(_clip(x * x * (-0.5 * _LOG2E), -127.0, 0.0)) * _INV_SQRT_2PI
+    # The density is 0 in float32 at the clamp, which only keeps an infinity from giving NaN.
+    density = _exp2(x * x * (-0.5 * _LOG2E)) * _INV_SQRT_2PI
     return cotangent * (0.5 * (1.0 + mx.erf(x * _SQRT_HALF)) + _clip(x, -_GELU_CLIP, _GELU_CLIP) * density)
 
 
