@@ -2,31 +2,53 @@
 
 `attend` decides how attention is computed; callers never do. Every path gives the numbers of `reference`:
 
-| path      | when                                                                     |
-|-----------|--------------------------------------------------------------------------|
-| stock     | no gate, or no visual key yet: MLX's fused attention (on a CPU: chunked) |
+| path      | when                                                                        |
+|-----------|-----------------------------------------------------------------------------|
+| stock     | no gate, or no visual key yet: MLX's fused attention (on a CPU: chunked)    |
 | fold      | a linear gate whose widened heads stock attention still fuses (Metal, CUDA) |
-| chunked   | any other gate: blocks of queries, memory O(block * Lk)                  |
-| reference | tests: explicit scores in float32                                        |
+| kernel    | any other gate on Metal or CUDA: the fused kernels, for what they cover     |
+| chunked   | the rest: blocks of queries, memory O(block * Lk)                           |
+| train     | only when asked for: chunked, with a gradient whose memory is linear too    |
+| reference | tests: explicit scores in float32                                           |
+
+The kernel path has the gradient of the train path. What the kernels cover is listed in `kernels.launch`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import mlx.core as mx
 
 from rave_mlx import backend
+from rave_mlx.attention.backward import differentiable, train
 from rave_mlx.attention.chunked import chunked
 from rave_mlx.attention.fold import can_fold, fold
 from rave_mlx.attention.gate import GateTerms, PairGate
+from rave_mlx.attention.kernels.fused import Packed, Request
+from rave_mlx.attention.kernels.launch import launch, refusal
 from rave_mlx.attention.masks import Mask, padded
 from rave_mlx.attention.reference import reference
 
-Path = Literal["stock", "fold", "chunked", "reference"]
+Path = Literal["stock", "fold", "kernel", "chunked", "train", "reference"]
 
-__all__ = ["GateTerms", "Mask", "PairGate", "Path", "attend", "choose_path", "padded"]
+__all__ = [
+    "GateTerms",
+    "Mask",
+    "Packed",
+    "PairGate",
+    "Path",
+    "attend",
+    "attend_packed",
+    "attend_with_mass",
+    "choose_path",
+    "padded",
+]
+
+_log = logging.getLogger(__name__)
 
 
 def attend(
@@ -52,33 +74,117 @@ def attend(
         (B, H, Lq, d) in q's dtype.
 
     Raises:
-        ValueError: for a forced path that cannot compute this call.
+        ValueError: for a forced path that cannot compute this call, with the reason.
     """
-    if gate is not None and gate.span[0] >= gate.span[1]:
-        gate = None
-    return _PATHS[path or choose_path(gate, q.shape[-1])](q, k, v, scale=scale, mask=mask, gate=gate)
+    gate = _present(gate)
+    return _PATHS[path or choose_path(Request(q, k, v, scale, mask, gate))](q, k, v, scale=scale, mask=mask, gate=gate)
 
 
-def choose_path(gate: GateTerms | None, head_dim: int) -> Path:
-    """The path `attend` takes for a gate and head width on the current backend."""
+def choose_path(request: Request) -> Path:
+    """The path `attend` takes for a request on the current backend."""
     if backend.current().kind == "cpu":
         return "chunked"
-    if gate is None:
+    if request.gate is None:
         return "stock"
-    return "fold" if can_fold(gate, head_dim) else "chunked"
+    if can_fold(request.gate, request.q.shape[-1]):
+        return "fold"
+    return "kernel" if _covered(request) else "chunked"
+
+
+def attend_with_mass(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
+    kinds: mx.array,
+    num_kinds: int,
+    scale: float,
+    mask: Mask = None,
+    gate: GateTerms | None = None,
+) -> tuple[mx.array, mx.array]:
+    """`attend`, and how much attention each query pays to each kind of key.
+
+    Args:
+        kinds: (B, Lk) uint8, for each key a kind below `num_kinds` (say visual, sink, rest).
+        num_kinds: how many kinds there are.
+
+    Returns:
+        The output as of `attend`, and masses (B, H, Lq, num_kinds) in float32 that sum to 1 for every query.
+    """
+    gate = _present(gate)
+    request = Request(q, k, v, scale, mask, gate, kinds=kinds, num_kinds=num_kinds)
+    if _covered(request):
+        result = launch(request)
+        assert result.mass is not None
+        return result.out, result.mass
+    # The mass of a kind is the attention output for values that are 1 on its keys and 0 elsewhere.
+    marks = (kinds[:, None, :, None] == mx.arange(num_kinds)).astype(v.dtype)
+    marks = mx.broadcast_to(marks, (*v.shape[:3], num_kinds))
+    out = chunked(q, k, mx.concatenate([v, marks], axis=-1), scale=scale, mask=mask, gate=gate)
+    return out[..., : v.shape[-1]], out[..., v.shape[-1] :].astype(mx.float32)
+
+
+def attend_packed(
+    q: mx.array, k: Packed, v: Packed, *, scale: float, mask: Mask = None, gate: GateTerms | None = None
+) -> mx.array:
+    """`attend` over quantized keys and values: read as they are where a kernel covers them, else expanded first.
+
+    Few queries only are read in place; for many, expanding costs less than the kernel would lose.
+    """
+    gate = _present(gate)
+    request = Request(q, k, v, scale, mask, gate)
+    if q.shape[2] <= _FEW_QUERIES and _covered(request):
+        return launch(request).out
+    plain = [mx.dequantize(x.codes, x.scales, x.biases, x.group_size, x.bits).astype(q.dtype) for x in (k, v)]
+    return attend(q, plain[0], plain[1], scale=scale, mask=mask, gate=gate)
+
+
+_FEW_QUERIES = 8
+
+
+def _present(gate: GateTerms | None) -> GateTerms | None:
+    """No gate where there is no visual key yet."""
+    return None if gate is None or gate.span[0] >= gate.span[1] else gate
+
+
+def _covered(request: Request) -> bool:
+    reason = refusal(request)
+    if reason is not None:
+        _note(reason)
+    return reason is None
+
+
+@cache
+def _note(reason: str) -> None:
+    """One line for each reason, not one for each layer and token."""
+    _log.debug("the fused attention kernel is not used: %s", reason)
 
 
 def _stock(
     q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = None, gate: GateTerms | None = None
 ) -> mx.array:
     if gate is not None:
-        raise ValueError("the stock path has no gate; use fold, chunked or reference")
+        raise ValueError("the stock path has no gate; use fold, kernel, chunked or reference")
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+
+
+def _kernel(
+    q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = None, gate: GateTerms | None = None
+) -> mx.array:
+    """The fused kernels, with the gradient of the train path."""
+
+    def forward(q: mx.array, k: mx.array, v: mx.array, mask: Mask, gate: GateTerms | None) -> tuple[mx.array, mx.array]:
+        result = launch(Request(q, k, v, scale, mask, gate))
+        return result.out, result.lse
+
+    return differentiable(forward, q, k, v, scale=scale, mask=mask, gate=gate)[0]
 
 
 _PATHS: dict[Path, Callable[..., mx.array]] = {
     "stock": _stock,
     "fold": fold,
+    "kernel": _kernel,
     "chunked": chunked,
+    "train": train,
     "reference": reference,
 }

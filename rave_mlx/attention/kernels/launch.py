@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -34,6 +34,8 @@ WIDTHS = (64, 80, 96, 128, 256)
 GATE_WIDTHS = (8, 16, 32)
 DTYPES = (mx.float16, mx.bfloat16, mx.float32)
 GROUP_SIZES = (32, 64, 128)
+
+Kernel = Callable[..., Sequence[mx.array]]
 
 
 def refusal(request: Request) -> str | None:
@@ -102,9 +104,9 @@ def _arguments(call: Call) -> dict[str, Any]:
 
 
 @cache
-def _metal(variant: Variant) -> Callable[..., Sequence[mx.array]]:
+def _metal(variant: Variant) -> Kernel:
     # Views of a growing cache are not contiguous: the kernels take strides, so that nothing is copied.
-    kernel: Callable[..., Sequence[mx.array]] = mx.fast.metal_kernel(
+    kernel: Any = mx.fast.metal_kernel(
         name=variant.label,
         input_names=variant.inputs,
         output_names=variant.outputs,
@@ -112,12 +114,12 @@ def _metal(variant: Variant) -> Callable[..., Sequence[mx.array]]:
         header=variant.header,
         ensure_row_contiguous=variant.name == "merge",
     )
-    return kernel
+    return cast(Kernel, kernel)
 
 
 @cache
-def _cuda(variant: Variant) -> Callable[..., Sequence[mx.array]]:
-    kernel: Callable[..., Sequence[mx.array]] = mx.fast.cuda_kernel(
+def _cuda(variant: Variant) -> Kernel:
+    kernel: Any = mx.fast.cuda_kernel(
         name=variant.label,
         input_names=variant.inputs,
         output_names=variant.outputs,
@@ -125,7 +127,7 @@ def _cuda(variant: Variant) -> Callable[..., Sequence[mx.array]]:
         header=variant.cuda_header,
         ensure_row_contiguous=variant.name == "merge",
     )
-    return kernel
+    return cast(Kernel, kernel)
 
 
 def _plain_refusal(request: Request) -> str | None:

@@ -1,8 +1,8 @@
 """Kernel texts and the variants of them that are compiled.
 
 A variant is what the preprocessor has to know because it changes the signature (a gate, a mask, key kinds, packed keys
-and values). Dtypes and sizes are template arguments. The text lies in `.metal` files beside this one; CUDA compiles the same text
-behind `cuda.h`.
+and values). Dtypes and sizes are template arguments. The text lies in `.metal` files beside this one; CUDA
+compiles the same text behind `cuda.h`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SHARED_BYTES = 32 * 1024
-_REGISTERS = 96
+_REGISTERS = 104
 _ROWS = 8
 _DECODE_SIMDGROUPS = 8
 _SPLIT_KEYS = 256
@@ -42,6 +42,7 @@ def decode_tile(rows: int, width: int, gate_width: int, num_keys: int, heads: in
     held, lanes = min(rows, _ROWS), _lanes(width)
     while held > 1 and held * _registers(width, gate_width, lanes[-1]) > _REGISTERS:
         held -= 1
+    held = -(-rows // -(-rows // held))  # the same number in every row set
     share = next((n for n in lanes if held * _registers(width, gate_width, n) <= _REGISTERS), lanes[-1])
     groups = heads * -(-rows // held)
     return DecodeTile(held, share, _DECODE_SIMDGROUPS, _splits(num_keys, _SPLIT_KEYS, groups, _SPLIT_GROUPS))
