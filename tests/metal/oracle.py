@@ -32,7 +32,7 @@ def squash(x: np.ndarray, kind: str, limit: float) -> np.ndarray:
 def attention(request: Request) -> Expected:
     """Output, log-sum-exp and kind masses of a request, in float64 on the stored (rounded) inputs."""
     q, k, v = (np.array(x.astype(mx.float32), np.float64) for x in (request.q, request.k, request.v))
-    ratio, num_queries, num_keys = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
+    ratio, num_keys = q.shape[1] // k.shape[1], k.shape[2]
     k, v = np.repeat(k, ratio, axis=1), np.repeat(v, ratio, axis=1)
     scores = request.scale * q @ k.swapaxes(-1, -2)
     gate = request.gate

@@ -11,11 +11,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from oracle import LIMITS, Shape, attention, draw
+from runner import runner
 
 from rave_mlx.attention.kernels.fused import Request, fused
 from rave_mlx.attention.kernels.launch import shape_refusal
 from rave_mlx.attention.kernels.tuning import DecodeTile, PrefillTile
-from runner import runner
 
 CASES = int(os.environ.get("RAVE_KERNEL_CASES", "10"))
 LONGEST = int(os.environ.get("RAVE_KERNEL_KEYS", "1500"))

@@ -7,10 +7,14 @@
 #ifndef SHARED_POINTER
 #define SHARED_POINTER(...) threadgroup __VA_ARGS__*
 #define FUNCTION inline
+#define UNROLL _Pragma("clang loop unroll(full)")
 #endif
 
-constexpr constant float LOWEST = -3.0e38f;  // finite, so that differences of masked scores are never NaN
-constexpr constant float LN2 = 0.69314718055994531f;
+// A loop over registers: arrays stay in registers only when every index is known.
+#define EACH(i, n) UNROLL for (int i = 0; i < (n); i++)
+
+constant constexpr float LOWEST = -3.0e38f;  // finite, so that differences of masked scores are never NaN
+constant constexpr float LN2 = 0.69314718055994531f;
 
 // N neighbours moved as one load; its alignment is that of one element, so a view may start anywhere.
 template <typename T, int N>
@@ -34,9 +38,9 @@ template <int N, typename T>
 FUNCTION void load_row(thread float* to, const device T* from, int64_t stride) {
   if (stride == 1) {
     const Chunk<T, N> c = *(const device Chunk<T, N>*)from;
-    for (int i = 0; i < N; i++) to[i] = float(c.item[i]);
+    EACH(i, N) to[i] = float(c.item[i]);
   } else {
-    for (int i = 0; i < N; i++) to[i] = float(from[i * stride]);
+    EACH(i, N) to[i] = float(from[i * stride]);
   }
 }
 
@@ -47,7 +51,7 @@ FUNCTION Chunk<T, N> load_chunk(const device T* from, int64_t stride) {
   if (stride == 1) {
     c = *(const device Chunk<T, N>*)from;
   } else {
-    for (int i = 0; i < N; i++) c.item[i] = from[i * stride];
+    EACH(i, N) c.item[i] = from[i * stride];
   }
   return c;
 }

@@ -9,6 +9,7 @@
 #define threadgroup __shared__
 #define FUNCTION __device__ inline
 #define SHARED_POINTER(...) __VA_ARGS__*
+#define UNROLL _Pragma("unroll")
 
 #define threadgroup_position_in_grid blockIdx
 #define threadgroups_per_grid gridDim

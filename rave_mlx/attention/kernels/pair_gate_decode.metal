@@ -27,7 +27,7 @@
   float qr[RT][DP], o[RT][DP], m[RT], l[RT];
   int last[RT], first[RT];
   int low = LK, high = 0;
-  for (int r = 0; r < RT; r++) {
+  EACH(r, RT) {
     const int i = min((row0 + r) / G, LQ - 1);
     const int h = kvh * G + (row0 + r) % G;
     const int position = LK - LQ + i;
@@ -37,7 +37,7 @@
     low = last[r] < 0 ? low : min(low, first[r]);
     load_row<DP>(qr[r], q + b * q_strides[0] + h * q_strides[1] + i * q_strides[2] + li * DP * q_strides[3],
                     q_strides[3]);
-    for (int e = 0; e < DP; e++) {
+    EACH(e, DP) {
       qr[r][e] *= consts[0];
       o[r][e] = 0.0f;
     }
@@ -46,23 +46,23 @@
   }
 #if MASS
   float part[RT][NM];
-  for (int r = 0; r < RT; r++)
-    for (int n = 0; n < NM; n++) part[r][n] = 0.0f;
+  EACH(r, RT)
+    EACH(n, NM) part[r][n] = 0.0f;
 #endif
 #if GATE
   constexpr int RP = (R + LPK - 1) / LPK;  // gate features of a lane
   const int slot = slots[kvh];
   const bool has_features = slot >= 0 && li * RP < R;
   float ur[RT][RP];
-  for (int r = 0; r < RT; r++) {
-    for (int e = 0; e < RP; e++) ur[r][e] = 0.0f;
+  EACH(r, RT) {
+    EACH(e, RP) ur[r][e] = 0.0f;
     if (has_features) {
       const int i = min((row0 + r) / G, LQ - 1);
       load_row<RP>(ur[r],
                       gu + b * gu_strides[0] + (slot * G + (row0 + r) % G) * gu_strides[1] + i * gu_strides[2] +
                           li * RP * gu_strides[3],
                       gu_strides[3]);
-      for (int e = 0; e < RP; e++) ur[r][e] *= consts[1];
+      EACH(e, RP) ur[r][e] *= consts[1];
     }
   }
 #endif
@@ -77,7 +77,7 @@
     const int j = inside ? j0 + sub : k1 - 1;
     float kr[DP];
 #if BITS
-    for (int e = 0; e < DP; e++) {
+    EACH(e, DP) {
       const int d = li * DP + e;
       const uint word = k[b * k_strides[0] + kvh * k_strides[1] + j * k_strides[2] + d * BITS / 32 * k_strides[3]];
       const int64_t at = b * ks_strides[0] + kvh * ks_strides[1] + j * ks_strides[2] + d / QG * ks_strides[3];
@@ -91,21 +91,21 @@
 #if GATE
     const bool near_image = slot >= 0 && j0 < dims[3] && j0 + NK > dims[2];  // uniform over the simdgroup
     float gr[RP];
-    for (int e = 0; e < RP; e++) gr[e] = 0.0f;
+    EACH(e, RP) gr[e] = 0.0f;
     if (near_image && has_features)
       load_row<RP>(gr, gv + b * gv_strides[0] + slot * gv_strides[1] + j * gv_strides[2] + li * RP * gv_strides[3],
                       gv_strides[3]);
 #endif
     float p[RT], f[RT];
-    for (int r = 0; r < RT; r++) {
+    EACH(r, RT) {
       float s = 0.0f;
-      for (int e = 0; e < DP; e++) s += qr[r][e] * kr[e];
-      for (int x = 1; x < LPK; x *= 2) s += simd_shuffle_xor(s, ushort(x));
+      EACH(e, DP) s += qr[r][e] * kr[e];
+      UNROLL for (int x = 1; x < LPK; x *= 2) s += simd_shuffle_xor(s, ushort(x));
 #if GATE
       if (near_image) {
         float y = 0.0f;
-        for (int e = 0; e < RP; e++) y += ur[r][e] * gr[e];
-        for (int x = 1; x < LPK; x *= 2) y += simd_shuffle_xor(y, ushort(x));
+        EACH(e, RP) y += ur[r][e] * gr[e];
+        UNROLL for (int x = 1; x < LPK; x *= 2) y += simd_shuffle_xor(y, ushort(x));
         s += squash<PHI>(y, consts[2]);
       }
 #endif
@@ -122,12 +122,12 @@
       l[r] = l[r] * f[r] + p[r];
 #if MASS
       const int kind = int(kinds[b * kinds_strides[0] + j * kinds_strides[1]]);
-      for (int n = 0; n < NM; n++) part[r][n] = part[r][n] * f[r] + (kind == n ? p[r] : 0.0f);
+      EACH(n, NM) part[r][n] = part[r][n] * f[r] + (kind == n ? p[r] : 0.0f);
 #endif
     }
     float vr[DP];
 #if BITS
-    for (int e = 0; e < DP; e++) {
+    EACH(e, DP) {
       const int d = li * DP + e;
       const uint word = v[b * v_strides[0] + kvh * v_strides[1] + j * v_strides[2] + d * BITS / 32 * v_strides[3]];
       const int64_t at = b * vs_strides[0] + kvh * vs_strides[1] + j * vs_strides[2] + d / QG * vs_strides[3];
@@ -138,20 +138,20 @@
     load_row<DP>(vr, v + b * v_strides[0] + kvh * v_strides[1] + j * v_strides[2] + li * DP * v_strides[3],
                     v_strides[3]);
 #endif
-    for (int r = 0; r < RT; r++)
-      for (int e = 0; e < DP; e++) o[r][e] = o[r][e] * f[r] + p[r] * vr[e];
+    EACH(r, RT)
+      EACH(e, DP) o[r][e] = o[r][e] * f[r] + p[r] * vr[e];
   }
 
   // The NK keys of a simdgroup.
-  for (int r = 0; r < RT; r++) {
-    for (int x = LPK; x < 32; x *= 2) {
+  EACH(r, RT) {
+    UNROLL for (int x = LPK; x < 32; x *= 2) {
       const float other = simd_shuffle_xor(m[r], ushort(x));
       const float top = max(m[r], other);
       const float mine = fast::exp2(m[r] - top), theirs = fast::exp2(other - top);
       l[r] = l[r] * mine + simd_shuffle_xor(l[r], ushort(x)) * theirs;
-      for (int e = 0; e < DP; e++) o[r][e] = o[r][e] * mine + simd_shuffle_xor(o[r][e], ushort(x)) * theirs;
+      EACH(e, DP) o[r][e] = o[r][e] * mine + simd_shuffle_xor(o[r][e], ushort(x)) * theirs;
 #if MASS
-      for (int n = 0; n < NM; n++) part[r][n] = part[r][n] * mine + simd_shuffle_xor(part[r][n], ushort(x)) * theirs;
+      EACH(n, NM) part[r][n] = part[r][n] * mine + simd_shuffle_xor(part[r][n], ushort(x)) * theirs;
 #endif
       m[r] = top;
     }
@@ -165,14 +165,14 @@
   threadgroup float group_part[NSG * NM];
 #endif
   const int tid = int(thread_position_in_threadgroup.x);
-  for (int r = 0; r < RT; r++) {
+  EACH(r, RT) {
     if (sub == 0) {
-      for (int e = 0; e < DP; e++) group_o[sg * D + li * DP + e] = o[r][e];
+      EACH(e, DP) group_o[sg * D + li * DP + e] = o[r][e];
       if (li == 0) {
         group_m[sg] = m[r];
         group_l[sg] = l[r];
 #if MASS
-        for (int n = 0; n < NM; n++) group_part[sg * NM + n] = part[r][n];
+        EACH(n, NM) group_part[sg * NM + n] = part[r][n];
 #endif
       }
     }

@@ -42,7 +42,7 @@
     const int r = c / (D / VEC), d = c % (D / VEC) * VEC;
     const int i = (row0 + r) / G, h = kvh * G + (row0 + r) % G;
     Chunk<T, VEC> chunk;
-    for (int e = 0; e < VEC; e++) chunk.item[e] = T(0.0f);
+    EACH(e, VEC) chunk.item[e] = T(0.0f);
     if (i < LQ)
       chunk = load_chunk<VEC>(q + b * q_strides[0] + h * q_strides[1] + i * q_strides[2] + d * q_strides[3],
                                  q_strides[3]);
@@ -51,8 +51,8 @@
 #if GATE
   const int slot = slots[kvh];
   simdgroup_matrix<float, 8, 8> U[TR];
-  for (int t = 0; t < TR; t++) {
-    for (int e = 0; e < 2; e++) {
+  EACH(t, TR) {
+    EACH(e, 2) {
       float x = 0.0f;
       if (live && slot >= 0)
         x = float(gu[b * gu_strides[0] + (slot * G + row % G) * gu_strides[1] + query * gu_strides[2] +
@@ -63,10 +63,10 @@
 #endif
 #if MASS
   float part[NM];
-  for (int n = 0; n < NM; n++) part[n] = 0.0f;
+  EACH(n, NM) part[n] = 0.0f;
 #endif
   simdgroup_matrix<float, 8, 8> O[TD];
-  for (int t = 0; t < TD; t++) O[t] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+  EACH(t, TD) O[t] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   float m = LOWEST, l = 0.0f;  // l and part are sums over this lane's own columns until the end
 
   // Splits share out the blocks that a query of this call can see at all.
@@ -80,7 +80,7 @@
     for (int c = tid; c < BK * (D / VEC); c += NSG * 32) {
       const int r = c / (D / VEC), d = c % (D / VEC) * VEC;
       Chunk<T, VEC> chunk;
-      for (int e = 0; e < VEC; e++) chunk.item[e] = T(0.0f);
+      EACH(e, VEC) chunk.item[e] = T(0.0f);
       if (k0 + r < LK)
         chunk = load_chunk<VEC>(
             k + b * k_strides[0] + kvh * k_strides[1] + (k0 + r) * k_strides[2] + d * k_strides[3], k_strides[3]);
@@ -92,7 +92,7 @@
       for (int c = tid; c < BK * (R / GVEC); c += NSG * 32) {
         const int r = c / (R / GVEC), d = c % (R / GVEC) * GVEC;
         Chunk<F, GVEC> chunk;
-        for (int e = 0; e < GVEC; e++) chunk.item[e] = F(0.0f);
+        EACH(e, GVEC) chunk.item[e] = F(0.0f);
         if (k0 + r < LK)
           chunk = load_chunk<GVEC>(
               gv + b * gv_strides[0] + slot * gv_strides[1] + (k0 + r) * gv_strides[2] + d * gv_strides[3],
@@ -103,31 +103,31 @@
 #endif
     threadgroup_barrier(mem_flags::mem_threadgroup);
     simdgroup_matrix<float, 8, 8> P[TK];
-    for (int t = 0; t < TK; t++) P[t] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    for (int dd = 0; dd < TD; dd++) {
+    EACH(t, TK) P[t] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    EACH(dd, TD) {
       simdgroup_matrix<float, 8, 8> A, B;
-      for (int e = 0; e < 2; e++) A.thread_elements()[e] = float(Qs[(sg * 8 + fm) * LD + dd * 8 + fn + e]);
-      for (int t = 0; t < TK; t++) {
-        for (int e = 0; e < 2; e++) B.thread_elements()[e] = float(KVs[(t * 8 + fn + e) * LD + dd * 8 + fm]);
+      EACH(e, 2) A.thread_elements()[e] = float(Qs[(sg * 8 + fm) * LD + dd * 8 + fn + e]);
+      EACH(t, TK) {
+        EACH(e, 2) B.thread_elements()[e] = float(KVs[(t * 8 + fn + e) * LD + dd * 8 + fm]);
         simdgroup_multiply_accumulate(P[t], A, B, P[t]);
       }
     }
     float top = m;
-    for (int t = 0; t < TK; t++) {
-      for (int e = 0; e < 2; e++) P[t].thread_elements()[e] *= consts[0];
+    EACH(t, TK) {
+      EACH(e, 2) P[t].thread_elements()[e] *= consts[0];
 #if GATE
       if (near_image) {
         simdgroup_matrix<float, 8, 8> X = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-        for (int s = 0; s < TR; s++) {
+        EACH(s, TR) {
           simdgroup_matrix<float, 8, 8> W;
-          for (int e = 0; e < 2; e++) W.thread_elements()[e] = float(Gs[(t * 8 + fn + e) * LR + s * 8 + fm]);
+          EACH(e, 2) W.thread_elements()[e] = float(Gs[(t * 8 + fn + e) * LR + s * 8 + fm]);
           simdgroup_multiply_accumulate(X, U[s], W, X);
         }
-        for (int e = 0; e < 2; e++)
+        EACH(e, 2)
           P[t].thread_elements()[e] += squash<PHI>(X.thread_elements()[e], consts[2]);
       }
 #endif
-      for (int e = 0; e < 2; e++) {
+      EACH(e, 2) {
         const int j = k0 + t * 8 + fn + e;
         bool seen = j < stop && j >= first && j <= last;
 #if MASK
@@ -145,10 +145,10 @@
     m = top;
     l *= f;
 #if MASS
-    for (int n = 0; n < NM; n++) part[n] *= f;
+    EACH(n, NM) part[n] *= f;
 #endif
-    for (int t = 0; t < TK; t++) {
-      for (int e = 0; e < 2; e++) {
+    EACH(t, TK) {
+      EACH(e, 2) {
         const float s = P[t].thread_elements()[e];
         const float p = s > LOWEST ? fast::exp2(s - top) : 0.0f;
         P[t].thread_elements()[e] = p;
@@ -156,7 +156,7 @@
 #if MASS
         const int j = min(k0 + t * 8 + fn + e, LK - 1);
         const int kind = int(kinds[b * kinds_strides[0] + j * kinds_strides[1]]);
-        for (int n = 0; n < NM; n++) part[n] += kind == n ? p : 0.0f;
+        EACH(n, NM) part[n] += kind == n ? p : 0.0f;
 #endif
       }
     }
@@ -164,18 +164,18 @@
     for (int c = tid; c < BK * (D / VEC); c += NSG * 32) {
       const int r = c / (D / VEC), d = c % (D / VEC) * VEC;
       Chunk<T, VEC> chunk;
-      for (int e = 0; e < VEC; e++) chunk.item[e] = T(0.0f);
+      EACH(e, VEC) chunk.item[e] = T(0.0f);
       if (k0 + r < LK)
         chunk = load_chunk<VEC>(
             v + b * v_strides[0] + kvh * v_strides[1] + (k0 + r) * v_strides[2] + d * v_strides[3], v_strides[3]);
       *(SHARED_POINTER(Chunk<T, VEC>))(KVs + r * LD + d) = chunk;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (int dd = 0; dd < TD; dd++) {
-      for (int e = 0; e < 2; e++) O[dd].thread_elements()[e] *= f;
-      for (int t = 0; t < TK; t++) {
+    EACH(dd, TD) {
+      EACH(e, 2) O[dd].thread_elements()[e] *= f;
+      EACH(t, TK) {
         simdgroup_matrix<float, 8, 8> B;
-        for (int e = 0; e < 2; e++) B.thread_elements()[e] = float(KVs[(t * 8 + fm) * LD + dd * 8 + fn + e]);
+        EACH(e, 2) B.thread_elements()[e] = float(KVs[(t * 8 + fm) * LD + dd * 8 + fn + e]);
         simdgroup_multiply_accumulate(O[dd], P[t], B, O[dd]);
       }
     }
@@ -186,12 +186,12 @@
   const float inverse = l > 0.0f ? 1.0f / l : 0.0f;
   const int64_t at = (int64_t(b * HQ + head) * LQ + query) * S + split;
   if (live) {
-    for (int dd = 0; dd < TD; dd++)
-      for (int e = 0; e < 2; e++) out[at * D + dd * 8 + fn + e] = TO(O[dd].thread_elements()[e] * inverse);
+    EACH(dd, TD)
+      EACH(e, 2) out[at * D + dd * 8 + fn + e] = TO(O[dd].thread_elements()[e] * inverse);
     if (fn == 0) lse[at] = l > 0.0f ? (m + fast::log2(l)) * LN2 : -INFINITY;
   }
 #if MASS
-  for (int n = 0; n < NM; n++) {
+  EACH(n, NM) {
     part[n] += simd_shuffle_xor(part[n], ushort(1));
     part[n] += simd_shuffle_xor(part[n], ushort(8));
     if (live && fn == 0) mass[at * NM + n] = part[n] * inverse;

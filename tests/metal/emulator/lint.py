@@ -1,7 +1,7 @@
 """Type check of Metal text on Linux through libclang's OpenCL C++ mode (pip install libclang).
 
-It finds address-space errors, writes to const inputs, undeclared names, double arithmetic and threadgroup arrays outside
-the outermost scope.
+It finds address-space errors, writes to const inputs, undeclared names, double arithmetic and threadgroup arrays
+outside the outermost scope.
 """
 
 import re
@@ -18,7 +18,7 @@ _TEMPLATE = re.compile(r"template <([^>]*)>\n\[\[kernel\]\]")
 
 
 def prepare(text: str) -> str:
-    """The template instance as typedefs and macros: OpenCL has no kernel templates, and no pointers to bool in kernels."""
+    """The template instance as typedefs and constants: OpenCL has neither kernel templates nor pointers to bool."""
     text = re.sub(r"(?m)^#include <metal_\w+>$", "", text)
     instance = _INSTANCE.search(text)
     if instance:
