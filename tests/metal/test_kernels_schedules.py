@@ -106,3 +106,8 @@ def test_the_splits_are_merged_in_any_order_of_threads():
     assert all(np.array_equal(r, results[0]) for r in results)
     expected = attention(request).out
     assert np.linalg.norm(results[0] - expected) / np.linalg.norm(expected) < 2e-6
+
+
+def test_more_than_1024_threads_are_refused():
+    with pytest.raises(KernelFault, match="more than 1024 threads"):
+        fused(sample(1), Emulator(), DecodeTile(4, 8, 33, 1))
