@@ -19,8 +19,8 @@ from typing import cast
 
 import mlx.core as mx
 
-from rave_mlx import backend
 from rave_mlx.attention.gate import GateTerms, Squash, squash
+from rave_mlx.attention.head_sets import Heads, after, head_sets, joined, lanes, rows, to_keys, unstack
 from rave_mlx.attention.masks import Mask
 from rave_mlx.elementwise import exp2, tanh_limit
 
@@ -29,8 +29,6 @@ Forward = Callable[[mx.array, mx.array, mx.array, Mask, GateTerms | None], tuple
 
 _LOG2E = 1.4426950408889634
 _BLOCK = 128
-_LANE_WORK = 1 << 20
-"""Scores below which a second thread costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +46,6 @@ class _Gate:
 
     def terms(self, u: mx.array, v: mx.array) -> GateTerms:
         return GateTerms(u, v, self.groups, self.span, self.squash, self.limit)
-
-
-@dataclass(frozen=True)
-class _Heads:
-    """The float32 arrays of KV heads `groups`; q, do (B, g, ratio, Lq, d), lse, delta (B, g, ratio, Lq, 1), k, v
-    (B, g, Lk, d); gated heads have u (B, g, ratio, Lq, R) and w (B, g, Lk, R)."""
-
-    groups: tuple[int, ...]
-    q: mx.array
-    k: mx.array
-    v: mx.array
-    do: mx.array
-    lse: mx.array
-    delta: mx.array
-    u: mx.array | None
-    w: mx.array | None
 
 
 def train(
@@ -125,30 +107,30 @@ def differentiable(
 def _forward(
     q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask, gate: GateTerms | None, block: int
 ) -> tuple[mx.array, mx.array]:
-    sets = _head_sets(q, k, v, gate)
+    sets = head_sets(q, k, v, gate)
     parts = []
-    for heads, lane in zip(sets, _lanes(sets, q, k), strict=True):
+    for heads, lane in zip(sets, lanes(sets, q, k), strict=True):
         with mx.stream(lane):
             parts.append(_set_forward(heads, scale, mask, gate, block))
-    out, lse = (_joined([part[i] for part in parts], sets) for i in range(2))
+    out, lse = (joined([part[i] for part in parts], sets) for i in range(2))
     return out.reshape(q.shape).astype(q.dtype), lse.reshape(q.shape[:3])
 
 
 def _set_forward(
-    heads: _Heads, scale: float, mask: Mask, gate: GateTerms | None, block: int
+    heads: Heads, scale: float, mask: Mask, gate: GateTerms | None, block: int
 ) -> tuple[mx.array, mx.array]:
     """Output (B, g, ratio, Lq, d) and log-sum-exp (B, g, ratio, Lq, 1)."""
     values: list[mx.array] = []
     totals: list[mx.array] = []
     for start, stop in _blocks(heads.q.shape[3], block):
-        now = _after(heads, values[-1:] + totals[-1:])
+        now = after(heads, values[-1:] + totals[-1:])
         scores = _scores(now, scale, mask, gate, start, stop).scores
         top = mx.maximum(mx.max(scores, axis=-1, keepdims=True), -1e30)
         weights = exp2(scores - top)
         total = mx.sum(weights, axis=-1, keepdims=True)
         out = (weights @ now.v[:, :, : scores.shape[-1]]) / mx.maximum(total, 1e-30)
-        values.append(_unstack(out, now))
-        totals.append(_unstack((top + mx.log2(total)) / _LOG2E, now))
+        values.append(unstack(out, now))
+        totals.append(unstack((top + mx.log2(total)) / _LOG2E, now))
     return mx.concatenate(values, axis=3), mx.concatenate(totals, axis=3)
 
 
@@ -164,24 +146,24 @@ def _backward(
     block: int,
 ) -> list[mx.array]:
     """Gradients of q, k, v and, with a gate, of u and w."""
-    sets = _head_sets(q, k, v, gate, cotangents, outputs)
+    sets = head_sets(q, k, v, gate, cotangents, outputs)
     parts = []
-    for heads, lane in zip(sets, _lanes(sets, q, k), strict=True):
+    for heads, lane in zip(sets, lanes(sets, q, k), strict=True):
         with mx.stream(lane):
             parts.append(_set_backward(heads, scale, mask, gate, block))
-    grads = [_joined([part[i] for part in parts], sets) for i in range(3)]
+    grads = [joined([part[i] for part in parts], sets) for i in range(3)]
     shaped = [g.reshape(x.shape).astype(x.dtype) for g, x in zip(grads, (q, k, v), strict=True)]
     if gate is None:
         return shaped
     gated = [i for i, heads in enumerate(sets) if heads.u is not None]
-    features = [_joined([parts[i][n] for i in gated], [sets[i] for i in gated]) for n in (3, 4)]
+    features = [joined([parts[i][n] for i in gated], [sets[i] for i in gated]) for n in (3, 4)]
     by_row = [sorted(gate.groups).index(g) for g in gate.groups]
     return shaped + [
         x[:, by_row].reshape(like.shape).astype(like.dtype) for x, like in zip(features, (gate.u, gate.v), strict=True)
     ]
 
 
-def _set_backward(heads: _Heads, scale: float, mask: Mask, gate: GateTerms | None, block: int) -> list[mx.array]:
+def _set_backward(heads: Heads, scale: float, mask: Mask, gate: GateTerms | None, block: int) -> list[mx.array]:
     """dq, dk, dv and, for gated heads, du, dw."""
     num_keys = heads.k.shape[2]
     dk, dv = mx.zeros_like(heads.k), mx.zeros_like(heads.v)
@@ -189,15 +171,15 @@ def _set_backward(heads: _Heads, scale: float, mask: Mask, gate: GateTerms | Non
     dq: list[mx.array] = []
     du: list[mx.array] = []
     for start, stop in _blocks(heads.q.shape[3], block):
-        now = _after(heads, [dk, dv, *([] if dw is None else [dw]), *dq[-1:], *du[-1:]] if start else [])
+        now = after(heads, [dk, dv, *([] if dw is None else [dw]), *dq[-1:], *du[-1:]] if start else [])
         rebuilt = _scores(now, scale, mask, gate, start, stop)
         keys = rebuilt.scores.shape[-1]
-        lse, do = _rows(now.lse, start, stop), _rows(now.do, start, stop)
+        lse, do = rows(now.lse, start, stop), rows(now.do, start, stop)
         p = exp2(rebuilt.scores - mx.where(mx.isinf(lse), 0.0, lse) * _LOG2E)
-        ds = p * (do @ now.v[:, :, :keys].swapaxes(-1, -2) - _rows(now.delta, start, stop))
-        dq.append(_unstack(scale * (ds @ now.k[:, :, :keys]), now))
-        dk = dk + _to_keys(scale * (ds.swapaxes(-1, -2) @ _rows(now.q, start, stop)), 0, num_keys)
-        dv = dv + _to_keys(p.swapaxes(-1, -2) @ do, 0, num_keys)
+        ds = p * (do @ now.v[:, :, :keys].swapaxes(-1, -2) - rows(now.delta, start, stop))
+        dq.append(unstack(scale * (ds @ now.k[:, :, :keys]), now))
+        dk = dk + to_keys(scale * (ds.swapaxes(-1, -2) @ rows(now.q, start, stop)), 0, num_keys)
+        dv = dv + to_keys(p.swapaxes(-1, -2) @ do, 0, num_keys)
         if now.u is None or now.w is None or gate is None or dw is None:
             continue
         if rebuilt.x is None or rebuilt.bias is None:
@@ -205,8 +187,8 @@ def _set_backward(heads: _Heads, scale: float, mask: Mask, gate: GateTerms | Non
             continue
         low, high = gate.span[0], gate.span[0] + rebuilt.x.shape[-1]
         dx = ds[..., low:high] * _slope(rebuilt.x, rebuilt.bias, gate)
-        du.append(_unstack(dx @ now.w[:, :, low:high], now))
-        dw = dw + _to_keys(dx.swapaxes(-1, -2) @ _rows(now.u, start, stop), low, num_keys)
+        du.append(unstack(dx @ now.w[:, :, low:high], now))
+        dw = dw + to_keys(dx.swapaxes(-1, -2) @ rows(now.u, start, stop), low, num_keys)
     grads = [mx.concatenate(dq, axis=3), dk, dv]
     return grads if dw is None else [*grads, mx.concatenate(du, axis=3), dw]
 
@@ -234,16 +216,16 @@ class _Block:
     bias: mx.array | None = None
 
 
-def _scores(heads: _Heads, scale: float, mask: Mask, gate: GateTerms | None, start: int, stop: int) -> _Block:
+def _scores(heads: Heads, scale: float, mask: Mask, gate: GateTerms | None, start: int, stop: int) -> _Block:
     num_queries, num_keys = heads.q.shape[3], heads.k.shape[2]
     if isinstance(mask, str):
         num_keys = max(num_keys - num_queries + stop, 1)
-    scores = (_rows(heads.q, start, stop) * (scale * _LOG2E)) @ heads.k[:, :, :num_keys].swapaxes(-1, -2)
+    scores = (rows(heads.q, start, stop) * (scale * _LOG2E)) @ heads.k[:, :, :num_keys].swapaxes(-1, -2)
     x = bias = None
     if heads.u is not None and heads.w is not None and gate is not None:
         low, high = (min(edge, num_keys) for edge in gate.span)
         if low < high:
-            x = _rows(heads.u, start, stop) @ heads.w[:, :, low:high].swapaxes(-1, -2)
+            x = rows(heads.u, start, stop) @ heads.w[:, :, low:high].swapaxes(-1, -2)
             bias = _bias(x, gate)
             scores = scores + mx.pad(bias * _LOG2E, [(0, 0), (0, 0), (0, 0), (low, num_keys - high)])
     allowed = _allowed(mask, heads, start, stop, num_keys)
@@ -253,7 +235,7 @@ def _scores(heads: _Heads, scale: float, mask: Mask, gate: GateTerms | None, sta
     return _Block(scores, x, bias)
 
 
-def _allowed(mask: Mask, heads: _Heads, start: int, stop: int, num_keys: int) -> mx.array | None:
+def _allowed(mask: Mask, heads: Heads, start: int, stop: int, num_keys: int) -> mx.array | None:
     """Boolean, broadcastable to (B, g, ratio, rows, keys); None: every key."""
     if mask is None:
         return None
@@ -261,101 +243,11 @@ def _allowed(mask: Mask, heads: _Heads, start: int, stop: int, num_keys: int) ->
         offset = heads.k.shape[2] - heads.q.shape[3]
         return mx.arange(start + offset, stop + offset)[:, None] >= mx.arange(num_keys)
     mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
-    rows = mask[:, :, start:stop] if mask.shape[2] > 1 else mask
-    if rows.shape[1] == 1:
-        return rows[:, :, None]
-    ratio = heads.q.shape[2]
-    return rows.reshape(rows.shape[0], -1, ratio, *rows.shape[2:])[:, list(heads.groups)]
-
-
-def _head_sets(
-    q: mx.array,
-    k: mx.array,
-    v: mx.array,
-    gate: GateTerms | None,
-    cotangents: Sequence[mx.array] = (),
-    outputs: Sequence[mx.array] = (),
-) -> list[_Heads]:
-    """KV heads that are computed together: gated ones apart from the rest, each in two sets where it is worth it."""
-    num_kv = k.shape[1]
-
-    def spread(x: mx.array, groups: int = num_kv) -> mx.array:
-        return x.astype(mx.float32).reshape(x.shape[0], groups, -1, *x.shape[2:])
-
-    arrays = [spread(q), k.astype(mx.float32), v.astype(mx.float32)]
-    if outputs:
-        do, lse = spread(cotangents[0]), spread(outputs[1][..., None])
-        delta = mx.sum(do * spread(outputs[0]), axis=-1, keepdims=True) - spread(cotangents[1][..., None])
-        arrays += [do, lse, delta]
-    else:
-        arrays += [arrays[0]] * 3
-    made = []
-    for groups in _group_sets(num_kv, gate, q.size // q.shape[-1] * k.shape[2]):
-        u = w = None
-        if gate is not None and groups[0] in gate.groups:
-            slots = [gate.groups.index(g) for g in groups]
-            u, w = _take(spread(gate.u, len(gate.groups)), slots), _take(gate.v.astype(mx.float32), slots)
-        taken = [_take(x, groups) for x in arrays]
-        made.append(_Heads(groups, taken[0], taken[1], taken[2], taken[3], taken[4], taken[5], u, w))
-    return made
-
-
-def _group_sets(num_kv: int, gate: GateTerms | None, work: int) -> list[tuple[int, ...]]:
-    every = tuple(range(num_kv))
-    gated = () if gate is None else tuple(sorted(gate.groups))
-    sets = [s for s in (gated, tuple(g for g in every if g not in gated)) if s]
-    if len(backend.lanes()) > 1 and work >= _LANE_WORK:
-        sets = [part for s in sets for part in (s[: len(s) // 2], s[len(s) // 2 :]) if part]
-    return sets
-
-
-def _lanes(sets: Sequence[_Heads], q: mx.array, k: mx.array) -> Sequence[mx.Stream | mx.ThreadLocalStream]:
-    """A stream for each set; one thread where the work is small."""
-    lanes = backend.lanes()
-    if len(lanes) < 2 or q.size // q.shape[-1] * k.shape[2] < _LANE_WORK:
-        return [mx.default_stream(mx.default_device())] * len(sets)
-    return [lanes[i % len(lanes)] for i in range(len(sets))]
-
-
-def _after(heads: _Heads, done: Sequence[mx.array]) -> _Heads:
-    """The same heads, to be read only when `done` is computed."""
-    if not done:
-        return heads
-    q, k = mx.depends([heads.q, heads.k], list(done))
-    return _Heads(heads.groups, q, k, heads.v, heads.do, heads.lse, heads.delta, heads.u, heads.w)
-
-
-def _joined(parts: Sequence[mx.array], sets: Sequence[_Heads]) -> mx.array:
-    """The sets' arrays as one, KV heads in ascending order (axis 1)."""
-    if len(parts) == 1:
-        return parts[0]
-    order = [g for heads in sets for g in heads.groups]
-    out = mx.concatenate(list(parts), axis=1)
-    return out if order == sorted(order) else out[:, [order.index(g) for g in sorted(order)]]
-
-
-def _take(x: mx.array, groups: Sequence[int]) -> mx.array:
-    """KV heads `groups` of axis 1; a view where they are neighbours."""
-    first = groups[0]
-    if list(groups) != list(range(first, first + len(groups))):
-        return x[:, list(groups)]
-    return x if len(groups) == x.shape[1] else x[:, first : first + len(groups)]
-
-
-def _rows(x: mx.array, start: int, stop: int) -> mx.array:
-    """Rows [start, stop) of every head of a group, stacked: (B, g, ratio, L, n) to (B, g, ratio * rows, n).
-
-    The sum over the query heads of a KV head is then part of the matrix product."""
-    return x[..., start:stop, :].reshape(*x.shape[:2], -1, x.shape[-1])
-
-
-def _unstack(x: mx.array, heads: _Heads) -> mx.array:
-    """(B, g, ratio * rows, n) to (B, g, ratio, rows, n)."""
-    return x.reshape(*heads.q.shape[:3], -1, x.shape[-1])
-
-
-def _to_keys(x: mx.array, first: int, num_keys: int) -> mx.array:
-    return mx.pad(x, [(0, 0), (0, 0), (first, num_keys - first - x.shape[2]), (0, 0)])
+    mask = mask[:, :, start:stop] if mask.shape[2] > 1 else mask
+    if mask.shape[1] == 1:
+        return mask[:, :, None]
+    by_head = mask.reshape(mask.shape[0], -1, heads.q.shape[2], *mask.shape[2:])
+    return by_head[:, list(heads.groups)]
 
 
 def _blocks(num_queries: int, block: int) -> list[tuple[int, int]]:
