@@ -96,7 +96,7 @@ def _plain_silu_mul(gate: mx.array, up: mx.array) -> mx.array:
 
 
 def _plain_gelu(x: mx.array) -> mx.array:
-    return x * (1.0 + mx.erf(x * _SQRT_HALF)) * 0.5
+    return x * (0.5 + 0.5 * mx.erf(x * _SQRT_HALF))
 
 
 def _plain_tanh_limit(x: mx.array, limit: mx.array) -> mx.array:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 _UNLIMITED = 1 << 60
 
 
@@ -68,7 +69,7 @@ def _physical() -> tuple[int, int]:
 def _folders(controller: str) -> Iterator[Path]:
     """The process' control group for a controller and the groups around it, innermost first."""
     try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = _MEMBERSHIP.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:

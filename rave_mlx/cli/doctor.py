@@ -72,7 +72,7 @@ def examine() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("MLX", f"cannot be imported: {_line(error)}", "broken", _install_mlx())
         return
-    yield Finding("MLX", mx.__version__)
+    yield Finding("MLX", importlib.metadata.version("mlx"))
     try:
         found = backend.prepare()
     except RaveError as error:
@@ -93,9 +93,8 @@ def _device(found: Backend) -> Finding:
     names = {"metal": "Metal GPU", "cuda": "CUDA GPU", "cpu": "CPU"}
     dtype = "the checkpoint's type" if found.dtype is None else str(found.dtype).removeprefix("mlx.core.")
     value = f"{names[found.kind]} ({found.device}), {found.cores} cores, computes in {dtype}"
-    if found.kind == "cpu" and sys.platform == "linux" and importlib.util.find_spec("mlx_cuda") is None:
-        if shutil.which("nvidia-smi"):
-            return Finding("backend", value + "; there is an NVIDIA GPU", "slow", "pip install 'rave-mlx[cuda12]'")
+    if found.kind == "cpu" and shutil.which("nvidia-smi"):
+        return Finding("backend", value + "; there is an NVIDIA GPU", "slow", _install_mlx())
     return Finding("backend", value)
 
 
@@ -183,7 +182,9 @@ def _hub() -> Finding:
 
 
 def _install_mlx() -> str:
-    return "pip install mlx" if sys.platform == "darwin" else "pip install 'rave-mlx[cpu]'   (or [cuda12], [cuda13])"
+    if sys.platform == "darwin":
+        return "pip install mlx"
+    return f"pip install 'rave-mlx[{'cuda12' if shutil.which('nvidia-smi') else 'cpu'}]'"
 
 
 def _install_compiler(problem: str) -> str:
