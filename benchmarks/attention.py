@@ -11,7 +11,7 @@ heads gated. Contenders of one row run in turn, so that a busy machine slows the
 
 With --gradient: one gradient of all inputs, by autograd of the explicit form, of the blocks, and by the train path.
 
-    python benchmarks/attention.py [--lengths 1024 4096 16384] [--widths 64 128] [--gradient] [--json]
+    python benchmarks/attention.py [--phases decode] [--lengths 1024 4096] [--widths 64 128] [--gradient] [--json]
 """
 
 from __future__ import annotations
@@ -189,6 +189,7 @@ def main() -> None:
     backend.prepare()
     gpu = backend.current().kind != "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--phases", nargs="+", default=["prefill", "decode"], choices=["prefill", "decode"])
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096, *([8192, 16384] if gpu else [])])
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--heads", type=int, default=28 if gpu else 8)
@@ -204,7 +205,7 @@ def main() -> None:
     if not options.json:
         print(f"{backend.current().kind}, {options.dtype}, {options.heads} heads, {options.kv_heads} KV heads")
         print(f"{'phase':8} {'d':>4} {'L':>6}  {'':22} " + " ".join(f"{c:>12}" for c in ("ms", "peak MiB", "ratio")))
-    for phase in ["gradient"] if options.gradient else ["prefill", "decode"]:
+    for phase in ["gradient"] if options.gradient else options.phases:
         for width in options.widths:
             for length in options.lengths:
                 size = Size(phase, width, length, options.heads, options.kv_heads, getattr(mx, options.dtype))

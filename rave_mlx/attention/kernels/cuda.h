@@ -19,6 +19,7 @@
 #define thread_index_in_simdgroup (threadIdx.x % 32)
 #define simdgroup_index_in_threadgroup (threadIdx.x / 32)
 #define threadgroup_barrier(flags) __syncthreads()
+#define simd_any(condition) __any_sync(0xffffffffu, condition)
 #define simd_shuffle_xor(value, mask) __shfl_xor_sync(0xffffffffu, value, mask)
 
 #ifndef INFINITY

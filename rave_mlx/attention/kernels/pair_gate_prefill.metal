@@ -102,31 +102,8 @@
     }
 #endif
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    simdgroup_matrix<float, 8, 8> P[TK];
-    EACH(t, TK) P[t] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    EACH(dd, TD) {
-      simdgroup_matrix<float, 8, 8> A, B;
-      EACH(e, 2) A.thread_elements()[e] = float(Qs[(sg * 8 + fm) * LD + dd * 8 + fn + e]);
-      EACH(t, TK) {
-        EACH(e, 2) B.thread_elements()[e] = float(KVs[(t * 8 + fn + e) * LD + dd * 8 + fm]);
-        simdgroup_multiply_accumulate(P[t], A, B, P[t]);
-      }
-    }
-    float top = m;
+    int visible = 0;  // one bit for each of this lane's scores
     EACH(t, TK) {
-      EACH(e, 2) P[t].thread_elements()[e] *= consts[0];
-#if GATE
-      if (near_image) {
-        simdgroup_matrix<float, 8, 8> X = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-        EACH(s, TR) {
-          simdgroup_matrix<float, 8, 8> W;
-          EACH(e, 2) W.thread_elements()[e] = float(Gs[(t * 8 + fn + e) * LR + s * 8 + fm]);
-          simdgroup_multiply_accumulate(X, U[s], W, X);
-        }
-        EACH(e, 2)
-          P[t].thread_elements()[e] += squash<PHI>(X.thread_elements()[e], consts[2]);
-      }
-#endif
       EACH(e, 2) {
         const int j = k0 + t * 8 + fn + e;
         bool seen = j < stop && j >= first && j <= last;
@@ -134,30 +111,62 @@
         seen = seen && mask[b * mask_strides[0] + head * mask_strides[1] + query * mask_strides[2] +
                             j * mask_strides[3]];
 #endif
-        const float s = seen ? P[t].thread_elements()[e] : LOWEST;
-        P[t].thread_elements()[e] = s;
-        top = max(top, s);
+        visible |= seen ? 1 << (t * 2 + e) : 0;
       }
     }
-    top = max(top, simd_shuffle_xor(top, ushort(1)));  // the lanes of a row differ in bits 0 and 3
-    top = max(top, simd_shuffle_xor(top, ushort(8)));
-    const float f = fast::exp2(m - top);
-    m = top;
-    l *= f;
-#if MASS
-    EACH(n, NM) part[n] *= f;
+    const bool busy = simd_any(visible != 0);  // a boolean mask hides whole blocks, as causal order does
+    simdgroup_matrix<float, 8, 8> P[TK];
+    float f = 1.0f;
+    if (busy) {
+      EACH(t, TK) P[t] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+      EACH(dd, TD) {
+        simdgroup_matrix<float, 8, 8> A, B;
+        EACH(e, 2) A.thread_elements()[e] = float(Qs[(sg * 8 + fm) * LD + dd * 8 + fn + e]);
+        EACH(t, TK) {
+          EACH(e, 2) B.thread_elements()[e] = float(KVs[(t * 8 + fn + e) * LD + dd * 8 + fm]);
+          simdgroup_multiply_accumulate(P[t], A, B, P[t]);
+        }
+      }
+      float top = m;
+      EACH(t, TK) {
+        EACH(e, 2) P[t].thread_elements()[e] *= consts[0];
+#if GATE
+        if (near_image) {
+          simdgroup_matrix<float, 8, 8> X = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+          EACH(s, TR) {
+            simdgroup_matrix<float, 8, 8> W;
+            EACH(e, 2) W.thread_elements()[e] = float(Gs[(t * 8 + fn + e) * LR + s * 8 + fm]);
+            simdgroup_multiply_accumulate(X, U[s], W, X);
+          }
+          EACH(e, 2) P[t].thread_elements()[e] += squash<PHI>(X.thread_elements()[e], consts[2]);
+        }
 #endif
-    EACH(t, TK) {
-      EACH(e, 2) {
-        const float s = P[t].thread_elements()[e];
-        const float p = s > LOWEST ? fast::exp2(s - top) : 0.0f;
-        P[t].thread_elements()[e] = p;
-        l += p;
+        EACH(e, 2) {
+          const float s = ((visible >> (t * 2 + e)) & 1) != 0 ? P[t].thread_elements()[e] : LOWEST;
+          P[t].thread_elements()[e] = s;
+          top = max(top, s);
+        }
+      }
+      top = max(top, simd_shuffle_xor(top, ushort(1)));  // the lanes of a row differ in bits 0 and 3
+      top = max(top, simd_shuffle_xor(top, ushort(8)));
+      f = fast::exp2(m - top);
+      m = top;
+      l *= f;
 #if MASS
-        const int j = min(k0 + t * 8 + fn + e, LK - 1);
-        const int kind = int(kinds[b * kinds_strides[0] + j * kinds_strides[1]]);
-        EACH(n, NM) part[n] += kind == n ? p : 0.0f;
+      EACH(n, NM) part[n] *= f;
 #endif
+      EACH(t, TK) {
+        EACH(e, 2) {
+          const float s = P[t].thread_elements()[e];
+          const float p = s > LOWEST ? fast::exp2(s - top) : 0.0f;
+          P[t].thread_elements()[e] = p;
+          l += p;
+#if MASS
+          const int j = min(k0 + t * 8 + fn + e, LK - 1);
+          const int kind = int(kinds[b * kinds_strides[0] + j * kinds_strides[1]]);
+          EACH(n, NM) part[n] += kind == n ? p : 0.0f;
+#endif
+        }
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -171,12 +180,14 @@
       *(SHARED_POINTER(Chunk<T, VEC>))(KVs + r * LD + d) = chunk;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    EACH(dd, TD) {
-      EACH(e, 2) O[dd].thread_elements()[e] *= f;
-      EACH(t, TK) {
-        simdgroup_matrix<float, 8, 8> B;
-        EACH(e, 2) B.thread_elements()[e] = float(KVs[(t * 8 + fm) * LD + dd * 8 + fn + e]);
-        simdgroup_multiply_accumulate(O[dd], P[t], B, O[dd]);
+    if (busy) {
+      EACH(dd, TD) {
+        EACH(e, 2) O[dd].thread_elements()[e] *= f;
+        EACH(t, TK) {
+          simdgroup_matrix<float, 8, 8> B;
+          EACH(e, 2) B.thread_elements()[e] = float(KVs[(t * 8 + fm) * LD + dd * 8 + fn + e]);
+          simdgroup_multiply_accumulate(O[dd], P[t], B, O[dd]);
+        }
       }
     }
   }

@@ -13,6 +13,7 @@
 #define gridDim emu::G->tgs
 #define __syncthreads() emu::tg_barrier()
 #define __shfl_xor_sync(mask, value, k) metal::simd_shuffle_xor(value, ushort(k))
+#define __any_sync(mask, condition) metal::simd_any(condition)
 #define __shfl_sync(mask, value, lane) metal::simd_shuffle(value, ushort(lane))
 #undef M_LOG2E_F
 

@@ -31,7 +31,8 @@ VT(float) VT(half) VT(int) VT(uint) VT(short) VT(ushort) VT(ulong) namespace met
   template <class T, int N>
   using vec = T __attribute__((ext_vector_type(N)));
   enum class mem_flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2 };
-  void threadgroup_barrier(mem_flags);
+  bool simd_any(bool);
+void threadgroup_barrier(mem_flags);
   void simdgroup_barrier(mem_flags);
 #define S1(n)        \
   template <class T> \
