@@ -66,8 +66,6 @@ def examine() -> Iterator[Finding]:
     """All findings, the dependent ones after what they depend on."""
     yield Finding("rave-mlx", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     try:
-        import mlx.core as mx
-
         from rave_mlx import backend
     except ImportError as error:
         yield Finding("MLX", f"cannot be imported: {_line(error)}", "broken", _install_mlx())
