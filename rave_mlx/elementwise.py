@@ -23,8 +23,11 @@ import mlx.core as mx
 
 from rave_mlx import backend
 
-_LARGE = 1 << 16
-"""Elements from which a compiled kernel pays for its dispatch and, for a new shape, its trace (0.2 ms)."""
+_LARGE = 1 << 12
+"""Elements from which compiled kernels pay for their dispatch (20 us)."""
+_LARGE_EXP2 = 1 << 16
+"""The same for 2^x, whose plain form is cheaper and whose shape, that of attention scores, changes with every
+decoded token: here a trace (0.2 ms) has to pay as well."""
 _SHAPES = 256
 _LN2 = 0.6931471805599453
 _LOG2E = 1.4426950408889634
@@ -58,7 +61,9 @@ def exp2(x: mx.array) -> mx.array:
     Where the polynomial is used: 5e-7 relative; exact at integers from -126 to 127; flushed to 0 between -126 and
     -127, and 0 from there down to -inf; inf from 128 up; NaN stays NaN.
     """
-    return _exp2(x) if _is_large(x) and backend.current().jit else mx.power(mx.array(2.0, x.dtype), x)
+    if _is_large(x, _LARGE_EXP2) and backend.current().jit:
+        return _exp2(x)
+    return mx.power(mx.array(2.0, x.dtype), x)
 
 
 def silu(x: mx.array) -> mx.array:
@@ -83,8 +88,8 @@ def tanh_limit(x: mx.array, limit: float) -> mx.array:
     return _stock(_plain_tanh_limit)(x, mx.array(limit, x.dtype))
 
 
-def _is_large(x: mx.array) -> bool:
-    return x.size >= _LARGE and x.dtype == mx.float32 and backend.current().kind == "cpu"
+def _is_large(x: mx.array, least: int = _LARGE) -> bool:
+    return x.size >= least and x.dtype == mx.float32 and backend.current().kind == "cpu"
 
 
 def _plain_silu(x: mx.array) -> mx.array:

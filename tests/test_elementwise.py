@@ -14,7 +14,7 @@ import pytest
 from rave_mlx import backend, elementwise
 from rave_mlx.elementwise import exp2, gelu, silu, silu_mul, tanh_limit
 
-LARGE = elementwise._LARGE
+LARGE = max(elementwise._LARGE, elementwise._LARGE_EXP2)
 SIZES = {"large": (LARGE // 256, 256), "small": (50, 4)}
 erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -198,6 +198,19 @@ def test_half_precision_stays_half(name, dtype):
     found = function(x)
     assert found.dtype == dtype
     np.testing.assert_allclose(float64(found), expected(float64(x)), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_the_fused_forms_of_a_gpu(dtype):
+    x = mx.array(spread((40, 30), 6.0)).astype(dtype)
+    bound = 1e-5 if dtype == mx.float32 else 5e-2
+    fused = {name: elementwise._fused(getattr(elementwise, f"_plain_{name}")) for name in ("silu", "gelu")}
+    fused["tanh"] = lambda x: elementwise._fused(elementwise._plain_tanh_limit)(x, mx.array(4.0, x.dtype))
+    for name, function in fused.items():
+        for part in (x, x[:7, 3:]):
+            found = function(part)
+            assert found.dtype == dtype
+            assert np.abs(float64(found) - FUNCTIONS[name][1](float64(part))).max() < bound
 
 
 def test_vmap_and_checkpoint():
