@@ -15,6 +15,8 @@ import os
 import platform
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -87,6 +89,25 @@ def lanes(n: int | None = None) -> list[mx.ThreadLocalStream]:
     """
     found = _lanes()
     return list(found[: max(1, n)] if n is not None else found)
+
+
+@contextmanager
+def blas_threads(count: int) -> Iterator[None]:
+    """Let a matrix product use `count` BLAS threads: 1 where the lanes already keep every core busy.
+
+    It holds for the whole process and counts when a product is computed, not when it is written down: evaluate
+    inside. Without a library of ours, and where that does not tell its threads, nothing changes.
+    """
+    library = current().blas
+    before = None if library is None else library.threads
+    if library is None or before is None:
+        yield
+        return
+    library.set_threads(count)
+    try:
+        yield
+    finally:
+        library.set_threads(before)
 
 
 def memory() -> Memory:

@@ -122,6 +122,18 @@ def test_thread_count_can_be_set_and_read():
 
 
 @rebound
+def test_threads_are_restored_after_a_block_and_after_an_error():
+    library = backend.current().blas
+    before = library.threads
+    with backend.blas_threads(1):
+        assert library.threads == 1
+    assert library.threads == before
+    with pytest.raises(KeyError), backend.blas_threads(1):
+        raise KeyError
+    assert library.threads == before
+
+
+@rebound
 def test_the_library_starts_with_one_thread_a_core_unless_the_user_chose():
     count = "from rave_mlx import backend; print(backend.prepare().blas.threads, backend.current().cores)"
     free = {f"{name}_NUM_THREADS": "" for name in ("OPENBLAS", "OMP", "MKL", "BLIS", "GOTO")}
