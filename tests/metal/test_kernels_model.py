@@ -1,0 +1,68 @@
+"""A small model whose decoder attends through the kernels: the path from a prompt to a launch, caches included."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from runner import runner
+from support import ask, picture, relative, tiny_model
+
+from rave_mlx.attention.kernels import launch as launching
+from rave_mlx.config import GateConfig, RopeConfig
+from rave_mlx.generation import prefill, step
+
+SHAPE = {"head_dim": 64, "rope": RopeConfig(theta=10000.0, sections=(8, 12, 12))}
+GATES = {
+    "half": GateConfig(rank=6, kv_groups=0.5),
+    "all, boost": GateConfig(rank=14, kv_groups=1.0, squash="boost"),
+    "none": None,
+}
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Launches go to the emulator where there is no GPU."""
+    calls = []
+
+    def run(call):
+        calls.append(call.variant.name)
+        return runner()(call)
+
+    monkeypatch.setattr(launching, "_runner", lambda: run)
+    return calls
+
+
+def prompts(lmm):
+    long = [ask("What is the total of the second column?", picture(96, 64))]
+    return [lmm.prepare(long), lmm.prepare([ask("Date?", picture(48, 48, seed=1))])]
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_model_gives_the_logits_of_the_reference_path(gate, kernels):
+    lmm = tiny_model(GATES[gate], **SHAPE)
+    prompt = prompts(lmm)[0]
+    right = np.array(lmm.logits(prompt, path="reference"))
+    assert relative(lmm.logits(prompt, path="kernel"), right) < 1e-5
+    assert set(kernels) == {"prefill"}
+
+
+def test_prefill_in_chunks_and_decode_equal_one_pass(kernels):
+    lmm = tiny_model(GATES["half"], **SHAPE)
+    prompt = prompts(lmm)[0]
+    whole = np.array(lmm.logits(prompt, path="reference"))[0]
+    cache = lmm.make_cache()
+    assert relative(prefill(lmm, prompt, cache, chunk=23, path="kernel")[0], whole[-1]) < 1e-5
+    cache.trim(len(prompt) - 3)
+    for i in range(len(prompt) - 3, len(prompt)):
+        position = int(prompt.token_map.positions[0, i])
+        logits = step(lmm, cache, mx.array(prompt.ids[0, i : i + 1]), position, path="kernel")
+        assert relative(logits[0], whole[i]) < 1e-5
+    assert set(kernels) == {"prefill", "decode"}
+
+
+def test_a_left_padded_batch_equals_batches_of_one(kernels):
+    lmm = tiny_model(GATES["half"], **SHAPE)
+    batch = prompts(lmm)
+    together = np.array(lmm.logits(batch, path="kernel"))
+    for prompt, row in zip(batch, together, strict=True):
+        assert relative(row[-len(prompt) :], np.array(lmm.logits(prompt, path="reference"))[0]) < 1e-5
+    assert set(kernels) == {"prefill"}
