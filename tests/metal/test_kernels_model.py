@@ -7,6 +7,7 @@ from runner import runner
 from support import ask, picture, relative, tiny_model
 
 from rave_mlx.attention.kernels import launch as launching
+from rave_mlx.attention.kernels.selfcheck import self_check
 from rave_mlx.config import GateConfig, RopeConfig
 from rave_mlx.generation import prefill, step
 
@@ -28,7 +29,13 @@ def kernels(monkeypatch):
         return runner()(call)
 
     monkeypatch.setattr(launching, "_runner", lambda: run)
+    assert launching.self_check(run) is None
+    calls.clear()
     return calls
+
+
+def test_the_kernels_pass_their_own_check():
+    assert self_check(runner()) is None
 
 
 def prompts(lmm):

@@ -6,6 +6,8 @@
 | cuda    | the same texts through `mx.fast.cuda_kernel`      |
 | cpu     | nothing here: the kernels are never built         |
 
+The first call of a process checks the kernels on the machine at hand (`selfcheck`).
+
 | covered            | values                                                       |
 |--------------------|--------------------------------------------------------------|
 | dtype of q, k, v   | float16, bfloat16, float32, all the same; inside float32     |
@@ -27,6 +29,7 @@ import mlx.core as mx
 from rave_mlx import backend
 from rave_mlx.attention.gate import GateTerms
 from rave_mlx.attention.kernels.fused import Packed, Request, Result, Run, fused
+from rave_mlx.attention.kernels.selfcheck import self_check
 from rave_mlx.attention.kernels.source import Call, Variant
 from rave_mlx.attention.kernels.tuning import DecodeTile, PrefillTile
 
@@ -40,9 +43,10 @@ Kernel = Callable[..., Sequence[mx.array]]
 
 def refusal(request: Request) -> str | None:
     """Why the fused kernels do not take this request on the current backend; None when they do."""
-    if _runner() is None:
+    run = _runner()
+    if run is None:
         return f"the {backend.current().kind} backend has no fused kernels (they need Metal or CUDA)"
-    return shape_refusal(request)
+    return shape_refusal(request) or self_check(run)
 
 
 def shape_refusal(request: Request) -> str | None:

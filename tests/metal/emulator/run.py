@@ -23,7 +23,7 @@ class KernelFault(Exception):
     """The emulator stopped a kernel: a race, a divergent collective, an access out of bounds."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Emulator:
     """Runs launches; give it to `fused` as `run`.
 
