@@ -46,6 +46,7 @@ REFUSED = {
     "narrow values": (replace(BASE, v=BASE.v[..., :32]), "values"),
     "gate width": (request(rank=10), r"gate width 10 \(covered: 8, 16, 32\)"),
     "additive mask": (replace(BASE, mask=mx.zeros((9, 40))), "a mask of float32"),
+    "kinds": (replace(BASE, kinds=mx.zeros((2, 40), mx.uint8), num_kinds=9), r"9 kinds of keys \(covered: 1 to 8\)"),
     "no key": (replace(BASE, k=BASE.k[:, :, :0], v=BASE.v[:, :, :0]), "no query or no key"),
     "only keys quantized": (replace(BASE, k=quantized(BASE.k)), "quantized keys with plain values"),
     "only values quantized": (replace(BASE, v=quantized(BASE.v)), "quantized values with plain keys"),

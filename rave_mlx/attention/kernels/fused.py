@@ -169,7 +169,7 @@ def _call(
     if isinstance(request.mask, mx.array):
         inputs.append(mx.broadcast_to(request.mask, (batch, heads, num_queries, num_keys)))
     if request.kinds is not None:
-        inputs.append(mx.broadcast_to(request.kinds, (batch, num_keys)))
+        inputs.append(mx.broadcast_to(request.kinds.astype(mx.uint8), (batch, num_keys)))
     first, last = gate.span if gate else (0, 0)
     inputs.append(mx.array([isinstance(request.mask, str), request.window or 0, first, last], mx.int32))
     inputs.append(mx.array([request.scale * _LOG2E, *_gate_constants(gate)], mx.float32))

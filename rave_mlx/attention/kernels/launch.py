@@ -15,6 +15,7 @@ The first call of a process checks the kernels on the machine at hand (`selfchec
 | gate width R       | 8, 16, 32, in any of the three dtypes; any KV heads ungated  |
 | squash             | identity, tanh, suppress, boost                              |
 | mask               | none, causal, boolean; a window on top of any of them        |
+| kinds of keys      | up to 8, when their attention masses are wanted              |
 | quantized k and v  | affine, 4 or 8 bits, group size 32, 64 or 128                |
 """
 
@@ -37,6 +38,7 @@ WIDTHS = (64, 80, 96, 128, 256)
 GATE_WIDTHS = (8, 16, 32)
 DTYPES = (mx.float16, mx.bfloat16, mx.float32)
 GROUP_SIZES = (32, 64, 128)
+MAX_KINDS = 8
 
 Kernel = Callable[..., Sequence[mx.array]]
 
@@ -63,6 +65,8 @@ def shape_refusal(request: Request) -> str | None:
         return reason
     if isinstance(mask, mx.array) and mask.dtype != mx.bool_:
         return f"a mask of {_word(mask.dtype)} (covered: boolean, True where a query may attend)"
+    if request.kinds is not None and not 1 <= request.num_kinds <= MAX_KINDS:
+        return f"{request.num_kinds} kinds of keys (covered: 1 to {MAX_KINDS})"
     return None if gate is None else _gate_refusal(gate)
 
 
