@@ -26,12 +26,14 @@ from dataclasses import asdict, dataclass, replace
 import mlx.core as mx
 
 from rave_mlx import backend
-from rave_mlx.attention import GateTerms, attend, choose_path
+from rave_mlx.attention import GateTerms, Path, attend, choose_path
 from rave_mlx.attention.fold import fold
 from rave_mlx.attention.kernels.fused import Request
 from rave_mlx.attention.reference import full_bias
 
 RANK = 16
+
+Run = Callable[[], list[mx.array]]
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,20 @@ class Size:
         return self.heads * queries * self.length * self.dtype.size
 
 
-def request(size: Size, seed: int = 0) -> Request:
-    """Random inputs; the first gated KV heads are half of all, the visual keys the second quarter and the third."""
-    mx.random.seed(seed)
+@dataclass(frozen=True)
+class Inputs:
+    """Arrays of one attention call, as `attend` takes them."""
+
+    q: mx.array
+    k: mx.array
+    v: mx.array
+    gate: GateTerms
+    scale: float
+
+
+def draw(size: Size) -> Inputs:
+    """Random inputs; the first half of the KV heads is gated, the middle half of the keys visual."""
+    mx.random.seed(0)
     queries = 1 if size.phase == "decode" else size.length
     gated = max(1, size.kv_heads // 2)
     ratio = size.heads // size.kv_heads
@@ -84,60 +97,55 @@ def request(size: Size, seed: int = 0) -> Request:
         span,
     )
     k, v = (normal(1, size.kv_heads, size.length, size.width) for _ in range(2))
-    made = Request(normal(1, size.heads, queries, size.width), k, v, size.width**-0.5, "causal", gate)
+    made = Inputs(normal(1, size.heads, queries, size.width), k, v, gate, size.width**-0.5)
     mx.eval(made.q, k, v, gate.u, gate.v)
     return made
 
 
-def materialized(r: Request) -> mx.array:
+def materialized(x: Inputs) -> mx.array:
     """Stock attention with the whole bias as its mask."""
-    assert r.gate is not None
-    bias = full_bias(r.gate, r.q.shape[1], r.sizes[2])
-    rows = mx.arange(r.sizes[4] - r.sizes[3], r.sizes[4])[:, None]
-    bias = mx.where(rows >= mx.arange(r.sizes[4]), bias, -mx.inf).astype(r.q.dtype)
-    return mx.fast.scaled_dot_product_attention(r.q, r.k, r.v, scale=r.scale, mask=bias)
+    num_queries, num_keys = x.q.shape[2], x.k.shape[2]
+    bias = full_bias(x.gate, x.q.shape[1], x.k.shape[1])
+    rows = mx.arange(num_keys - num_queries, num_keys)[:, None]
+    bias = mx.where(rows >= mx.arange(num_keys), bias, -mx.inf).astype(x.q.dtype)
+    return mx.fast.scaled_dot_product_attention(x.q, x.k, x.v, scale=x.scale, mask=bias)
 
 
-def stock(r: Request) -> mx.array:
-    return mx.fast.scaled_dot_product_attention(r.q, r.k, r.v, scale=r.scale, mask=r.mask)
-
-
-def gated(r: Request) -> mx.array:
-    return attend(r.q, r.k, r.v, scale=r.scale, mask=r.mask, gate=r.gate)
-
-
-def contenders(size: Size, limit: int) -> dict[str, Callable[[], mx.array] | None]:
+def contenders(size: Size, limit: int) -> dict[str, Run | None]:
     """What runs at a size; None for what would need more than `limit` bytes."""
-    r = request(size)
-    assert r.gate is not None
-    linear = replace(r, gate=replace(r.gate, squash="identity"))
-    text = replace(r, gate=replace(r.gate, v=mx.zeros_like(r.gate.v), span=(0, 0)))
+    x = draw(size)
+    q, k, v, scale = x.q, x.k, x.v, x.scale
+    linear = replace(x.gate, squash="identity")
+    text = replace(x.gate, v=mx.zeros_like(x.gate.v), span=(0, 0))
     fits = 3 * size.bias_bytes <= limit
-    on_cpu = backend.current().kind == "cpu"
+    stock_fits = fits or backend.current().kind != "cpu"  # on a CPU stock attention keeps every score too
+    paths = [choose_path(Request(q, k, v, scale, "causal", gate)) for gate in (x.gate, None)]
+
+    def stock() -> list[mx.array]:
+        return [mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")]
+
     return {
-        # On a CPU stock attention keeps every score too.
-        "stock": (lambda: stock(r)) if fits or not on_cpu else None,
-        "materialized": (lambda: materialized(r)) if fits else None,
-        "fold": (lambda: fold(r.q, r.k, r.v, scale=r.scale, mask=r.mask, gate=linear.gate))
-        if fits or not on_cpu
-        else None,
-        f"gated ({choose_path(r)})": lambda: gated(r),
-        f"gated, text ({choose_path(replace(r, gate=None))})": lambda: gated(text),
+        "stock": stock if stock_fits else None,
+        "materialized": (lambda: [materialized(x)]) if fits else None,
+        "fold": (lambda: [fold(q, k, v, scale=scale, mask="causal", gate=linear)]) if stock_fits else None,
+        f"gated ({paths[0]})": lambda: [attend(q, k, v, scale=scale, mask="causal", gate=x.gate)],
+        f"gated, text ({paths[1]})": lambda: [attend(q, k, v, scale=scale, mask="causal", gate=text)],
     }
 
 
-def gradients(size: Size, limit: int) -> dict[str, Callable[[], mx.array] | None]:
+def gradients(size: Size, limit: int) -> dict[str, Run | None]:
     """One gradient of q, k, v, u and w by each path."""
-    r = request(size)
-    weight = mx.random.normal(r.q.shape).astype(size.dtype)
+    x = draw(size)
+    weight = mx.random.normal(x.q.shape).astype(size.dtype)
     mx.eval(weight)
 
-    def run(path: str) -> Callable[[], list[mx.array]]:
+    def run(path: Path) -> Run:
         def loss(q: mx.array, k: mx.array, v: mx.array, u: mx.array, w: mx.array) -> mx.array:
-            gate = replace(r.gate, u=u, v=w)
-            return mx.sum(attend(q, k, v, scale=r.scale, mask=r.mask, gate=gate, path=path) * weight)
+            gate = replace(x.gate, u=u, v=w)
+            return mx.sum(attend(q, k, v, scale=x.scale, mask="causal", gate=gate, path=path) * weight)
 
-        return lambda: mx.grad(loss, (0, 1, 2, 3, 4))(r.q, r.k, r.v, r.gate.u, r.gate.v)
+        grad = mx.grad(loss, (0, 1, 2, 3, 4))
+        return lambda: list(grad(x.q, x.k, x.v, x.gate.u, x.gate.v))
 
     fits = 10 * size.heads * size.length**2 * 4 <= limit
     return {
@@ -147,7 +155,7 @@ def gradients(size: Size, limit: int) -> dict[str, Callable[[], mx.array] | None
     }
 
 
-def measure(functions: dict[str, Callable[[], mx.array] | None], repeats: int) -> dict[str, tuple[float, float] | None]:
+def measure(functions: dict[str, Run | None], repeats: int) -> dict[str, tuple[float, float] | None]:
     """Median seconds and peak bytes above the inputs; the functions take turns."""
     times: dict[str, list[float]] = {name: [] for name, f in functions.items() if f}
     peaks = dict.fromkeys(times, 0)
