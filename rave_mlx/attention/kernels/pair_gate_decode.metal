@@ -36,7 +36,7 @@
     high = max(high, last[r] + 1);
     low = last[r] < 0 ? low : min(low, first[r]);
     load_row<DP>(qr[r], q + b * q_strides[0] + h * q_strides[1] + i * q_strides[2] + li * DP * q_strides[3],
-                    q_strides[3]);
+                 q_strides[3]);
     EACH(e, DP) {
       qr[r][e] *= consts[0];
       o[r][e] = 0.0f;
@@ -59,9 +59,9 @@
     if (has_features) {
       const int i = min((row0 + r) / G, LQ - 1);
       load_row<RP>(ur[r],
-                      gu + b * gu_strides[0] + (slot * G + (row0 + r) % G) * gu_strides[1] + i * gu_strides[2] +
-                          li * RP * gu_strides[3],
-                      gu_strides[3]);
+                   gu + b * gu_strides[0] + (slot * G + (row0 + r) % G) * gu_strides[1] + i * gu_strides[2] +
+                       li * RP * gu_strides[3],
+                   gu_strides[3]);
       EACH(e, RP) ur[r][e] *= consts[1];
     }
   }
@@ -86,7 +86,7 @@
     }
 #else
     load_row<DP>(kr, k + b * k_strides[0] + kvh * k_strides[1] + j * k_strides[2] + li * DP * k_strides[3],
-                    k_strides[3]);
+                 k_strides[3]);
 #endif
 #if GATE
     const bool near_image = slot >= 0 && j0 < dims[3] && j0 + NK > dims[2];  // uniform over the simdgroup
@@ -94,18 +94,20 @@
     EACH(e, RP) gr[e] = 0.0f;
     if (near_image && has_features)
       load_row<RP>(gr, gv + b * gv_strides[0] + slot * gv_strides[1] + j * gv_strides[2] + li * RP * gv_strides[3],
-                      gv_strides[3]);
+                   gv_strides[3]);
 #endif
     float p[RT], f[RT];
     EACH(r, RT) {
       float s = 0.0f;
       EACH(e, DP) s += qr[r][e] * kr[e];
-      UNROLL for (int x = 1; x < LPK; x *= 2) s += simd_shuffle_xor(s, ushort(x));
+      UNROLL
+      for (int x = 1; x < LPK; x *= 2) s += simd_shuffle_xor(s, ushort(x));
 #if GATE
       if (near_image) {
         float y = 0.0f;
         EACH(e, RP) y += ur[r][e] * gr[e];
-        UNROLL for (int x = 1; x < LPK; x *= 2) y += simd_shuffle_xor(y, ushort(x));
+        UNROLL
+        for (int x = 1; x < LPK; x *= 2) y += simd_shuffle_xor(y, ushort(x));
         s += squash<PHI>(y, consts[2]);
       }
 #endif
@@ -136,7 +138,7 @@
     }
 #else
     load_row<DP>(vr, v + b * v_strides[0] + kvh * v_strides[1] + j * v_strides[2] + li * DP * v_strides[3],
-                    v_strides[3]);
+                 v_strides[3]);
 #endif
     EACH(r, RT)
       EACH(e, DP) o[r][e] = o[r][e] * f[r] + p[r] * vr[e];
@@ -144,7 +146,8 @@
 
   // The NK keys of a simdgroup.
   EACH(r, RT) {
-    UNROLL for (int x = LPK; x < 32; x *= 2) {
+    UNROLL
+    for (int x = LPK; x < 32; x *= 2) {
       const float other = simd_shuffle_xor(m[r], ushort(x));
       const float top = max(m[r], other);
       const float mine = fast::exp2(m[r] - top), theirs = fast::exp2(other - top);

@@ -21,8 +21,7 @@
 #if MASS
   if (d < NM) {
     float a = 0.0f;
-    for (int s = 0; s < S; s++)
-      a += fast::exp2((lses[row * S + s] - top) * M_LOG2E_F) * masses[(row * S + s) * NM + d];
+    for (int s = 0; s < S; s++) a += fast::exp2((lses[row * S + s] - top) * M_LOG2E_F) * masses[(row * S + s) * NM + d];
     mass[row * NM + d] = a * inverse;
   }
 #endif

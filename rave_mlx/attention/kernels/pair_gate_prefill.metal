@@ -23,8 +23,8 @@
   const int tid = int(thread_position_in_threadgroup.x);
   const int lane = int(thread_index_in_simdgroup);
   const int sg = int(simdgroup_index_in_threadgroup);
-  const int fm = ((lane / 4) & 4) + (lane / 2) % 4;            // row of this lane in an 8x8 fragment
-  const int fn = ((lane / 4) & 2) * 2 + (lane % 2) * 2;        // its columns: fn and fn + 1
+  const int fm = ((lane / 4) & 4) + (lane / 2) % 4;      // row of this lane in an 8x8 fragment
+  const int fn = ((lane / 4) & 2) * 2 + (lane % 2) * 2;  // its columns: fn and fn + 1
   const int HQ = q_shape[1], LQ = q_shape[2], HKV = k_shape[1], LK = k_shape[2];
   const int G = HQ / HKV, offset = LK - LQ, window = dims[1];
   const int S = int(threadgroups_per_grid.z) / q_shape[0];
@@ -44,8 +44,8 @@
     Chunk<T, VEC> chunk;
     EACH(e, VEC) chunk.item[e] = T(0.0f);
     if (i < LQ)
-      chunk = load_chunk<VEC>(q + b * q_strides[0] + h * q_strides[1] + i * q_strides[2] + d * q_strides[3],
-                                 q_strides[3]);
+      chunk =
+          load_chunk<VEC>(q + b * q_strides[0] + h * q_strides[1] + i * q_strides[2] + d * q_strides[3], q_strides[3]);
     *(SHARED_POINTER(Chunk<T, VEC>))(Qs + r * LD + d) = chunk;
   }
 #if GATE
@@ -82,8 +82,8 @@
       Chunk<T, VEC> chunk;
       EACH(e, VEC) chunk.item[e] = T(0.0f);
       if (k0 + r < LK)
-        chunk = load_chunk<VEC>(
-            k + b * k_strides[0] + kvh * k_strides[1] + (k0 + r) * k_strides[2] + d * k_strides[3], k_strides[3]);
+        chunk = load_chunk<VEC>(k + b * k_strides[0] + kvh * k_strides[1] + (k0 + r) * k_strides[2] + d * k_strides[3],
+                                k_strides[3]);
       *(SHARED_POINTER(Chunk<T, VEC>))(KVs + r * LD + d) = chunk;
     }
 #if GATE
@@ -108,8 +108,8 @@
         const int j = k0 + t * 8 + fn + e;
         bool seen = j < stop && j >= first && j <= last;
 #if MASK
-        seen = seen && mask[b * mask_strides[0] + head * mask_strides[1] + query * mask_strides[2] +
-                            j * mask_strides[3]];
+        seen =
+            seen && mask[b * mask_strides[0] + head * mask_strides[1] + query * mask_strides[2] + j * mask_strides[3]];
 #endif
         visible |= seen ? 1 << (t * 2 + e) : 0;
       }
@@ -175,8 +175,8 @@
       Chunk<T, VEC> chunk;
       EACH(e, VEC) chunk.item[e] = T(0.0f);
       if (k0 + r < LK)
-        chunk = load_chunk<VEC>(
-            v + b * v_strides[0] + kvh * v_strides[1] + (k0 + r) * v_strides[2] + d * v_strides[3], v_strides[3]);
+        chunk = load_chunk<VEC>(v + b * v_strides[0] + kvh * v_strides[1] + (k0 + r) * v_strides[2] + d * v_strides[3],
+                                v_strides[3]);
       *(SHARED_POINTER(Chunk<T, VEC>))(KVs + r * LD + d) = chunk;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
