@@ -78,7 +78,6 @@ def find(wanted: str | os.PathLike[str], revision: str | None = None) -> Path:
 
 
 def _download(name: str, revision: str | None) -> Path:
-    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -101,7 +100,7 @@ def _download(name: str, revision: str | None) -> Path:
             "it is not in the local cache and the Hub cannot be reached; connect (and unset HF_HUB_OFFLINE) and run "
             f"`hf download {name}` once, or give a local directory"
         )
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, OSError) as error:
         reason = f"the download failed ({str(error).splitlines()[0]}); run the command again to resume it"
     raise ModelError(f"{name}: {reason}")
 

@@ -138,10 +138,19 @@ def _expand(tensors: dict[str, mx.array], quantization: QuantizationConfig) -> I
         if f"{module}.scales" not in tensors or not name.endswith((".weight", ".scales", ".biases")):
             yield name, tensor
         elif name.endswith(".weight"):
-            scales = tensors[f"{module}.scales"].astype(mx.float32)
-            biases = tensors.get(f"{module}.biases")
-            biases = None if biases is None else biases.astype(mx.float32)
-            yield name, mx.dequantize(tensor, scales, biases, **_settings(module, quantization))
+            scales, biases = tensors[f"{module}.scales"], tensors.get(f"{module}.biases")
+            if mx.issubdtype(scales.dtype, mx.floating):
+                scales = scales.astype(mx.float32)
+            yield (
+                name,
+                mx.dequantize(
+                    tensor,
+                    scales,
+                    None if biases is None else biases.astype(mx.float32),
+                    dtype=mx.float32,
+                    **_settings(module, quantization),
+                ),
+            )
 
 
 def _quantize_modules(lmm: LMM, tensors: dict[str, mx.array], quantization: QuantizationConfig) -> None:

@@ -129,8 +129,14 @@ def test_templates_that_trim_still_work():
         ([{"role": "robot", "content": "x"}], "unknown role 'robot'"),
         ([{"role": "user", "content": 3}], "content must be text"),
         ([{"role": "user", "content": [{"type": "audio"}]}], "message 1, part 1"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}], "data: and file:"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,@@"}}]}], "base64"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}],
+            "data: and file:",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,@@"}}]}],
+            "base64",
+        ),
     ],
 )
 def test_malformed_messages_are_named(lmm, messages, error):

@@ -148,7 +148,9 @@ def test_a_failed_question_leaves_the_conversation_as_it_was(lmm, tmp_path):
 def test_policy_none_switches_gates_off(lmm):
     base = tiny_model()
     message = [ask("Read.", picture())]
-    tokens = {p: [x.token for x in Session(lmm, policy=p, max_tokens=12).answer(message)] for p in ("none", "rave", None)}
+    tokens = {
+        p: [x.token for x in Session(lmm, policy=p, max_tokens=12).answer(message)] for p in ("none", "rave", None)
+    }
     assert tokens["none"] == [x.token for x in Session(base, max_tokens=12).answer(message)]
     assert tokens["rave"] == tokens[None]
 
@@ -162,13 +164,17 @@ def test_a_saved_conversation_goes_on_where_it_was(lmm, tmp_path):
     assert [m["role"] for m in data["messages"]] == ["user", "assistant"] * 2
     other = Session(lmm, max_tokens=6)
     load_transcript(other, tmp_path / "talk.json")
-    images = [[p.patches.digest for m in s.messages for p in m.parts if hasattr(p, "patches")] for s in (session, other)]
+    images = [
+        [p.patches.digest for m in s.messages for p in m.parts if hasattr(p, "patches")] for s in (session, other)
+    ]
     assert images[0] == images[1]
     assert [m.role for m in other.messages] == [m.role for m in session.messages]
     say(other, "Next?")
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": 9, "messages": [1]}', "\x00", '{"format": 1, "messages": [3]}'])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[1]", '{"format": 9, "messages": [1]}', "\x00", '{"format": 1, "messages": [3]}']
+)
 def test_a_file_that_is_no_conversation_is_refused(lmm, tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     session = Session(lmm)

@@ -16,6 +16,7 @@ from rave_mlx.cache import Cache, LayerCache
 from rave_mlx.config import LMMConfig, TextConfig
 from rave_mlx.elementwise import silu_mul
 from rave_mlx.models.rope import RotaryTable, text_table
+from rave_mlx.parallel import by_rows
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,17 @@ class Attention(nn.Module):
             self.gate = gate
         self._heads, self._kv_heads, self._width, self._qk_norm = heads, kv_heads, width, text.qk_norm
 
-    def __call__(self, x: mx.array, step: Step, cache: LayerCache | None) -> mx.array:
+    def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries (B, L, H, d), keys and values (B, L, G, d) before rotation, from normalized states (B, L, hidden)."""
         batch, length, _ = x.shape
-        q = self.q_proj(x).reshape(batch, length, self._heads, -1).swapaxes(1, 2)
-        k = self.k_proj(x).reshape(batch, length, self._kv_heads, -1).swapaxes(1, 2)
-        v = self.v_proj(x).reshape(batch, length, self._kv_heads, -1).swapaxes(1, 2)
-        if self._qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
+        q = self.q_proj(x).reshape(batch, length, self._heads, -1)
+        k = self.k_proj(x).reshape(batch, length, self._kv_heads, -1)
+        v = self.v_proj(x).reshape(batch, length, self._kv_heads, -1)
+        return (self.q_norm(q), self.k_norm(k), v) if self._qk_norm else (q, k, v)
+
+    def __call__(self, q: mx.array, k: mx.array, v: mx.array, step: Step, cache: LayerCache | None) -> mx.array:
+        """Attend from projected states; returns the heads side by side (B, L, H * d)."""
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         gated = step.gate_span is not None and "gate" in self
         u = self.gate.query_features(q) if gated else None
         stored = [step.table.apply(k), v] + ([self.gate.key_features(k, step.visual)] if gated else [])
@@ -69,16 +74,10 @@ class Attention(nn.Module):
         terms = None
         if u is not None and step.gate_span is not None:
             terms = self.gate.terms(u, stored[2], step.gate_span)
-        out = attend(
-            step.table.apply(q),
-            stored[0],
-            stored[1],
-            scale=self._width**-0.5,
-            mask=step.mask,
-            gate=terms,
-            path=step.path,
-        )
-        return self.o_proj(out.swapaxes(1, 2).reshape(batch, length, -1))
+        q = step.table.apply(q)
+        keys, values = stored[:2]
+        out = attend(q, keys, values, scale=self._width**-0.5, mask=step.mask, gate=terms, path=step.path)
+        return out.swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
 
 class MLP(nn.Module):
@@ -105,8 +104,13 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(text)
 
     def __call__(self, x: mx.array, step: Step, cache: LayerCache | None) -> mx.array:
-        x = x + self.attention(self.input_norm(x), step, cache)
-        return x + self.mlp(self.post_attention_norm(x))
+        q, k, v = by_rows(lambda x: self.attention.project(self.input_norm(x)), x, axis=1)
+        attended = self.attention(q, k, v, step, cache)
+        return by_rows(self._finish, x, attended, axis=1)[0]
+
+    def _finish(self, x: mx.array, attended: mx.array) -> list[mx.array]:
+        x = x + self.attention.o_proj(attended)
+        return [x + self.mlp(self.post_attention_norm(x))]
 
 
 class Decoder(nn.Module):

@@ -43,7 +43,9 @@ def test_ids_equal_transformers(tokenizer_folder, name, conversation):
         messages = messages[1:]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     expected = tokenizer.apply_chat_template(
-        [{"role": role, "content": content} for role, content in messages], add_generation_prompt=True, return_dict=False
+        [{"role": role, "content": content} for role, content in messages],
+        add_generation_prompt=True,
+        return_dict=False,
     )
     assert ours(folder, messages).ids[0].tolist() == expected
 

@@ -154,7 +154,7 @@ def test_a_fresh_gate_changes_nothing_and_a_trained_one_does(pair):
     weights.load(bare, folder)
     gated = Nano(NanoConfig(), True, SLOTS, CHARACTERS).eval()
     weights.load(gated, folder)
-    batch = next(batches(0, 400, [100], PageConfig()))
+    batch = next(batches(0, 400, lambda: 100, PageConfig()))
     with torch.no_grad():
         base = train.losses(bare, batch, False)[0]
         assert torch.equal(base, train.losses(gated, batch, False)[0])
@@ -215,7 +215,7 @@ def test_learning_lowers_the_loss_and_resumes_where_it_stopped(tmp_path, pair):
     _, _, folder = pair
     config = train.TrainConfig(minutes=1000, warmup_minutes=1e-9, head_minutes=0, muon=1e-3, adamw=5e-4)
     run = train.Run(config, folder, tmp_path)
-    batch = next(batches(1, 150, [70], PageConfig()))
+    batch = next(batches(1, 150, lambda: 70, PageConfig()))
     first = run.learn(batch)
     for _ in range(4):
         last = run.learn(batch)

@@ -19,8 +19,11 @@ from rave_mlx.attention import attend
 from rave_mlx.config import VisionConfig
 from rave_mlx.elementwise import silu_mul
 from rave_mlx.models.rope import RotaryTable, patch_table
+from rave_mlx.parallel import by_rows
 
 Grid = tuple[int, int, int]
+Runs = tuple[tuple[int, int], ...]
+"""(windows, patches a window) of runs of equally large windows."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class WindowPlan:
     """
 
     order: NDArray[np.int32]
-    runs: tuple[tuple[int, int], ...]
+    runs: Runs
     rows: NDArray[np.int32]
     columns: NDArray[np.int32]
 
@@ -69,11 +72,11 @@ class VisionAttention(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
         self._heads = config.num_heads
 
-    def __call__(self, x: mx.array, table: RotaryTable, runs: tuple[tuple[int, int], ...]) -> mx.array:
-        """x (patches, hidden); `runs` as in WindowPlan."""
-        count, hidden = x.shape
+    def __call__(self, qkv: mx.array, table: RotaryTable, runs: Runs) -> mx.array:
+        """qkv (patches, 3 * hidden) -> heads side by side (patches, hidden); `runs` as in WindowPlan."""
+        count, hidden = qkv.shape[0], qkv.shape[1] // 3
         width = hidden // self._heads
-        q, k, v = self.qkv(x).reshape(count, 3, self._heads, width).transpose(1, 2, 0, 3)
+        q, k, v = qkv.reshape(count, 3, self._heads, width).transpose(1, 2, 0, 3)
         q, k = table.apply(q[None])[0], table.apply(k[None])[0]
         outputs: list[mx.array] = []
         start = 0
@@ -84,7 +87,7 @@ class VisionAttention(nn.Module):
             out = attend(*parts, scale=width**-0.5)
             outputs.append(out.transpose(0, 2, 1, 3).reshape(-1, hidden))
             start = stop
-        return self.proj(outputs[0] if len(outputs) == 1 else mx.concatenate(outputs))
+        return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
 
 
 class VisionMLP(nn.Module):
@@ -110,9 +113,14 @@ class VisionLayer(nn.Module):
         self.attention = VisionAttention(config)
         self.mlp = VisionMLP(config)
 
-    def __call__(self, x: mx.array, table: RotaryTable, runs: tuple[tuple[int, int], ...]) -> mx.array:
-        x = x + self.attention(self.norm1(x), table, runs)
-        return x + self.mlp(self.norm2(x))
+    def __call__(self, x: mx.array, table: RotaryTable, runs: Runs) -> mx.array:
+        (qkv,) = by_rows(lambda x: [self.attention.qkv(self.norm1(x))], x, axis=0)
+        attended = self.attention(qkv, table, runs)
+        return by_rows(self._finish, x, attended, axis=0)[0]
+
+    def _finish(self, x: mx.array, attended: mx.array) -> list[mx.array]:
+        x = x + self.attention.proj(attended)
+        return [x + self.mlp(self.norm2(x))]
 
 
 class QwenVision(nn.Module):
@@ -139,7 +147,7 @@ class QwenVision(nn.Module):
         back = np.argsort(plan.order).astype(np.int32)
         return x.reshape(len(back), area, -1)[mx.array(back)].reshape(pixels.shape[0], -1)
 
-    def _whole_runs(self, grid: Grid) -> tuple[tuple[int, int], ...]:
+    def _whole_runs(self, grid: Grid) -> Runs:
         frames, high, wide = grid
         if frames != 1:
             raise ValueError(f"the tower reads still images: 1 frame, not {frames}")

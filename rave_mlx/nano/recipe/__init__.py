@@ -1,6 +1,10 @@
 """How the built-in model is trained: PyTorch, one command, resumable. Nothing here is imported by the package.
 
-python -m rave_mlx.nano.recipe.train --start DIR --out DIR --minutes 70
-python -m rave_mlx.nano.recipe.export --run DIR --out DIR
-python -m rave_mlx.nano.recipe.evaluate --model DIR --set own
+    python -m rave_mlx.nano.recipe.train --start DIR --out RUN --minutes 70
+    python -m rave_mlx.nano.recipe.export --run RUN --like DIR --out HF
+    python -m rave_mlx.nano.recipe.evaluate --model HF --set own browser
+
+Needs torch and safetensors, the fonts of `rave_mlx.nano.documents.fonts.DEBIAN_PACKAGES`, and Chromium for the
+`browser` set. On a machine shared with other work, `OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0` keeps a busy core from
+stalling the other: threads that spin at a barrier cost a factor of eight there.
 """

@@ -6,15 +6,15 @@ No torch here, so that workers stay light.
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rave_mlx.nano.documents import QUESTION_KINDS, Document, PageConfig, Question, make
+from rave_mlx.nano.documents import QUESTION_KINDS, Document, PageConfig, Question, forms, make
 from rave_mlx.nano.recipe.tokens import TURN_END, encode, question_ids
 
 CELL = 16
@@ -27,8 +27,20 @@ _CLASS = {c: i + 1 for i, c in enumerate(ALPHABET)}
 WIDTHS = (192, 224, 256, 304, 352, 400, 448, 496)
 WIDTH_WEIGHTS = (2, 2, 3, 4, 4, 3, 2, 2)
 HEIGHTS = (64, 80, 112, 144, 176, 208, 256, 304, 368, 432, 512)
-WEIGHTS = {"read": 0.12, "line": 0.18, "reverse": 0.5}
+WEIGHTS = {"read": 0.03, "line": 0.08, "reverse": 0.4, "title": 0.5}
 """How readily a question kind is taken into a batch; 1 where not named."""
+
+
+DENSE = {"read": 0.4, "line": 0.4}
+"""Weight of an answer's characters in the loss, for kinds with long answers; 1 where not named."""
+PAGES = {
+    "form": 30, "receipt": 26, "invoice": 9, "table": 20, "chart": 4, "label": 3, "letter": 3, "lines": 4, "columns": 1,
+}  # fmt: skip
+"""How often a page of a kind is drawn: mostly those on which a value has to be found in the row of its name."""
+TALL = 112
+"""Least height in pixels of the page kinds that need several lines."""
+BLOCKS = {"spread": 3.0, "aligned": 1.5}
+"""How readily a form takes a block; 1 where not named."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,8 @@ def collate(rng: Random, pages: list[Document], height: int, width: int) -> Batc
             ids[b, at:end], segment[b, at:end], place[b, at:end] = full, s, np.arange(len(full))
             label[b, first : end - 1] = full[len(asked) :]
             kind[b, first : end - 1] = QUESTION_KINDS.index(q.kind)
-            if q.kind not in ("read", "line"):
+            weight[b, first : end - 1] = DENSE.get(q.kind, 1.0)
+            if q.kind not in DENSE:
                 # The first characters decide whether the right place was found.
                 weight[b, first : first + 2] = 3.0
             at = end
@@ -132,22 +145,21 @@ def page_for(rng: Random, most_cells: int, config: PageConfig) -> tuple[Document
     height = rng.choice(fitting)
     dx, dy = (0, 0) if rng.random() < 0.3 else (rng.randint(-8, 7), rng.randint(-8, 7))
     heights = tuple(h + dy for h in HEIGHTS)
-    page = make(
-        rng,
-        PageConfig(**{**vars(config), "width": width + dx, "height": height + dy, "heights": heights}),
-        mode="L",
-        with_words=False,
-        with_glyphs=True,
-    )
+    low = height < TALL
+    kinds = [k for k in PAGES if not (low and k in ("chart", "columns", "letter", "invoice"))]
+    kind = rng.choices(kinds, [PAGES[k] for k in kinds])[0]
+    block = rng.choices(list(forms.BLOCKS), [BLOCKS.get(b, 1.0) for b in forms.BLOCKS])[0] if kind == "form" else None
+    drawn = replace(config, width=width + dx, height=height + dy, heights=heights, kind=kind, block=block)
+    page = make(rng, drawn, mode="L", with_words=False, with_glyphs=True)
     return page, (page.image.height - dy, width)
 
 
-def batches(seed: int, cells_per_step: int, most_cells: list[int], config: PageConfig) -> Iterator[Batch]:
-    """Endless batches; `most_cells[0]` (read anew for every page) bounds the page size."""
+def batches(seed: int, cells_per_step: int, most_cells: Callable[[], int], config: PageConfig) -> Iterator[Batch]:
+    """Endless batches; `most_cells()`, asked anew for every page, bounds the page size."""
     rng = Random(seed)
     pools: dict[tuple[int, int], list[Document]] = {}
     while True:
-        page, canvas = page_for(rng, most_cells[0], config)
+        page, canvas = page_for(rng, most_cells(), config)
         pool = pools.setdefault(canvas, [])
         pool.append(page)
         if len(pool) >= max(3, min(32, cells_per_step * CELL**2 // (canvas[0] * canvas[1]))):

@@ -49,7 +49,7 @@ class TrainConfig:
     steady: float = 0.5
     head_minutes: float = 1.0
     cells_per_step: int = 2600
-    growth: tuple[tuple[float, int], ...] = ((0.15, 200), (0.5, 420), (1.0, 700))
+    growth: tuple[tuple[float, int], ...] = ((0.15, 200), (0.5, 420), (1.0, 560))
     supervision: tuple[float, float] = (1.0, 0.3)
     seed: int = 0
     threads: int = 2
@@ -124,11 +124,7 @@ def losses(model: Nano, batch: Batch, head_only: bool) -> tuple[Tensor, Tensor]:
 
 
 def _produce(queue: Any, most: Any, seed: int, cells_per_step: int) -> None:
-    class Bound(list[int]):
-        def __getitem__(self, _: Any) -> int:  # type: ignore[override]
-            return int(most.value)
-
-    for batch in batches(seed, cells_per_step, Bound([0]), PageConfig()):
+    for batch in batches(seed, cells_per_step, lambda: int(most.value), PageConfig()):
         queue.put(batch)
 
 
