@@ -16,7 +16,7 @@ import platform
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -108,6 +108,16 @@ def blas_threads(count: int) -> Iterator[None]:
         yield
     finally:
         library.set_threads(before)
+
+
+@contextmanager
+def row_parallel() -> Iterator[None]:
+    """A block that evaluates work cut over the lanes (`parallel.by_rows`): one BLAS thread a lane.
+
+    Two lanes that share two BLAS threads wait for each other, many times longer when another program is running.
+    """
+    with blas_threads(1) if len(lanes()) > 1 else nullcontext():
+        yield
 
 
 def memory() -> Memory:

@@ -13,6 +13,7 @@ from rave_mlx import backend
 from rave_mlx.attention import Path
 from rave_mlx.cache import Cache
 from rave_mlx.errors import UsageError
+from rave_mlx.images import ImagePatches
 from rave_mlx.models.lmm import LMM
 from rave_mlx.prompt import Prompt
 from rave_mlx.sampling import Sampling
@@ -65,13 +66,23 @@ def prefill(
     for index in sorted(set(prompt.token_map.image[cache.length :].tolist()) - {-1}):
         image = prompt.images[index]
         if image.digest not in known:
-            known[image.digest] = lmm.features(image)
+            known[image.digest] = encode(lmm, image)
     while True:
         stop = min(cache.length + chunk, len(prompt))
-        hidden = lmm.read(prompt, cache, stop, known, path=path)
+        with backend.row_parallel():
+            hidden = lmm.read(prompt, cache, stop, known, path=path)[:, -1:]
+            mx.eval(hidden)
+            cache.evaluate()
         if stop == len(prompt):
-            return lmm.decoder.logits(hidden[:, -1:])[:, 0]
-        cache.evaluate()
+            return lmm.decoder.logits(hidden)[:, 0]
+
+
+def encode(lmm: LMM, image: ImagePatches) -> mx.array:
+    """Features (visual tokens, hidden) of one image, computed."""
+    with backend.row_parallel():
+        features = lmm.features(image)
+        mx.eval(features)
+    return features
 
 
 def decode(
@@ -119,7 +130,7 @@ def step(lmm: LMM, cache: Cache, token: mx.array, position: int, *, path: Path |
     hidden = lmm.decoder.hidden(
         lmm.decoder.embed(token[None]),
         mx.full((1, 3, 1), position, dtype=mx.int32),
-        mx.zeros((1, 1), dtype=mx.bool_),
+        None,
         cache=cache,
         gate_span=cache.visual_span if cache.gated else None,
         path=path,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import mlx.core as mx
 
 from rave_mlx.cache import Cache
-from rave_mlx.generation import Clock, Finish, Piece, decode, prefill
+from rave_mlx.generation import Clock, Finish, Piece, decode, encode, prefill
 from rave_mlx.images import ImageSource
 from rave_mlx.messages import read_image, read_messages
 from rave_mlx.models.lmm import LMM
@@ -159,8 +159,7 @@ class Session:
         count = 0
         for image in (prompt.images[i] for i in sorted(pending)):
             if image.digest not in self._features:
-                self._features[image.digest] = self.lmm.features(image)
-                mx.eval(self._features[image.digest])
+                self._features[image.digest] = encode(self.lmm, image)
                 count += 1
             self._features.move_to_end(image.digest)
         while len(self._features) > max(_FEATURES_KEPT, len(pending)):

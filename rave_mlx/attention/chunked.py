@@ -18,7 +18,12 @@ from rave_mlx.attention.masks import Mask, causal
 from rave_mlx.elementwise import exp2, tanh_limit
 
 _LOG2E = 1.4426950408889634
-_BLOCK = 256
+_SCORES = 1 << 21
+"""Scores of one block, so that they stay in a core's cache between the softmax's passes over them."""
+_ROWS = (16, 256)
+"""Fewest and most queries of a block."""
+_FEW = 8
+"""Queries up to which one pass over all heads costs less than passes over gated and ungated heads apart."""
 _LANE_WORK = 1 << 20
 """Scores below which a second thread costs more than it saves."""
 
@@ -39,11 +44,12 @@ def chunked(
     scale: float,
     mask: Mask = None,
     gate: GateTerms | None = None,
-    block: int = _BLOCK,
+    block: int | None = None,
     fused: bool | None = None,
 ) -> mx.array:
     """softmax(scale * q k^T + bias + mask) v in query blocks. Shapes as in `attend`.
 
+    `block` queries are taken at a time; None keeps a block's scores in the cache of a core.
     `fused` True gives each block to MLX's fused attention with the bias as its mask, False computes the softmax
     here; None takes the first on a GPU, and the second on a CPU, where MLX's own softmax is slow.
     """
@@ -51,7 +57,9 @@ def chunked(
     num_kv, num_keys = k.shape[1], k.shape[2]
     ratio = num_heads // num_kv
     q = q.reshape(batch, num_kv, ratio, num_queries, -1)
-    sets = _head_sets(num_kv, gate)
+    sets = _head_sets(num_kv, gate, together=num_queries <= _FEW)
+    fewest, most = _ROWS
+    block = block or min(most, max(fewest, _SCORES // (batch * num_heads * num_keys)))
     blocks = [(i, min(i + block, num_queries)) for i in range(0, num_queries, block)]
     fused = backend.current().kind != "cpu" if fused is None else fused
     one_block = _fused_block if fused else _block
@@ -87,7 +95,7 @@ def _block(
     queries = q[..., start:stop, :].astype(mx.float32) * (scale * _LOG2E)
     scores = queries.reshape(batch, groups, ratio * rows, -1) @ k.swapaxes(-1, -2)
     if heads.gate is not None:
-        scores = scores + _LOG2E * _block_bias(heads.gate, ratio, start, stop, num_keys)
+        scores = scores + _LOG2E * _block_bias(heads.gate, groups, ratio, start, stop, num_keys)
     allowed = _block_mask(mask, start, stop, num_keys)
     if allowed is not None:
         split = scores.reshape(batch, groups, ratio, rows, num_keys)
@@ -110,7 +118,7 @@ def _fused_block(
     bias = mx.zeros((1, 1, 1, 1, 1))
     if heads.gate is not None:
         split = (batch, groups, ratio, rows, num_keys)
-        bias = _block_bias(heads.gate, ratio, start, stop, num_keys).reshape(split)
+        bias = _block_bias(heads.gate, groups, ratio, start, stop, num_keys).reshape(split)
     allowed = _block_mask(mask, start, stop, num_keys)
     if allowed is not None:
         bias = mx.where(allowed, bias, -mx.inf)
@@ -126,16 +134,18 @@ def _seen(mask: Mask, num_keys: int, num_queries: int, stop: int) -> int:
     return num_keys - num_queries + stop if isinstance(mask, str) else num_keys
 
 
-def _block_bias(gate: GateTerms, ratio: int, start: int, stop: int, num_keys: int) -> mx.array:
-    """The bias (B, G, ratio * rows, Lk), computed for the visual span only."""
+def _block_bias(
+    gate: GateTerms, num_groups: int, ratio: int, start: int, stop: int, num_keys: int
+) -> mx.array:
+    """The bias (B, G, ratio * rows, Lk), computed for the visual span and the gated (leading) KV heads only."""
     low, high = (min(x, num_keys) for x in gate.span)
     batch, groups, _, width = gate.v.shape
     u = gate.u.reshape(batch, groups, ratio, -1, width)[..., start:stop, :].reshape(batch, groups, -1, width)
     x = u @ gate.v[:, :, low:high].swapaxes(-1, -2)
     bias = tanh_limit(x, gate.limit) if gate.squash == "tanh" else squash(x, gate.squash, gate.limit)
-    if high - low == num_keys:
+    if high - low == num_keys and groups == num_groups:
         return bias
-    return mx.pad(bias, [(0, 0), (0, 0), (0, 0), (low, num_keys - high)])
+    return mx.pad(bias, [(0, 0), (0, num_groups - groups), (0, 0), (low, num_keys - high)])
 
 
 def _block_mask(mask: Mask, start: int, stop: int, num_keys: int) -> mx.array | None:
@@ -151,9 +161,9 @@ def _block_mask(mask: Mask, start: int, stop: int, num_keys: int) -> mx.array | 
     return rows[:, :, None]
 
 
-def _head_sets(num_kv: int, gate: GateTerms | None) -> list[_HeadSet]:
-    if gate is None:
-        return [_HeadSet(tuple(range(num_kv)), None)]
+def _head_sets(num_kv: int, gate: GateTerms | None, *, together: bool) -> list[_HeadSet]:
+    if gate is None or (together and gate.groups == tuple(range(len(gate.groups)))):
+        return [_HeadSet(tuple(range(num_kv)), gate)]
     rest = tuple(g for g in range(num_kv) if g not in gate.groups)
     return [_HeadSet(gate.groups, gate)] + ([_HeadSet(rest, None)] if rest else [])
 

@@ -86,8 +86,13 @@ class PairGate(nn.Module):
         x = q @ project.swapaxes(-1, -2) + bias
         return mx.concatenate([x, mx.ones((*x.shape[:-1], 1))], axis=-1)
 
-    def key_features(self, k: mx.array, visual: mx.array) -> mx.array:
-        """v (B, G_s, Lk, R) in float32 from pre-RoPE keys (B, G, Lk, d); `visual` (B, Lk) marks visual keys."""
+    def key_features(self, k: mx.array, visual: mx.array | None) -> mx.array:
+        """v (B, G_s, Lk, R) in float32 from pre-RoPE keys (B, G, Lk, d).
+
+        `visual` (B, Lk) marks visual keys; None when there are none, as in every decode step: then v is zero.
+        """
+        if visual is None:
+            return mx.zeros((k.shape[0], len(self._groups), k.shape[2], self.W.shape[1] + 2))
         k = mx.fast.rms_norm(_heads(k, self._groups, 1).astype(mx.float32), None, _EPS)
         project = mx.concatenate([self.W, self.c[:, None]], axis=1).astype(mx.float32)
         x = k @ project.swapaxes(-1, -2)

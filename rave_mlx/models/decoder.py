@@ -26,14 +26,14 @@ class Step:
     Attributes:
         table: rotary table of the new tokens.
         mask: attention mask over all keys, old and new.
-        visual: (B, L) marks of the new tokens that are visual.
+        visual: (B, L) marks of the new tokens that are visual; None when none is.
         gate_span: key positions with visual tokens, empty when there are none yet; None switches the gates off.
         path: forced attention path, None for the backend's choice.
     """
 
     table: RotaryTable
     mask: Mask
-    visual: mx.array
+    visual: mx.array | None
     gate_span: tuple[int, int] | None
     path: Path | None = None
 
@@ -138,7 +138,7 @@ class Decoder(nn.Module):
         self,
         x: mx.array,
         positions: mx.array,
-        visual: mx.array,
+        visual: mx.array | None,
         *,
         cache: Cache | None = None,
         gate_span: tuple[int, int] | None = None,
@@ -150,7 +150,7 @@ class Decoder(nn.Module):
         Args:
             x: embeddings of the new tokens (B, L, hidden).
             positions: their rotary positions (B, 3, L).
-            visual: marks of the visual ones among them (B, L).
+            visual: marks of the visual ones among them (B, L); None when there are none.
             cache: what came before; extended in place. None: the new tokens are all there is.
             gate_span: key positions with visual tokens among all keys, (0, 0) when there are none yet; None
                 switches the gates off. Passes that share a cache must agree on None.
