@@ -30,8 +30,9 @@ Row = dict[str, float]
 def rave(folder: Path, gated: bool) -> Row:
     import checkpoint
     import mlx.core as mx
-    import rave_mlx
     from PIL import Image
+
+    import rave_mlx
     from rave_mlx.config import GateConfig
     from rave_mlx.convert import convert
     from rave_mlx.session import Session
@@ -151,6 +152,7 @@ def prepare(folder: Path) -> Path:
     import checkpoint
     import numpy as np
     from PIL import Image
+
     from rave_mlx.convert import to_memory
 
     checkpoint.build(folder)
@@ -162,7 +164,9 @@ def prepare(folder: Path) -> Path:
 
 
 def show(name: str, row: Row, base: Row | None) -> None:
-    cells = [f"{key} {row[key]:8.2f}" for key in ("first token s", "second turn s", "tokens/s", "peak GB") if key in row]
+    cells = [
+        f"{key} {row[key]:8.2f}" for key in ("first token s", "second turn s", "tokens/s", "peak GB") if key in row
+    ]
     ratio = f"  x{row['first token s'] / base['first token s']:.2f}" if base else ""
     print(f"{name:22s} {'  '.join(cells)}{ratio}", flush=True)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from rave_mlx import backend, loading, store
 from rave_mlx.config import GateConfig, LMMConfig
@@ -82,7 +81,7 @@ def translate(origin: sources.Source, family: ModuleType, lmm: LMM) -> Iterator[
     Raises:
         ModelError: when tensors are missing, left over or of the wrong size; all are named (ten at most are shown).
     """
-    expected: dict[str, mx.array] = dict(tree_flatten(lmm.parameters()))
+    expected = lmm.named_weights()
     found = {family.era_free(name): tensor for name, tensor in origin.tensors.items()}
     wanted = {family.foreign_name(name): name for name in expected}
     if lmm.config.text.tie_embeddings:

@@ -255,7 +255,11 @@ class QuantizationConfig(_Part):
 
 @dataclass(frozen=True)
 class LMMConfig(_Part):
-    """A large multimodal model, or a text-only one when `vision` is None."""
+    """A large multimodal model, or a text-only one when `vision` is None.
+
+    `turns` "last": the model was trained on single questions, so a conversation shows it the latest images and the
+    latest question only.
+    """
 
     family: str
     text: TextConfig
@@ -265,6 +269,7 @@ class LMMConfig(_Part):
     image: ImageConfig | None = None
     gate: GateConfig | None = None
     quantization: QuantizationConfig | None = None
+    turns: Literal["all", "last"] = "all"
     format: int = FORMAT
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import mlx.core as mx
+import numpy as np
 
 from rave_mlx import backend
 from rave_mlx.attention import Path
@@ -115,7 +116,7 @@ def decode(
         if count + 1 < max_tokens and sampling.repetition_penalty == 1:
             following = choose(ids, step(lmm, cache, token, position + count, path=path))
             mx.async_eval(following)
-        value = int(token.item())
+        value = int(np.asarray(token)[0])
         ids.append(value)
         yield value
         if value in lmm.config.tokens.stop or count + 1 == max_tokens:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from rave_mlx import backend, store
 from rave_mlx.chat_template import ChatTemplate
@@ -85,7 +85,7 @@ def fill(lmm: LMM, tensors: dict[str, mx.array], dtype: mx.Dtype | None, where: 
             tensors = dict(_expand(tensors, quantization))
         else:
             _quantize_modules(lmm, tensors, quantization)
-    expected = {name: array.shape for name, array in tree_flatten(lmm.parameters())}
+    expected = {name: array.shape for name, array in lmm.named_weights().items()}
     store.check_tensors({n: t.shape for n, t in tensors.items()}, expected, where)
     dtype = dtype or backend.current().dtype
     weights = [
@@ -118,7 +118,7 @@ def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _settings(module: str, quantization: QuantizationConfig) -> dict[str, int | str]:
+def _settings(module: str, quantization: QuantizationConfig) -> dict[str, Any]:
     chosen = quantization.layers.get(module, quantization)
     return {"group_size": chosen.group_size, "bits": chosen.bits, "mode": chosen.mode}
 

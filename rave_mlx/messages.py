@@ -24,7 +24,8 @@ def read_messages(
     Raises:
         PromptError: for a malformed message; ImageError: for an unreadable image.
     """
-    if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence):
+    given: object = messages
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
         raise PromptError('messages must be a list like [{"role": "user", "content": "..."}]')
     if not messages:
         raise PromptError("there are no messages; ask something")
@@ -54,7 +55,7 @@ def _read_part(part: Any, where: str, config: ImageConfig | None, image_tokens: 
             read_image(_from_url(str(part["image_url"].get("url")), where), config, image_tokens=image_tokens)
         )
     raise PromptError(
-        f'{where}: expected {{"type": "text", "text": ...}} or {{"type": "image", "image": ...}}, found {str(part)[:80]}'
+        f'{where}: expected {{"type": "text", "text": ...}} or {{"type": "image", "image": ...}}; got {str(part)[:60]}'
     )
 
 

@@ -34,4 +34,4 @@ def by_rows(function: Callable[..., Sequence[mx.array]], *arrays: mx.array, axis
     for lane, part in zip(lanes, split, strict=False):
         with mx.stream(lane):
             outputs.append(function(*part))
-    return [mx.concatenate(same, axis=axis) for same in zip(*outputs, strict=True)]
+    return [mx.concatenate(list(same), axis=axis) for same in zip(*outputs, strict=True)]

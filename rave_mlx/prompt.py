@@ -104,7 +104,7 @@ class Prompt:
     token_map: TokenMap
 
     def __len__(self) -> int:
-        return self.ids.shape[1]
+        return int(self.ids.shape[1])
 
     @property
     def pixels(self) -> NDArray[np.float32] | None:
@@ -121,7 +121,7 @@ class Prompt:
         length = min(len(self), len(other))
         equal = self.ids[0, :length] == other.ids[0, :length]
         equal &= self._digests()[:length] == other._digests()[:length]
-        return length if equal.all() else int(np.argmin(equal))
+        return length if bool(equal.all()) else int(np.argmin(equal))
 
     def _digests(self) -> NDArray[np.object_]:
         names = np.array([image.digest for image in self.images] + [""], dtype=object)

@@ -71,12 +71,14 @@ class Sampling:
 def _mlx_lm_samplers() -> ModuleType:
     """mlx-lm's `sample_utils`, loaded by itself: importing the mlx_lm package would import transformers as well."""
     package = importlib.util.find_spec("mlx_lm")
-    assert package is not None and package.submodule_search_locations
+    assert package is not None
+    assert package.submodule_search_locations
     name = "mlx_lm.sample_utils"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, f"{package.submodule_search_locations[0]}/sample_utils.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

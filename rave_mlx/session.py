@@ -8,8 +8,8 @@ only what differs is read. An answer enters the next prompt as the ids that were
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -86,7 +86,7 @@ class Session:
         self._seen: Prompt | None = None
         self._features: OrderedDict[str, mx.array] = OrderedDict()
 
-    def send(self, text: str, images: Sequence[ImageSource | ImagePart] = ()) -> Iterator[Piece]:
+    def send(self, text: str, images: Sequence[ImageSource | ImagePart] = ()) -> Generator[Piece]:
         """Ask a question and stream the answer; both become part of the conversation.
 
         When the caller stops early (closes the iterator, or is interrupted), what was generated so far is the
@@ -98,7 +98,7 @@ class Session:
         parts = [image if isinstance(image, ImagePart) else self.read(image) for image in images]
         return self._answer([*self.messages, Message("user", (*parts, TextPart(text)))])
 
-    def answer(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[Piece]:
+    def answer(self, messages: Sequence[Mapping[str, Any]]) -> Generator[Piece]:
         """Replace the conversation by `messages` (as in `LMM.prepare`) and stream the next answer.
 
         What the new conversation shares with the old one is not read again.
@@ -117,9 +117,10 @@ class Session:
         """Replace the conversation; the next question continues `messages`."""
         self.messages = list(messages)
 
-    def _answer(self, messages: list[Message]) -> Iterator[Piece]:
+    def _answer(self, messages: list[Message]) -> Generator[Piece]:
         clock = Clock()
-        prompt = self.lmm.prompt(messages)
+        shown = latest_turn(messages) if self.lmm.config.turns == "last" else messages
+        prompt = self.lmm.prompt(shown)
         cache, reused = self._reuse(prompt)
         encoded = self._encode(prompt, reused)
         room = self.lmm.config.text.max_positions - len(prompt)
@@ -141,7 +142,7 @@ class Session:
                 text += piece
                 yield Piece(piece, token, finish)
         finally:
-            self._remember(messages, prompt, cache, ids, text, finish)
+            self._remember(messages, shown, prompt, cache, ids, text, finish)
             self.stats = _stats(prompt, reused, encoded, ids, clock)
 
     def _reuse(self, prompt: Prompt) -> tuple[Cache, int]:
@@ -167,16 +168,33 @@ class Session:
         return count
 
     def _remember(
-        self, messages: list[Message], prompt: Prompt, cache: Cache, ids: list[int], text: str, finish: Finish | None
+        self,
+        messages: list[Message],
+        shown: list[Message],
+        prompt: Prompt,
+        cache: Cache,
+        ids: list[int],
+        text: str,
+        finish: Finish | None,
     ) -> None:
         """Keep the turn: the answer's ids, and a record of which tokens the cache holds."""
         if not ids:
             cache.trim(0)
             return
-        answer = ids[:-1] if finish == "stop" else ids
-        self.messages = [*messages, Message("assistant", (TextPart(text, tuple(answer)),))]
-        cache.trim(len(prompt) + len(answer))
-        self._seen = self.lmm.prompt(self.messages, add_generation_prompt=False)
+        said = ids[:-1] if finish == "stop" else ids
+        answer = Message("assistant", (TextPart(text, tuple(said)),))
+        self.messages = [*messages, answer]
+        cache.trim(len(prompt) + len(said))
+        self._seen = self.lmm.prompt([*shown, answer], add_generation_prompt=False)
+
+
+def latest_turn(messages: Sequence[Message]) -> list[Message]:
+    """The latest images of a conversation and its last question, as one message."""
+    images = [[p for p in m.parts if isinstance(p, ImagePart)] for m in messages]
+    latest = next((shown for shown in reversed(images) if shown), [])
+    question = messages[-1]
+    parts: list[TextPart | ImagePart] = [*latest, *(p for p in question.parts if isinstance(p, TextPart))]
+    return [Message(question.role, tuple(parts), question.plain and not latest)]
 
 
 def _stats(prompt: Prompt, reused: int, encoded: int, ids: list[int], clock: Clock) -> TurnStats:

@@ -165,7 +165,7 @@ def test_without_a_gate():
     off = replace(terms, v=mx.zeros_like(terms.v))
     weight = mx.array(np.random.default_rng(9).normal(size=q.shape).astype(np.float32))
     _, right = expected(q, k, v, off, "causal", weight)
-    loss = lambda q, k, v: mx.sum(train(q, k, v, scale=SCALE, mask="causal", block=16) * weight)  # noqa: E731
+    loss = lambda q, k, v: mx.sum(train(q, k, v, scale=SCALE, mask="causal", block=16) * weight)
     for found, r in zip(mx.grad(loss, (0, 1, 2))(q, k, v), right[:3], strict=True):
         assert relative(found, np.array(r)) < 2e-6
 
@@ -236,7 +236,7 @@ def test_every_gate_parameter_gets_its_gradient(how):
     function = loss
     if how == "checkpointed":
         run = nn.utils.checkpoint(ours)
-        function = lambda layer, x: mx.mean(mx.square(run(x)))  # noqa: E731
+        function = lambda layer, x: mx.mean(mx.square(run(x)))
     step = nn.value_and_grad(ours, function)
     found = mx.compile(lambda x: step(ours, x)[1])(x) if how == "compiled" else step(ours, x)[1]
     found = dict(tree_flatten(found))
@@ -258,7 +258,7 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
         mx.clear_cache()
         mx.reset_peak_memory()
         before = mx.get_active_memory()
-        run = lambda q, k: mx.sum(attend(q, k, k, scale=0.2, mask="causal", gate=gate, path=path))  # noqa: E731
+        run = lambda q, k: mx.sum(attend(q, k, k, scale=0.2, mask="causal", gate=gate, path=path))
         mx.eval(mx.grad(run, (0, 1))(q, k))
         return mx.get_peak_memory() - before
 

@@ -13,7 +13,7 @@ from rave_mlx import backend
 from rave_mlx.attention import GateTerms, attend, padded
 from rave_mlx.attention.chunked import chunked
 from rave_mlx.attention.gate import PairGate, squash
-from rave_mlx.config import GateConfig, TextConfig
+from rave_mlx.config import GateConfig, RopeConfig, TextConfig
 from rave_mlx.generation import prefill, step
 
 backend.prepare()
@@ -146,7 +146,7 @@ def test_gradients_of_all_inputs_agree_between_paths(kind):
 
     expected = gradients("reference")
     for path in ("chunked", "blocks of 5", *(["fold"] if kind == "identity" else [])):
-        for name, found, wanted in zip("q k v u g".split(), gradients(path), expected, strict=True):
+        for name, found, wanted in zip(["q", "k", "v", "u", "g"], gradients(path), expected, strict=True):
             # Outside the span v is 0 by definition, so its gradient there is never used.
             low, high = gate.span if name == "g" else (0, found.shape[2])
             assert relative(found[:, :, low:high], wanted[:, :, low:high]) <= 5e-6, (path, name)
@@ -171,7 +171,7 @@ def test_features_are_the_formula():
     """x_ij = (U q^)(W k^)/sqrt(r) + a q^ + c k^ + beta, entry by entry, for visual keys; 0 for text keys."""
     rng = np.random.default_rng(0)
     text = TextConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=4, num_kv_heads=2,
-                      head_dim=8, rope=tiny_model().config.text.rope.__class__(theta=10.0), max_positions=8)  # fmt: skip
+                      head_dim=8, rope=RopeConfig(theta=10.0), max_positions=8)  # fmt: skip
     gate = PairGate(GateConfig(rank=3, kv_groups=(1,)), text)
     values = {n: rng.normal(size=p.shape) for n, p in gate.parameters().items()}
     gate.load_weights([(n, mx.array(x.astype(np.float32))) for n, x in values.items()])
@@ -206,7 +206,9 @@ def test_a_fresh_gate_does_nothing_and_can_learn():
 # 4: chunks, decode, batches and grouped heads are bookkeeping only
 
 
-@pytest.mark.parametrize("gate", [None, GateConfig(rank=6, kv_groups=0.5), GateConfig(rank=6, kv_groups=1.0, layers=(1,))])
+@pytest.mark.parametrize(
+    "gate", [None, GateConfig(rank=6, kv_groups=0.5), GateConfig(rank=6, kv_groups=1.0, layers=(1,))]
+)
 @pytest.mark.parametrize("chunk", [1, 7, 64, 10_000])
 def test_prefill_in_chunks_and_decode_equal_one_pass(gate, chunk):
     lmm = tiny_model(gate)
@@ -251,7 +253,9 @@ def test_odds_identity():
     visual = slice(*gate.span)
     mass = before[..., visual].sum(-1)
     p = before[..., visual] / mass[..., None]
-    x = np.array(gate.u, np.float64) @ np.repeat(np.array(gate.v, np.float64), 2, axis=1)[..., visual, :].swapaxes(-1, -2)
+    x = np.array(gate.u, np.float64) @ np.repeat(np.array(gate.v, np.float64), 2, axis=1)[..., visual, :].swapaxes(
+        -1, -2
+    )
     factor = (p * np.exp(4 * np.tanh(x / 4))).sum(-1)
     new = after[..., visual].sum(-1)
     np.testing.assert_allclose(new / (1 - new), mass / (1 - mass) * factor, rtol=2e-5)

@@ -84,6 +84,21 @@ def test_turns_of_a_real_conversation_equal_fresh_prompts():
         messages.append({"role": "assistant", "content": answer})
 
 
+def test_a_single_turn_model_sees_the_latest_images_and_question_only():
+    """The built-in model knows no earlier turns: a follow-up answers like a first question, and reads only itself."""
+    lmm = rave_mlx.load()
+    assert lmm.config.turns == "last"
+    first, second = form(["Order No: A-1729", "Total: $48.20"]), form(["Room: B-204", "Name: Ann Hill"])
+    session = Session(lmm)
+    for page, questions in ((first, ("What is the Total?", "What is the Order No?")), (second, ("Room?", "Name?"))):
+        for number, question in enumerate(questions):
+            answer = say(session, question, *([page] if number == 0 else []))
+            assert answer == rave_mlx.generate(lmm, [ask(question, page)])
+            assert session.stats.images_encoded == (1 if number == 0 else 0)
+            assert number == 0 or session.stats.reused_tokens > session.stats.visual_tokens
+    assert len(session.messages) == 8
+
+
 def test_a_changed_file_is_noticed(lmm, encoded, tmp_path):
     path = write_image(picture(seed=1), tmp_path / "page.png")
     session = Session(lmm, max_tokens=4)
@@ -184,8 +199,9 @@ def test_a_file_that_is_no_conversation_is_refused(lmm, tmp_path, content):
 
 
 def test_patches_turn_back_into_the_image():
-    from rave_mlx.images import cut_patches
     from support import IMAGE
+
+    from rave_mlx.images import cut_patches
 
     image = picture(64, 96, 5)
     patches = cut_patches(image, IMAGE)

@@ -134,9 +134,7 @@ def _seen(mask: Mask, num_keys: int, num_queries: int, stop: int) -> int:
     return num_keys - num_queries + stop if isinstance(mask, str) else num_keys
 
 
-def _block_bias(
-    gate: GateTerms, num_groups: int, ratio: int, start: int, stop: int, num_keys: int
-) -> mx.array:
+def _block_bias(gate: GateTerms, num_groups: int, ratio: int, start: int, stop: int, num_keys: int) -> mx.array:
     """The bias (B, G, ratio * rows, Lk), computed for the visual span and the gated (leading) KV heads only."""
     low, high = (min(x, num_keys) for x in gate.span)
     batch, groups, _, width = gate.v.shape

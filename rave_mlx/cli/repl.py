@@ -160,7 +160,7 @@ class Repl:
     def _introduce(self) -> None:
         """Say once that the small model answers."""
         if self._notice:
-            _note(f"The small built-in model answers; for a full-size one: --model {SUGGESTED}")
+            _note(f"The small built-in model answers, each question on its own; a full-size one: --model {SUGGESTED}")
             self._notice = False
 
 

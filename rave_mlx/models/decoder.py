@@ -165,8 +165,10 @@ class Decoder(nn.Module):
         step = Step(table, mask, visual, gate_span, path)
         for index, layer in enumerate(self.layers):
             x = layer(x, step, None if cache is None else cache.layers[index])
-        return self.norm(x)
+        normalized: mx.array = self.norm(x)
+        return normalized
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Vocabulary scores (B, L, vocab) of hidden states (B, L, hidden)."""
-        return self.embed.as_linear(hidden) if self._text.tie_embeddings else self.head(hidden)
+        scores: mx.array = self.embed.as_linear(hidden) if self._text.tie_embeddings else self.head(hidden)
+        return scores

@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 
 from rave_mlx.attention import Path as AttentionPath
 from rave_mlx.cache import Cache
@@ -74,6 +75,10 @@ class LMM(nn.Module):
             )
         return prompt
 
+    def named_weights(self) -> dict[str, mx.array]:
+        """Every parameter by its canonical name."""
+        return dict(tree_flatten(self.parameters()))
+
     def features(self, image: ImagePatches) -> mx.array:
         """Embeddings (visual tokens, hidden) of one image."""
         pixels = mx.array(image.pixels).astype(self.vision.patch_embed.weight.dtype)
@@ -87,7 +92,7 @@ class LMM(nn.Module):
 
     def embed(self, prompt: Prompt, start: int, stop: int, features: Mapping[str, mx.array] | None = None) -> mx.array:
         """Input embeddings (1, stop - start, hidden); `features` by image digest spares the vision tower."""
-        x = self.decoder.embed(mx.array(prompt.ids[:, start:stop]))
+        x: mx.array = self.decoder.embed(mx.array(prompt.ids[:, start:stop]))
         image = prompt.token_map.image
         visual = image[start:stop] >= 0
         if not visual.any():

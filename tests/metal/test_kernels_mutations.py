@@ -67,7 +67,7 @@ def test_wrong_arithmetic_is_noticed(mistake):
     shape, old, new = MISTAKES[mistake]
     kernel = mistake.split()[0]
     edit = replacing(old, new)
-    plant = lambda text: edit(text) if f"pair_gate_{kernel}" in text else text  # noqa: E731
+    plant = lambda text: edit(text) if f"pair_gate_{kernel}" in text else text
     for case in range(CALLS):
         rng = np.random.default_rng(case)
         request = draw(rng, shape, few_rows=kernel == "decode", longest=200)

@@ -147,12 +147,15 @@ def test_the_built_in_model_equals_transformers(tmp_path):
 
 def test_export_and_reload_keep_gates_and_logits(tmp_path):
     from support import tiny_model
+
     from rave_mlx import store
-    from mlx.utils import tree_flatten
 
     lmm = tiny_model(GateConfig(rank=3, kv_groups=(1,)))
-    store.write(tmp_path / "rave", lmm.config, tree_flatten(lmm.parameters()),
-                tokenizer=BUILT_IN / "tokenizer.json", template=(BUILT_IN / "chat_template.jinja").read_text(), card="")  # fmt: skip
+    template = (BUILT_IN / "chat_template.jinja").read_text()
+    weights = lmm.named_weights().items()
+    store.write(
+        tmp_path / "rave", lmm.config, weights, tokenizer=BUILT_IN / "tokenizer.json", template=template, card=""
+    )
     export(tmp_path / "rave", tmp_path / "hf")
     again = rave_mlx.load(tmp_path / "hf")
     assert again.config == lmm.config

@@ -196,7 +196,7 @@ class Run:
         answer, cells = losses(self.model, batch, head_only)
         early, late = config.supervision
         share = early + (late - early) * min(1.0, minutes / config.minutes)
-        (answer + share * cells).backward()  # type: ignore[no-untyped-call]
+        (answer + share * cells).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers[1:] if head_only else self.optimizers:
             optimizer.step()

@@ -1,0 +1,64 @@
+"""The package as installed: lazy imports, the public API, and a built-in model that opens and answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rave_mlx
+from rave_mlx.loading import BUILT_IN
+
+DOCUMENTS = Path(__file__).parents[1] / "examples" / "documents"
+QUESTIONS = [
+    ("receipt", "What is the total?", "13.60"),
+    ("receipt", "How much is the sandwich?", "7.25"),
+    ("receipt", "What is the title?", "Harbour Cafe"),
+    ("order", "Who is the customer?", "Elena Novak"),
+    ("order", "What is the Date?", "2026-03-14"),
+    ("invoice", "What is the amount?", "862.40 EUR"),
+    ("invoice", "Bill to?", "Marco Rossi"),
+    ("visitor", "Room?", "B-204"),
+    ("stock", "What is the price of Paint?", "24.50"),
+    ("stock", "How many Screws?", "240"),
+]
+
+
+@pytest.fixture(scope="module")
+def lmm():
+    return rave_mlx.load()
+
+
+@pytest.mark.parametrize(("document", "question", "answer"), QUESTIONS)
+def test_the_built_in_model_reads_the_example_documents(lmm, document, question, answer):
+    content = [{"type": "image", "image": DOCUMENTS / f"{document}.png"}, {"type": "text", "text": question}]
+    assert rave_mlx.generate(lmm, [{"role": "user", "content": content}]) == answer
+
+
+def test_the_built_in_model_is_complete_and_small():
+    assert {p.name for p in BUILT_IN.iterdir()} == {
+        "config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "README.md",
+    }  # fmt: skip
+    assert sum(p.stat().st_size for p in BUILT_IN.iterdir()) <= 16e6
+
+
+def test_its_gates_are_at_work(lmm):
+    assert len(lmm.decoder.gates) == lmm.config.text.num_layers
+    assert lmm.make_cache().gated
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, rave_mlx; print([m for m in ('mlx.core', 'numpy', 'PIL', 'tokenizers', 'jinja2') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_public_names_exist():
+    for name in rave_mlx.__all__:
+        assert getattr(rave_mlx, name) is not None
+    assert callable(rave_mlx.generate)
+    assert callable(rave_mlx.convert.convert)
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        rave_mlx.nothing_like_this
