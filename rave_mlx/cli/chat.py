@@ -103,7 +103,8 @@ def chat(
     for file in image or []:
         repl.attach(Path(file).expanduser(), page)
     if prompt is not None:
-        repl.ask(prompt)
+        if not repl.ask(prompt):
+            raise typer.Exit(130)
     elif sys.stdin.isatty():
         repl.converse()
     else:

@@ -48,8 +48,12 @@ class Repl:
         """Read an image that the next question is about."""
         self._waiting.append(self._session.read(file, page))
 
-    def ask(self, text: str) -> None:
-        """Ask and stream the answer. Ctrl-C ends the answer; what came so far stays in the conversation."""
+    def ask(self, text: str) -> bool:
+        """Ask and stream the answer. Ctrl-C ends the answer; what came so far stays in the conversation.
+
+        Returns:
+            Whether the answer was heard to its end.
+        """
         answer = self._session.send(text, self._waiting)
         finish = "interrupted"
         said: list[str] = []
@@ -70,6 +74,7 @@ class Repl:
             )
         else:
             print(flush=True)
+        return finish != "interrupted"
 
     def converse(self) -> None:
         """Interactive loop on a terminal."""
