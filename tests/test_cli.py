@@ -149,9 +149,9 @@ def test_the_examples_run(script):
 
 
 def read_until(terminal, text, seconds=60):
-    """What the program printed up to `text`."""
+    """What the program printed, up to the prompt that follows `text`: a key pressed before it would be lost."""
     shown, end = "", time.monotonic() + seconds
-    while text not in shown:
+    while text not in shown or not shown.endswith("> "):
         assert time.monotonic() < end, shown
         if select.select([terminal], [], [], 0.5)[0]:
             shown += os.read(terminal, 4096).decode(errors="replace")
@@ -175,7 +175,8 @@ def test_a_conversation_on_a_terminal(tmp_path):
         os.write(parent, b"/nonsense\n")
         read_until(parent, "no such command")
         program.send_signal(signal.SIGINT)
-        os.write(parent, b"\nRoom?\n")
+        read_until(parent, "\n")
+        os.write(parent, b"Room?\n")
         assert "B-204" in read_until(parent, "peak")
         os.write(parent, b"\x04")
         assert program.wait(timeout=30) == 0

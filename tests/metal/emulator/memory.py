@@ -6,6 +6,8 @@ import mmap
 import numpy as np
 
 PAGE = mmap.PAGESIZE
+GUARD = 256 * PAGE
+"""Protected bytes on either side: a stray index may be off by whole rows, and address space costs nothing."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -14,12 +16,12 @@ class Guarded:
 
     def __init__(self, nbytes: int, at_end: bool):
         room = -(-max(nbytes, 1) // PAGE) * PAGE
-        self._map = mmap.mmap(-1, room + 2 * PAGE)
+        self._map = mmap.mmap(-1, room + 2 * GUARD)
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        for guard in (base, base + PAGE + room):
-            if _libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(PAGE), 0):
+        for guard in (base, base + GUARD + room):
+            if _libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(GUARD), 0):
                 raise OSError(ctypes.get_errno(), "mprotect failed")
-        start = PAGE + (room - nbytes if at_end else 0)
+        start = GUARD + (room - nbytes if at_end else 0)
         self.address = base + start
         self.bytes = np.frombuffer(self._map, np.uint8, nbytes, start)
         self.bytes[:] = 0xFF
