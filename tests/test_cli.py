@@ -164,6 +164,8 @@ def test_a_conversation_on_a_terminal(tmp_path):
     program = subprocess.Popen(
         [*COMMAND, "chat", "--image", str(DOCUMENTS / "visitor.png")], stdin=child, stdout=child, stderr=child,
         env=os.environ | {"XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}, start_new_session=True,
+        # A shell starts background jobs with Ctrl-C ignored, and a test run may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip
     os.close(child)
     try:
