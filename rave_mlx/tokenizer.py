@@ -71,10 +71,6 @@ class Tokenizer:
         """The text of one token as the vocabulary writes it."""
         return None if index is None else self._core.id_to_token(index)
 
-    def id(self, token: str) -> int | None:
-        """The id of a token, None when the vocabulary has no such token."""
-        return self._core.token_to_id(token)
-
     def stream(self) -> TextStream:
         """A decoder for ids that arrive one by one."""
         return TextStream(self)
@@ -100,8 +96,3 @@ class TextStream:
         """What is left: an incomplete character comes out as U+FFFD."""
         whole = self._tokenizer.decode(self._ids)
         return whole[len(self._text) :] if whole.startswith(self._text) else ""
-
-    @property
-    def ids(self) -> list[int]:
-        """Every id so far."""
-        return self._ids
