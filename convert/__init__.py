@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import mlx.core as mx
 
@@ -19,10 +18,11 @@ from rave_mlx.config import GateConfig, LMMConfig
 from rave_mlx.convert import source as sources
 from rave_mlx.convert.card import card
 from rave_mlx.convert.families import detect
+from rave_mlx.convert.translate import translate
 from rave_mlx.errors import ModelError
 from rave_mlx.models.lmm import LMM
 
-__all__ = ["convert", "to_memory", "translate"]
+__all__ = ["convert", "to_memory"]
 
 _GATE = ".attention.gate."
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -65,6 +65,7 @@ def convert(
         tokenizer=origin.tokenizer,
         template=origin.template,
         card=card(lmm.config, str(source)),
+        hub=origin.hub_files(),
     )
     return target
 
@@ -75,29 +76,6 @@ def to_memory(folder: Path) -> tuple[LMM, dict[str, mx.array]]:
     return lmm, dict(tensors)
 
 
-def translate(origin: sources.Source, family: ModuleType, lmm: LMM) -> Iterator[tuple[str, mx.array]]:
-    """The canonical tensors that `lmm` expects, in its order, each found under its name in the checkpoint.
-
-    Raises:
-        ModelError: when tensors are missing, left over or of the wrong size; all are named (ten at most are shown).
-    """
-    expected = lmm.named_weights()
-    found = {family.era_free(name): tensor for name, tensor in origin.tensors.items()}
-    wanted = {family.foreign_name(name): name for name in expected}
-    if lmm.config.text.tie_embeddings:
-        found.pop(family.foreign_name("decoder.head.weight"), None)
-    fresh = {foreign for foreign, name in wanted.items() if _GATE in name and foreign not in found}
-    shapes = {name: tensor.shape for name, tensor in found.items()}
-    for foreign, name in wanted.items():
-        if foreign in shapes and found[foreign].size == expected[name].size and name == "vision.patch_embed.weight":
-            shapes[foreign] = expected[name].shape
-    needed = {foreign: expected[name].shape for foreign, name in wanted.items() if foreign not in fresh}
-    store.check_tensors(shapes, needed, str(origin.path))
-    for name, initial in expected.items():
-        foreign = family.foreign_name(name)
-        yield name, initial if foreign in fresh else found[foreign].reshape(initial.shape)
-
-
 def _open(origin: sources.Source, gate: GateConfig | None) -> tuple[LMM, Iterator[tuple[str, mx.array]]]:
     family = detect(origin.config, str(origin.path / store.CONFIG))
     config: LMMConfig = family.config(origin)
@@ -106,4 +84,4 @@ def _open(origin: sources.Source, gate: GateConfig | None) -> tuple[LMM, Iterato
             raise ModelError(f"{origin.path}: has pair gates already")
         config = replace(config, gate=gate)
     lmm = loading.build(config, origin.tokenizer, origin.template, origin.path)
-    return lmm, translate(origin, family, lmm)
+    return lmm, translate(origin, family, config, lmm.named_weights())

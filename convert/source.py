@@ -15,6 +15,16 @@ from rave_mlx.errors import ModelError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = ["*.json", "*.safetensors", "*.jinja"]
+_KEPT = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 SUGGESTED = "Qwen/Qwen2.5-VL-3B-Instruct"
 """A full-size model that this package reads, for messages."""
 
@@ -27,7 +37,7 @@ class Source:
         path: its folder.
         config: `config.json`.
         generation: `generation_config.json`, empty without one.
-        processor: `preprocessor_config.json`, empty without one.
+        processor: settings of the image processor, from `preprocessor_config.json` or `processor_config.json`.
         tensors: every tensor by its name in the checkpoint, lazy.
     """
 
@@ -36,6 +46,10 @@ class Source:
     generation: dict[str, Any]
     processor: dict[str, Any]
     tensors: dict[str, mx.array] = field(repr=False)
+
+    def hub_files(self) -> dict[str, bytes]:
+        """Its configuration files, to be kept for an export."""
+        return {name: (self.path / name).read_bytes() for name in _KEPT if (self.path / name).is_file()}
 
     @property
     def tokenizer(self) -> Path:
@@ -120,7 +134,11 @@ def read(path: Path) -> Source:
         raise ModelError(f"{path}: only pickled weights (*.bin), which are never opened; ask for safetensors")
     _check_index(path)
     return Source(
-        path, config, optional("generation_config.json"), optional("preprocessor_config.json"), store.read_tensors(path)
+        path,
+        config,
+        optional("generation_config.json"),
+        optional("preprocessor_config.json") or optional("processor_config.json").get("image_processor", {}),
+        store.read_tensors(path),
     )
 
 

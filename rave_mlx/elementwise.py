@@ -81,6 +81,16 @@ def gelu(x: mx.array) -> mx.array:
     return _gelu(x) if _is_large(x) else _stock(_plain_gelu)(x)
 
 
+def gelu_tanh(x: mx.array) -> mx.array:
+    """GELU by its tanh approximation, as `torch.nn.GELU("tanh")`: x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))."""
+    return _sigmoid_of(x, x * (1.5957691216057308 + 0.07135481627159948 * (x * x)))
+
+
+def quick_gelu(x: mx.array) -> mx.array:
+    """x * sigmoid(1.702 x), the GELU of CLIP."""
+    return _sigmoid_of(x, x * 1.702)
+
+
 def tanh_limit(x: mx.array, limit: float) -> mx.array:
     """limit * tanh(x / limit) for limit > 0: odd, 0 at 0, in magnitude at most limit * (1 + 5e-7); 5e-7 relative."""
     if _is_large(x):
@@ -98,6 +108,13 @@ def _plain_silu(x: mx.array) -> mx.array:
 
 def _plain_silu_mul(gate: mx.array, up: mx.array) -> mx.array:
     return gate * mx.sigmoid(gate) * up
+
+
+def _sigmoid_of(x: mx.array, argument: mx.array) -> mx.array:
+    """x * sigmoid(argument)."""
+    if not _is_large(x):
+        return x * mx.sigmoid(argument)
+    return x / (1.0 + exp2(_clip(argument, -80.0, 80.0) * -_LOG2E))
 
 
 def _plain_gelu(x: mx.array) -> mx.array:
@@ -261,3 +278,12 @@ def _tanh_limit(limit: float) -> Callable[..., mx.array]:
         return cotangent * (1.0 - mx.square(output * inverse))
 
     return _with_gradient(forward, vjp)
+
+
+ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
+    "silu": silu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+}
+"""Activations by their names in configurations."""

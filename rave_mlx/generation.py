@@ -69,7 +69,7 @@ def prefill(
         if image.digest not in known:
             known[image.digest] = encode(lmm, image)
     while True:
-        stop = min(cache.length + chunk, len(prompt))
+        stop = _chunk_end(prompt, cache.length, chunk)
         with backend.row_parallel():
             hidden = lmm.read(prompt, cache, stop, known, path=path)[:, -1:]
             mx.eval(hidden)
@@ -134,6 +134,7 @@ def step(lmm: LMM, cache: Cache, token: mx.array, position: int, *, path: Path |
         None,
         cache=cache,
         gate_span=cache.visual_span if cache.gated else None,
+        longest=position + 1,
         path=path,
     )
     return lmm.decoder.logits(hidden)[:, 0]
@@ -178,6 +179,15 @@ class Clock:
         """Note that a token arrived."""
         self.total = time.perf_counter() - self._start
         self.first_token = self.first_token or self.total
+
+
+def _chunk_end(prompt: Prompt, start: int, chunk: int) -> int:
+    """Where the chunk from `start` ends: not before tokens that its tokens see ahead."""
+    stop = min(start + chunk, len(prompt))
+    opened = prompt.token_map.opened
+    while opened is not None and (reach := int(opened[1, start:stop].max(initial=0))) > stop:
+        stop = reach
+    return stop
 
 
 def _check_room(lmm: LMM, tokens: int, chunk: int) -> None:

@@ -7,14 +7,14 @@ import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rave_mlx.config import ImageConfig
+from rave_mlx.config import Images
 from rave_mlx.errors import ImageError, PromptError
 from rave_mlx.images import ImageSource, read_patches
 from rave_mlx.prompt import ImagePart, Message, TextPart
 
 
 def read_messages(
-    messages: Sequence[Mapping[str, Any]], config: ImageConfig | None, image_tokens: int | None = None
+    messages: Sequence[Mapping[str, Any]], config: Images | None, image_tokens: int | None = None
 ) -> list[Message]:
     """Check the messages and read their images.
 
@@ -32,7 +32,7 @@ def read_messages(
     return [_read(message, f"message {i + 1}", config, image_tokens) for i, message in enumerate(messages)]
 
 
-def _read(message: Any, where: str, config: ImageConfig | None, image_tokens: int | None) -> Message:
+def _read(message: Any, where: str, config: Images | None, image_tokens: int | None) -> Message:
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         raise PromptError(f'{where}: expected an object with "role" and "content"')
     content = message["content"]
@@ -44,7 +44,7 @@ def _read(message: Any, where: str, config: ImageConfig | None, image_tokens: in
     return Message(message["role"], tuple(parts))
 
 
-def _read_part(part: Any, where: str, config: ImageConfig | None, image_tokens: int | None) -> TextPart | ImagePart:
+def _read_part(part: Any, where: str, config: Images | None, image_tokens: int | None) -> TextPart | ImagePart:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
         return TextPart(part["text"])
@@ -59,9 +59,7 @@ def _read_part(part: Any, where: str, config: ImageConfig | None, image_tokens: 
     )
 
 
-def read_image(
-    source: ImageSource, config: ImageConfig | None, *, page: int = 1, image_tokens: int | None = None
-) -> Any:
+def read_image(source: ImageSource, config: Images | None, *, page: int = 1, image_tokens: int | None = None) -> Any:
     """Patches of one image, refused for a text-only model."""
     if config is None:
         raise PromptError("this model reads text only; leave the images out or choose a vision-language model")

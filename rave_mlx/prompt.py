@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx.chat_template import ChatTemplate
+from rave_mlx.config import TokenConfig
 from rave_mlx.errors import PromptError
 from rave_mlx.images import ImagePatches
 from rave_mlx.tokenizer import Tokenizer
@@ -71,12 +72,15 @@ class TokenMap:
         image: (L,) index of the image a visual token belongs to, -1 for the others.
         positions: (3, L) temporal, vertical and horizontal rotary positions; equal rows for plain text.
         message: (L,) index of the message a token belongs to, -1 for the template's own text.
+        opened: (2, L) first and end of the later tokens that a token also sees, equal where there are none; None
+            for a causal model.
     """
 
     role: NDArray[np.int8]
     image: NDArray[np.int32]
     positions: NDArray[np.int32]
     message: NDArray[np.int32]
+    opened: NDArray[np.int32] | None = None
 
     @property
     def visual(self) -> NDArray[np.bool_]:
@@ -121,7 +125,12 @@ class Prompt:
         length = min(len(self), len(other))
         equal = self.ids[0, :length] == other.ids[0, :length]
         equal &= self._digests()[:length] == other._digests()[:length]
-        return length if bool(equal.all()) else int(np.argmin(equal))
+        shared = length if bool(equal.all()) else int(np.argmin(equal))
+        if self.token_map.opened is None:
+            return shared
+        # A token that sees beyond what is shared does not count as shared: its keys and values differ.
+        beyond = np.flatnonzero(self.token_map.opened[1, :shared] > shared)
+        return int(beyond[0]) if beyond.size else shared
 
     def _digests(self) -> NDArray[np.object_]:
         names = np.array([image.digest for image in self.images] + [""], dtype=object)
@@ -159,18 +168,27 @@ def build_prompt(
     tokenizer: Tokenizer,
     template: ChatTemplate,
     *,
-    image_token: int | None,
-    multimodal_positions: bool,
-    merge_size: int = 2,
+    tokens: TokenConfig,
+    merge_size: int | None = None,
+    mutual: bool = False,
     add_generation_prompt: bool = True,
 ) -> Prompt:
     """Render, tokenize and map a conversation.
+
+    Args:
+        messages: the conversation.
+        tokenizer: text to ids.
+        template: the chat template.
+        tokens: ids with a meaning; `image` is the placeholder that templates write.
+        merge_size: patches a side of a visual token, for multimodal rotary positions; None for plain ones.
+        mutual: whether an image's tokens see the rest of their turn, up to `tokens.answer`.
+        add_generation_prompt: end where the answer begins.
 
     Raises:
         PromptError: when the template refuses or drops a message, or does not place every image.
     """
     images = [part.patches for message in messages for part in message.parts if isinstance(part, ImagePart)]
-    if images and image_token is None:
+    if images and tokens.image is None:
         raise PromptError("this model reads text only; leave the images out or choose a vision-language model")
     builder = _Builder()
     placed = 0
@@ -183,27 +201,79 @@ def build_prompt(
         if piece.message >= 0:
             run.append(piece)
             continue
-        position = 0
-        for start, stop, control in tokenizer.find_control(piece.text):
-            run.append(_Piece(piece.text[position:start], Role.TEMPLATE))
-            _flush(run, builder, tokenizer)
-            position = stop
-            if control.id != image_token:
-                builder.add([control.id], [Role.TEMPLATE], [-1])
-                continue
+        for control in _add_template(piece.text, run, builder, tokenizer, tokens.image):
             if placed < len(images):
-                count = images[placed].tokens
-                builder.add([control.id] * count, [Role.IMAGE] * count, [-1] * count, placed)
+                _add_image(images[placed].layout, placed, control, run, builder, tokenizer)
             placed += 1
-        run.append(_Piece(piece.text[position:], Role.TEMPLATE))
     _flush(run, builder, tokenizer)
     if placed != len(images):
         raise PromptError(f"the conversation has {len(images)} images, the model's chat template placed {placed}")
     image = np.array(builder.image, dtype=np.int32)
+    ids = np.array([builder.ids], dtype=np.int32)
     grids = [patches.grid for patches in images]
-    positions = rotary_positions(image, grids, merge_size) if multimodal_positions else _plain_positions(len(image))
-    token_map = TokenMap(np.array(builder.role, np.int8), image, positions, np.array(builder.message, np.int32))
-    return Prompt(np.array([builder.ids], dtype=np.int32), tuple(images), token_map)
+    token_map = TokenMap(
+        role=np.array(builder.role, np.int8),
+        image=image,
+        positions=rotary_positions(image, grids, merge_size) if merge_size else _plain_positions(len(image)),
+        message=np.array(builder.message, np.int32),
+        opened=opened_keys(ids[0], image, tokens.answer) if mutual else None,
+    )
+    return Prompt(ids, tuple(images), token_map)
+
+
+def _add_template(
+    text: str, run: list[_Piece], builder: _Builder, tokenizer: Tokenizer, image_token: int | None
+) -> Iterator[int]:
+    """Add the template's own text; hands out the image placeholders, in whose stead the caller adds an image."""
+    position = 0
+    for start, stop, control in tokenizer.find_control(text):
+        run.append(_Piece(text[position:start], Role.TEMPLATE))
+        position = stop
+        if control.id == image_token:
+            yield control.id
+            continue
+        _flush(run, builder, tokenizer)
+        builder.add([control.id], [Role.TEMPLATE], [-1])
+    run.append(_Piece(text[position:], Role.TEMPLATE))
+
+
+def _add_image(
+    layout: Sequence[str | int],
+    image: int,
+    placeholder: int,
+    run: list[_Piece],
+    builder: _Builder,
+    tokenizer: Tokenizer,
+) -> None:
+    """Add an image: its visual tokens, and the markers that the model wants around them."""
+    for part in layout:
+        if isinstance(part, str):
+            for _ in _add_template(part, run, builder, tokenizer, None):
+                raise AssertionError("no placeholder is looked for")
+            continue
+        _flush(run, builder, tokenizer)
+        builder.add([placeholder] * part, [Role.IMAGE] * part, [-1] * part, image)
+
+
+def opened_keys(ids: NDArray[np.int32], image: NDArray[np.int32], answer: int | None) -> NDArray[np.int32]:
+    """What the tokens of an image see beyond themselves under modality-mutual attention (arXiv 2503.02597).
+
+    Every image sees the rest of its turn: the tokens from its end up to and including the next `answer` token.
+    The paper and its code know one image and one turn; there this is their rule. Without an `answer` token after
+    it, an image sees nothing more.
+
+    Returns:
+        (2, L) first and end of the opened tokens, equal where there are none.
+    """
+    opened = np.zeros((2, len(ids)), np.int32)
+    answers = np.flatnonzero(ids == answer)
+    for index in range(image.max(initial=-1) + 1):
+        tokens = np.flatnonzero(image == index)
+        end = int(tokens[-1]) + 1
+        following = answers[answers >= end]
+        if following.size:
+            opened[:, tokens] = [[end], [int(following[0]) + 1]]
+    return opened
 
 
 def rotary_positions(image: NDArray[np.int32], grids: Sequence[Grid], merge_size: int) -> NDArray[np.int32]:

@@ -5,6 +5,7 @@
     tokenizer.json         `tokenizers` format
     chat_template.jinja    the chat template
     README.md              the model card
+    hub/                   configuration files of the checkpoint it was converted from, for export only
 
 A directory is written beside its place and renamed into it, so a crash leaves the old one or the new one.
 """
@@ -25,6 +26,7 @@ from rave_mlx.config import LMMConfig
 from rave_mlx.errors import ConfigError, ModelError
 
 CONFIG, TOKENIZER, TEMPLATE, CARD = "config.json", "tokenizer.json", "chat_template.jinja", "README.md"
+HUB = "hub"
 SHARD_BYTES = 4 << 30
 _SHOWN = 10
 
@@ -117,8 +119,9 @@ def write(
     tokenizer: Path,
     template: str,
     card: str,
+    hub: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write a rave directory at `out`, which must not exist.
+    """Write a rave directory at `out`, which must not exist; `hub` are files for its folder of that name.
 
     Tensors are consumed one by one and written in shards of at most 4 GB, so peak memory is one shard.
 
@@ -131,6 +134,9 @@ def write(
         shutil.copyfile(tokenizer, part / TOKENIZER)
         (part / TEMPLATE).write_text(template, encoding="utf-8")
         (part / CARD).write_text(card, encoding="utf-8")
+        for name, content in (hub or {}).items():
+            (part / HUB).mkdir(exist_ok=True)
+            (part / HUB / name).write_bytes(content)
 
 
 @contextmanager

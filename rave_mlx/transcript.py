@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rave_mlx.config import ImageConfig
+from rave_mlx.config import ImageConfig, Images
 from rave_mlx.errors import PromptError
 from rave_mlx.images import ImagePatches
 from rave_mlx.messages import read_messages
@@ -70,28 +70,31 @@ def _largest(session: Session) -> int | None:
     return max(sizes, default=None)
 
 
-def _write(message: Message, config: ImageConfig | None) -> dict[str, Any]:
+def _write(message: Message, config: Images | None) -> dict[str, Any]:
     if message.plain:
         return {"role": message.role, "content": "".join(p.text for p in message.parts if isinstance(p, TextPart))}
     content = [_write_part(part, config) for part in message.parts]
     return {"role": message.role, "content": content}
 
 
-def _write_part(part: TextPart | ImagePart, config: ImageConfig | None) -> dict[str, Any]:
+def _write_part(part: TextPart | ImagePart, config: Images | None) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
     assert config is not None
     return {"type": "image_url", "image_url": {"url": _data_url(part.patches, config)}}
 
 
-def _data_url(patches: ImagePatches, config: ImageConfig) -> str:
+def _data_url(patches: ImagePatches, config: Images) -> str:
     buffer = io.BytesIO()
     to_image(patches, config).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def to_image(patches: ImagePatches, config: ImageConfig) -> Image.Image:
-    """The resized RGB image that was cut into `patches`, exactly: normalisation is undone and rounded."""
+def to_image(patches: ImagePatches, config: Images) -> Image.Image:
+    """The RGB image that gives `patches` again, exactly: what was kept, or normalisation undone and rounded."""
+    if not isinstance(config, ImageConfig):
+        assert patches.original is not None
+        return patches.original
     _, rows, columns = patches.grid
     merge, side, frames = config.merge_size, config.patch_size, config.temporal_patch_size
     blocks = (rows // merge, columns // merge, merge, merge)

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from support import relative
 
 from rave_mlx import backend
-from rave_mlx.attention import GateTerms, attend, padded
+from rave_mlx.attention import GateTerms, attend, decoder_mask
 from rave_mlx.attention.backward import differentiable, train
 from rave_mlx.attention.gate import PairGate
 from rave_mlx.config import GateConfig
@@ -134,7 +134,7 @@ def test_boolean_masks(kind):
     q, k, v, terms = draw(5)
     rng = np.random.default_rng(0)
     if kind == "padding":
-        mask = padded(mx.array(np.arange(53) >= np.array([[0], [21]])), 37)
+        mask = decoder_mask(37, 53, valid=mx.array(np.arange(53) >= np.array([[0], [21]])))
     else:
         shape = (2, 6, 37, 53) if kind == "per head" else (2, 1, 1, 53)
         mask = mx.array((rng.random(shape) < 0.6) | (np.arange(53) == 7))

@@ -10,7 +10,7 @@ import pytest
 from support import ask, picture, relative, tiny_model
 
 from rave_mlx import backend
-from rave_mlx.attention import GateTerms, attend, padded
+from rave_mlx.attention import GateTerms, attend, decoder_mask
 from rave_mlx.attention.chunked import chunked
 from rave_mlx.attention.gate import PairGate, squash
 from rave_mlx.config import GateConfig, RopeConfig, TextConfig
@@ -115,7 +115,7 @@ def test_paths_equal_float64(path, kind):
         given = mask
         if mask == "boolean":
             valid = np.arange(31) >= np.array([[0], [9]])
-            given = padded(mx.array(valid), 19)
+            given = decoder_mask(19, 31, valid=mx.array(valid))
             allowed = (lower_right(19, 31)[None] & valid[:, None])[:, None]
         found = run(path, q, k, v, scale=0.25, mask=given, gate=gate)
         assert relative(found, float64(q, k, v, gate, scale=0.25, allowed=allowed)) <= 2e-6

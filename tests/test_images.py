@@ -717,9 +717,10 @@ def test_one_colour_stays_one_colour():
 
 
 def test_a_configuration_for_other_channels_is_refused():
-    grey = ImageConfig(patch_size=14, min_pixels=3136, max_pixels=10**6, mean=(0.5,), std=(0.5,))
     with pytest.raises(ConfigError, match="red, green and blue"):
-        cut_patches(Image.fromarray(picture()), grey)
+        ImageConfig(patch_size=14, min_pixels=3136, max_pixels=10**6, mean=(0.5,), std=(0.5,))
+    with pytest.raises(ConfigError, match="divided by 0"):
+        ImageConfig(patch_size=14, min_pixels=3136, max_pixels=10**6, std=(0.5, 0.0, 0.5))
 
 
 def test_the_caller_keeps_the_image_as_it_was():

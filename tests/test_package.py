@@ -39,7 +39,7 @@ def test_the_built_in_model_reads_the_example_documents(lmm, document, question,
 
 def test_the_built_in_model_is_complete_and_small():
     assert {p.name for p in BUILT_IN.iterdir()} == {
-        "config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "README.md",
+        "config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "README.md", "hub",
     }  # fmt: skip
     assert sum(p.stat().st_size for p in BUILT_IN.iterdir()) <= 16e6
 

@@ -7,6 +7,7 @@ import pytest
 from support import IMAGE, ask, picture, tiny_model
 
 from rave_mlx.chat_template import ChatTemplate
+from rave_mlx.config import TokenConfig
 from rave_mlx.errors import ImageError, PromptError
 from rave_mlx.images import cut_patches
 from rave_mlx.loading import BUILT_IN
@@ -88,8 +89,9 @@ PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 
 def build(source, messages, **options):
-    return build_prompt(messages, Tokenizer(BUILT_IN / "tokenizer.json"), ChatTemplate(source), image_token=6,
-                        multimodal_positions=True, **options)  # fmt: skip
+    tokens = TokenConfig(stop=(2,), image=6)
+    tokenizer = Tokenizer(BUILT_IN / "tokenizer.json")
+    return build_prompt(messages, tokenizer, ChatTemplate(source), tokens=tokens, merge_size=2, **options)
 
 
 HELLO = Message("user", (TextPart("Hello"),), plain=True)

@@ -1,22 +1,23 @@
-"""One module a model family: how its configuration and its tensor names translate.
+"""One module a model family: how its configuration translates and where its tensors lie.
 
-A family module has `config(source) -> LMMConfig` and `foreign_name(canonical) -> str`, the checkpoint's (era-free)
-name of a canonical tensor. One direction is enough: the runtime knows the canonical names it expects, and looks each
-of them up.
+One direction is enough: the runtime knows the canonical names it expects and looks each of them up; export writes
+them where they were found.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Mapping
 from typing import Any
 
 from rave_mlx.convert.families import qwen2_5_vl
+from rave_mlx.convert.families.base import Family
 from rave_mlx.errors import ModelError
 
-FAMILIES: dict[str, ModuleType] = {"qwen2_5_vl": qwen2_5_vl}
+FAMILIES: dict[str, Family] = {"qwen2_5_vl": qwen2_5_vl.FAMILY}
+"""By `model_type` of config.json."""
 
 
-def detect(config: dict[str, Any], where: str) -> ModuleType:
+def detect(config: Mapping[str, Any], where: str) -> Family:
     """The family of a checkpoint's configuration.
 
     Raises:

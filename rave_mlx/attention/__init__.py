@@ -30,7 +30,7 @@ from rave_mlx.attention.fold import can_fold, fold
 from rave_mlx.attention.gate import GateTerms, PairGate
 from rave_mlx.attention.kernels.fused import Packed, Request
 from rave_mlx.attention.kernels.launch import launch, refusal
-from rave_mlx.attention.masks import Mask, padded
+from rave_mlx.attention.masks import Mask, decoder_mask
 from rave_mlx.attention.reference import reference
 
 Path = Literal["stock", "fold", "kernel", "chunked", "train", "reference"]
@@ -45,7 +45,7 @@ __all__ = [
     "attend_packed",
     "attend_with_mass",
     "choose_path",
-    "padded",
+    "decoder_mask",
 ]
 
 _log = logging.getLogger(__name__)

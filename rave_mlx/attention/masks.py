@@ -23,13 +23,38 @@ def as_bool(mask: Mask, num_queries: int, num_keys: int) -> mx.array | None:
     return mask
 
 
-def padded(valid: mx.array, num_queries: int) -> mx.array:
-    """Causal mask (B, 1, Lq, Lk) for a left-padded batch; `valid` (B, Lk) marks real tokens.
+def decoder_mask(
+    num_queries: int,
+    num_keys: int,
+    *,
+    valid: mx.array | None = None,
+    window: int | None = None,
+    opened: mx.array | None = None,
+) -> Mask:
+    """The mask of the last `num_queries` of `num_keys` tokens: causal, with exceptions.
 
-    A padding query would see no key at all, and its softmax would be NaN; it sees itself instead. Its output is
-    never read.
+    Args:
+        num_queries: new tokens.
+        num_keys: all tokens, old and new.
+        valid: (B, Lk) marks of real tokens in a left-padded batch. A padding query would see no key at all, and its
+            softmax would be NaN; it sees itself instead. Its output is never read.
+        window: a token sees this many tokens, itself the last.
+        opened: (B, 2, Lq) first and end of later keys that a token also sees; equal where there are none.
+
+    Returns:
+        "causal" where there is no exception, else boolean (B or 1, 1, Lq, Lk).
     """
-    num_keys = valid.shape[1]
-    allowed = causal(num_queries, num_keys)[None] & valid[:, None, :]
-    itself = mx.arange(num_keys - num_queries, num_keys)[:, None] == mx.arange(num_keys)
-    return (allowed | itself[None])[:, None]
+    if window is not None and num_keys <= window:
+        window = None
+    if valid is None and window is None and opened is None:
+        return "causal"
+    rows = mx.arange(num_keys - num_queries, num_keys)[:, None]
+    keys = mx.arange(num_keys)
+    allowed = (rows >= keys)[None]
+    if opened is not None:
+        allowed = allowed | ((keys >= opened[:, 0, :, None]) & (keys < opened[:, 1, :, None]))
+    if window is not None:
+        allowed = allowed & (rows - keys < window)
+    if valid is not None:
+        allowed = (allowed & valid[:, None, :]) | (rows == keys)
+    return allowed[:, None]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from rave_mlx.attention import Mask, PairGate, Path, attend, padded
+from rave_mlx.attention import Mask, PairGate, Path, attend, decoder_mask
 from rave_mlx.cache import Cache, LayerCache
 from rave_mlx.config import LMMConfig, TextConfig
 from rave_mlx.elementwise import silu_mul
@@ -26,6 +26,7 @@ class Step:
     Attributes:
         table: rotary table of the new tokens.
         mask: attention mask over all keys, old and new.
+        sliding_mask: the same for layers with a sliding window.
         visual: (B, L) marks of the new tokens that are visual; None when none is.
         gate_span: key positions with visual tokens, empty when there are none yet; None switches the gates off.
         path: forced attention path, None for the backend's choice.
@@ -33,6 +34,7 @@ class Step:
 
     table: RotaryTable
     mask: Mask
+    sliding_mask: Mask
     visual: mx.array | None
     gate_span: tuple[int, int] | None
     path: Path | None = None
@@ -41,7 +43,7 @@ class Step:
 class Attention(nn.Module):
     """Grouped-query attention with optional biases, q/k norm and pair gate."""
 
-    def __init__(self, text: TextConfig, gate: PairGate | None):
+    def __init__(self, text: TextConfig, layer: int, gate: PairGate | None):
         super().__init__()
         width, heads, kv_heads = text.head_dim, text.num_heads, text.num_kv_heads
         self.q_proj = nn.Linear(text.hidden_size, heads * width, bias=text.qkv_bias)
@@ -54,6 +56,7 @@ class Attention(nn.Module):
         if gate is not None:
             self.gate = gate
         self._heads, self._kv_heads, self._width, self._qk_norm = heads, kv_heads, width, text.qk_norm
+        self._slides = text.slides(layer)
 
     def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """Queries (B, L, H, d), keys and values (B, L, G, d) before rotation, from normalized states (B, L, hidden)."""
@@ -76,7 +79,8 @@ class Attention(nn.Module):
             terms = self.gate.terms(u, stored[2], step.gate_span)
         q = step.table.apply(q)
         keys, values = stored[:2]
-        out = attend(q, keys, values, scale=self._width**-0.5, mask=step.mask, gate=terms, path=step.path)
+        mask = step.sliding_mask if self._slides else step.mask
+        out = attend(q, keys, values, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)
         return out.swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
 
@@ -96,10 +100,10 @@ class MLP(nn.Module):
 class DecoderLayer(nn.Module):
     """Pre-norm attention and MLP."""
 
-    def __init__(self, text: TextConfig, gate: PairGate | None):
+    def __init__(self, text: TextConfig, layer: int, gate: PairGate | None):
         super().__init__()
         self.input_norm = nn.RMSNorm(text.hidden_size, text.norm_eps)
-        self.attention = Attention(text, gate)
+        self.attention = Attention(text, layer, gate)
         self.post_attention_norm = nn.RMSNorm(text.hidden_size, text.norm_eps)
         self.mlp = MLP(text)
 
@@ -121,7 +125,7 @@ class Decoder(nn.Module):
         text, gate = config.text, config.gate
         self.embed = nn.Embedding(text.vocab_size, text.hidden_size)
         self.layers = [
-            DecoderLayer(text, PairGate(gate, text) if gate is not None and gate.gates_layer(i) else None)
+            DecoderLayer(text, i, PairGate(gate, text) if gate is not None and gate.gates_layer(i) else None)
             for i in range(text.num_layers)
         ]
         self.norm = nn.RMSNorm(text.hidden_size, text.norm_eps)
@@ -143,6 +147,9 @@ class Decoder(nn.Module):
         cache: Cache | None = None,
         gate_span: tuple[int, int] | None = None,
         valid: mx.array | None = None,
+        opened: mx.array | None = None,
+        deepstack: mx.array | None = None,
+        longest: int | None = None,
         path: Path | None = None,
     ) -> mx.array:
         """Run the layers over new tokens.
@@ -155,16 +162,25 @@ class Decoder(nn.Module):
             gate_span: key positions with visual tokens among all keys, (0, 0) when there are none yet; None
                 switches the gates off. Passes that share a cache must agree on None.
             valid: (B, Lk) marks of real tokens among all keys in a left-padded batch.
+            opened: (B, 2, L) first and end of later keys that a token also sees; None for a causal model.
+            deepstack: features added to the outputs of the first layers (layers, B, L, hidden).
+            longest: length in positions of the sequence that the tokens belong to, for rotary frequencies that
+                depend on it; None: these tokens end it.
             path: forced attention path.
 
         Returns:
             Normalized hidden states of the new tokens (B, L, hidden).
         """
-        mask: Mask = "causal" if valid is None else padded(valid, x.shape[1])
-        table = text_table(self._text.rope, self._text.head_dim, positions)
-        step = Step(table, mask, visual, gate_span, path)
+        text, length = self._text, x.shape[1]
+        keys = length + (0 if cache is None else cache.length)
+        mask = decoder_mask(length, keys, valid=valid, opened=opened)
+        sliding = decoder_mask(length, keys, valid=valid, opened=opened, window=text.sliding_window)
+        table = text_table(text.rope, text.head_dim, positions, longest)
+        step = Step(table, mask, sliding, visual, gate_span, path)
         for index, layer in enumerate(self.layers):
             x = layer(x, step, None if cache is None else cache.layers[index])
+            if deepstack is not None and index < deepstack.shape[0]:
+                x = x + deepstack[index]
         normalized: mx.array = self.norm(x)
         return normalized
 

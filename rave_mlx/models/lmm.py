@@ -14,13 +14,13 @@ from mlx.utils import tree_flatten
 from rave_mlx.attention import Path as AttentionPath
 from rave_mlx.cache import Cache
 from rave_mlx.chat_template import ChatTemplate
-from rave_mlx.config import LMMConfig
+from rave_mlx.config import ImageConfig, LMMConfig
 from rave_mlx.errors import PromptError
 from rave_mlx.images import ImagePatches
 from rave_mlx.messages import read_messages
-from rave_mlx.models.connector import PatchMerger
+from rave_mlx.models.connector import build_connector
 from rave_mlx.models.decoder import Decoder
-from rave_mlx.models.vision.qwen import QwenVision
+from rave_mlx.models.vision import build_tower
 from rave_mlx.prompt import Message, Prompt, build_prompt
 from rave_mlx.tokenizer import Tokenizer
 
@@ -35,8 +35,8 @@ class LMM(nn.Module):
         self.template = template
         self.path = path
         if config.vision is not None and config.connector is not None:
-            self.vision = QwenVision(config.vision)
-            self.connector = PatchMerger(config.connector, config.vision)
+            self.vision = build_tower(config.vision)
+            self.connector = build_connector(config.connector, config.vision)
         self.decoder = Decoder(config)
 
     def prepare(self, messages: Sequence[Mapping[str, Any]], image_tokens: int | None = None) -> Prompt:
@@ -62,9 +62,9 @@ class LMM(nn.Module):
             messages,
             self.tokenizer,
             self.template,
-            image_token=self.config.tokens.image,
-            multimodal_positions=text.rope.sections is not None,
-            merge_size=image.merge_size if image is not None else 1,
+            tokens=self.config.tokens,
+            mutual=self.config.mask == "mutual",
+            merge_size=image.merge_size if isinstance(image, ImageConfig) and text.rope.sections else None,
             add_generation_prompt=add_generation_prompt,
         )
         if len(prompt) >= text.max_positions:
@@ -80,9 +80,11 @@ class LMM(nn.Module):
         return dict(tree_flatten(self.parameters()))
 
     def features(self, image: ImagePatches) -> mx.array:
-        """Embeddings (visual tokens, hidden) of one image."""
-        pixels = mx.array(image.pixels).astype(self.vision.patch_embed.weight.dtype)
-        return self.connector(self.vision(pixels, image.grid))
+        """Embeddings of one image (visual tokens, hidden * (1 + n)): what enters the decoder and, with DeepStack,
+        what is added after each of its first n layers."""
+        pixels = mx.array(image.pixels).astype(self.decoder.norm.weight.dtype)
+        features: mx.array = self.connector(self.vision(pixels, image.grid), image)
+        return features
 
     def make_cache(self, *, gate: bool | None = None) -> Cache:
         """An empty cache. `gate` None: gates are used unless they are all zero."""
@@ -90,20 +92,31 @@ class LMM(nn.Module):
             gate = any(not g.is_inert for g in self.decoder.gates)
         return Cache(self.config.text.num_layers, gated=gate and bool(self.decoder.gates))
 
-    def embed(self, prompt: Prompt, start: int, stop: int, features: Mapping[str, mx.array] | None = None) -> mx.array:
-        """Input embeddings (1, stop - start, hidden); `features` by image digest spares the vision tower."""
+    def embed(
+        self, prompt: Prompt, start: int, stop: int, features: Mapping[str, mx.array] | None = None
+    ) -> tuple[mx.array, mx.array | None]:
+        """Input embeddings (1, stop - start, hidden) and DeepStack features (n, 1, stop - start, hidden) or None.
+
+        `features` by image digest spares the vision tower.
+        """
         x: mx.array = self.decoder.embed(mx.array(prompt.ids[:, start:stop]))
         image = prompt.token_map.image
         visual = image[start:stop] >= 0
         if not visual.any():
-            return x
+            return x, None
         first, last = image[start:stop][visual][0], image[start:stop][visual][-1]
         known = features or {}
         shown = [known[p.digest] if p.digest in known else self.features(p) for p in prompt.images[first : last + 1]]
         rows = np.cumsum(image >= first) - 1
         table = mx.concatenate(shown).astype(x.dtype)
-        picked = table[mx.array(rows[start:stop].clip(0, table.shape[0] - 1))]
-        return mx.where(mx.array(visual)[None, :, None], picked[None], x)
+        picked = table[mx.array(rows[start:stop].clip(0, table.shape[0] - 1))][None]
+        marks, hidden = mx.array(visual)[None, :, None], x.shape[-1]
+        x = mx.where(marks, picked[..., :hidden], x)
+        layers = picked.shape[-1] // hidden - 1
+        if not layers:
+            return x, None
+        deep = mx.where(marks, picked[..., hidden:], 0).reshape(1, stop - start, layers, hidden)
+        return x, deep.transpose(2, 0, 1, 3)
 
     def read(
         self,
@@ -120,12 +133,17 @@ class LMM(nn.Module):
         visual = np.flatnonzero(tokens.visual[start:stop])
         if visual.size:
             cache.see(start + int(visual[0]), start + int(visual[-1]) + 1)
+        x, deepstack = self.embed(prompt, start, stop, features)
+        opened = None if tokens.opened is None else tokens.opened[None, :, start:stop]
         return self.decoder.hidden(
-            self.embed(prompt, start, stop, features),
+            x,
             mx.array(tokens.positions[None, :, start:stop]),
             mx.array(tokens.visual[None, start:stop]),
             cache=cache,
             gate_span=cache.visual_span if cache.gated else None,
+            opened=mx.array(opened) if opened is not None and opened.any() else None,
+            deepstack=deepstack,
+            longest=tokens.next_position,
             path=path,
         )
 
@@ -140,22 +158,40 @@ class LMM(nn.Module):
         length = max(map(len, prompts))
         gated = self.make_cache(gate=gate).gated
         pads = [length - len(p) for p in prompts]
-        x = mx.concatenate(
-            [mx.pad(self.embed(p, 0, len(p)), [(0, 0), (n, 0), (0, 0)]) for p, n in zip(prompts, pads, strict=True)]
-        )
-        positions = np.stack(
-            [np.pad(p.token_map.positions, [(0, 0), (n, 0)]) for p, n in zip(prompts, pads, strict=True)]
-        )
-        visual = np.stack([np.pad(p.token_map.visual, [(n, 0)]) for p, n in zip(prompts, pads, strict=True)])
+        embedded = [self.embed(p, 0, len(p)) for p in prompts]
+        x = mx.concatenate([_pad(e, n) for (e, _), n in zip(embedded, pads, strict=True)])
+        maps = [(p.token_map, n) for p, n in zip(prompts, pads, strict=True)]
+        visual = np.stack([np.pad(m.visual, [(n, 0)]) for m, n in maps])
         valid = np.arange(length) >= np.array(pads)[:, None]
         columns = np.flatnonzero(visual.any(axis=0))
         span = (int(columns[0]), int(columns[-1]) + 1) if columns.size else (0, 0)
+        opened = [np.pad(m.opened + n, [(0, 0), (n, 0)]) for m, n in maps if m.opened is not None]
         hidden = self.decoder.hidden(
             x,
-            mx.array(positions),
+            mx.array(np.stack([np.pad(m.positions, [(0, 0), (n, 0)]) for m, n in maps])),
             mx.array(visual),
             gate_span=span if gated else None,
             valid=mx.array(valid) if any(pads) else None,
+            opened=mx.array(np.stack(opened)) if opened else None,
+            deepstack=_batch_deepstack([deep for _, deep in embedded], x, pads),
+            longest=max(m.next_position for m, _ in maps),
             path=path,
         )
         return self.decoder.logits(hidden)
+
+
+def _pad(x: mx.array, count: int) -> mx.array:
+    """(..., L, hidden) with `count` zero rows before."""
+    return mx.pad(x, [(0, 0)] * (x.ndim - 2) + [(count, 0), (0, 0)])
+
+
+def _batch_deepstack(deep: Sequence[mx.array | None], x: mx.array, pads: Sequence[int]) -> mx.array | None:
+    """DeepStack features (n, B, L, hidden) of a padded batch in which some prompts have no image."""
+    layers = next((d.shape[0] for d in deep if d is not None), 0)
+    if not layers:
+        return None
+    rows = [
+        mx.zeros((layers, 1, *x.shape[1:]), x.dtype) if d is None else _pad(d, n)
+        for d, n in zip(deep, pads, strict=True)
+    ]
+    return mx.concatenate(rows, axis=1)

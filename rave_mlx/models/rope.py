@@ -27,7 +27,7 @@ class RotaryTable:
         return mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def text_table(config: RopeConfig, head_dim: int, positions: mx.array) -> RotaryTable:
+def text_table(config: RopeConfig, head_dim: int, positions: mx.array, longest: int | None = None) -> RotaryTable:
     """Table for decoder tokens at `positions` (B, 3, L): temporal, vertical and horizontal.
 
     Without sections only the first of the three is used.

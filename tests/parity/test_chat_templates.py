@@ -9,6 +9,7 @@ import pytest
 transformers = pytest.importorskip("transformers")
 
 from rave_mlx.chat_template import ChatTemplate  # noqa: E402
+from rave_mlx.config import TokenConfig  # noqa: E402
 from rave_mlx.errors import PromptError  # noqa: E402
 from rave_mlx.prompt import Message, Role, TextPart, build_prompt  # noqa: E402
 from rave_mlx.tokenizer import Tokenizer  # noqa: E402
@@ -30,8 +31,7 @@ def ours(folder, conversation):
         config["chat_template"], bos_token=text(config.get("bos_token")), eos_token=text(config.get("eos_token"))
     )
     messages = [Message(role, (TextPart(content),), plain=True) for role, content in conversation]
-    return build_prompt(messages, Tokenizer(folder / "tokenizer.json"), template, image_token=None,
-                        multimodal_positions=False)  # fmt: skip
+    return build_prompt(messages, Tokenizer(folder / "tokenizer.json"), template, tokens=TokenConfig(stop=(2,)))
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)

@@ -1,0 +1,12 @@
+"""Vision towers: one for images at their own resolution, one for square tiles."""
+
+from __future__ import annotations
+
+from rave_mlx.config import Tower, VisionConfig
+from rave_mlx.models.vision.qwen import QwenVision
+from rave_mlx.models.vision.tiles import TileVision
+
+
+def build_tower(config: Tower) -> QwenVision | TileVision:
+    """The tower of a configuration, without weights. Called with (pixels, grid) of one image."""
+    return QwenVision(config) if isinstance(config, VisionConfig) else TileVision(config)

@@ -46,6 +46,7 @@ def plan_windows(grid: Grid, config: VisionConfig) -> WindowPlan:
     """Order the patches of an image of `grid` (frames, patch rows, patch columns)."""
     frames, high, wide = grid
     merge = config.merge_size
+    assert config.window_size is not None
     side = config.window_size // config.patch_size // merge
     cells_high, cells_wide = high // merge, wide // merge
     index = np.arange(frames * cells_high * cells_wide, dtype=np.int32)

@@ -1,0 +1,63 @@
+"""What a model family is to the converter: how its configuration translates, and where its tensors lie."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rave_mlx.config import LMMConfig
+from rave_mlx.convert.source import Source
+
+GATE_KEY = "pair_gate"
+"""Where our export keeps the gate: its configuration in a Hub-style config.json, its tensors in each attention."""
+
+HubConfig = Mapping[str, Any]
+"""A checkpoint's config.json."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a canonical tensor lies in a checkpoint.
+
+    Attributes:
+        name: its name there, as transformers 5 calls the parameter (see `Family.eras` for others).
+        shape: its shape there; None for the canonical one.
+        rows: the part [first, end) of the first axis, of a tensor that holds several canonical ones.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None = None
+    rows: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family.
+
+    Attributes:
+        config: the canonical configuration of a checkpoint; ConfigError for a key that is missing, of the wrong
+            type, or set to what is not implemented.
+        origin: where a canonical tensor of such a model lies, from (canonical name, canonical configuration,
+            config.json).
+        eras: (prefix, modern prefix) of names written by other versions of transformers, or by MLX packages; the
+            first that fits is replaced.
+        ignored: regular expressions of modern names that are no weights of the model (buffers, unused heads).
+    """
+
+    config: Callable[[Source], LMMConfig]
+    origin: Callable[[str, LMMConfig, HubConfig], Origin]
+    eras: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def modern(self, name: str) -> str:
+        """The name of transformers 5 for a tensor's name in a checkpoint of any era."""
+        for prefix, modern in self.eras:
+            if name.startswith(prefix):
+                return modern + name.removeprefix(prefix)
+        return name
+
+    def ignores(self, name: str) -> bool:
+        """Whether a tensor of this modern name is left out knowingly."""
+        return any(re.fullmatch(pattern, name) for pattern in self.ignored)

@@ -1,0 +1,132 @@
+"""The text backbones: Llama, Mistral, Qwen2, Qwen3 and Phi-3, alone or inside a vision-language model.
+
+They are one decoder with different switches. transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5
+writes `rope_parameters`; both are read, contradictions between them are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rave_mlx.config import GateConfig, LMMConfig, TextConfig, TokenConfig
+from rave_mlx.convert.families.base import GATE_KEY, HubConfig, Origin
+from rave_mlx.convert.keys import Keys
+from rave_mlx.convert.rope import read_rope
+from rave_mlx.convert.source import Source
+from rave_mlx.errors import ConfigError
+
+_BIASED = ("qwen2", "qwen2_vl", "qwen2_5_vl")
+_NORMED = ("qwen3", "qwen3_vl")
+_FUSED = ("phi3",)
+BACKBONES = ("llama", "mistral", "qwen2", "qwen3", "phi3")
+"""Model types of text backbones."""
+
+_NAMES = {
+    "attention": "self_attn",
+    "input_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "gate": GATE_KEY,
+}
+
+
+def backbone(config: HubConfig) -> str:
+    """Model type of the text part of a config.json ("qwen2_5_vl_text" counts as "qwen2_5_vl")."""
+    text = config.get("text_config")
+    kind = text.get("model_type") if isinstance(text, Mapping) else None
+    return str(kind or config.get("model_type", "")).removesuffix("_text")
+
+
+def read_text(text: Keys, whole: Keys, kind: str, **changes: Any) -> TextConfig:
+    """The decoder from `text_config` (or a flat configuration).
+
+    Args:
+        text: the section with the decoder's keys.
+        whole: the whole configuration.
+        kind: the backbone's model type.
+        changes: fields that the family knows better.
+    """
+    text.require("hidden_act", "silu")
+    text.require("mlp_bias", False)
+    if kind in (*_BIASED, *_NORMED):
+        text.require("attention_bias", kind in _BIASED)
+    else:
+        text.require("attention_bias", False)
+    text.require("partial_rotary_factor", 1.0)
+    heads, hidden = text.need("num_attention_heads", int), text.need("hidden_size", int)
+    layers = text.need("num_hidden_layers", int)
+    fields: dict[str, Any] = {
+        "vocab_size": text.need("vocab_size", int),
+        "hidden_size": hidden,
+        "intermediate_size": text.need("intermediate_size", int),
+        "num_layers": layers,
+        "num_heads": heads,
+        "num_kv_heads": text.get("num_key_value_heads", int, heads),
+        "head_dim": text.get("head_dim", int, hidden // heads),
+        "rope": changes.pop("rope", None) or read_rope(text),
+        "max_positions": text.need("max_position_embeddings", int),
+        "norm_eps": text.get("rms_norm_eps", float, 1e-6),
+        "qkv_bias": kind in _BIASED,
+        "qk_norm": kind in _NORMED,
+        "tie_embeddings": whole.get("tie_word_embeddings", bool, text.get("tie_word_embeddings", bool, False)),
+    }
+    return TextConfig(**(fields | _sliding(text, layers) | changes))
+
+
+def text_origin(canonical: str, config: LMMConfig, hub: HubConfig, stem: str = "model.language_model.") -> Origin:
+    """Where a canonical `decoder.*` tensor lies; `stem` precedes `layers`, `embed_tokens` and `norm`."""
+    path, _, leaf = canonical.removeprefix("decoder.").rpartition(".")
+    whole = {"embed": f"{stem}embed_tokens", "norm": f"{stem}norm", "head": "lm_head"}
+    if path in whole:
+        return Origin(f"{whole[path]}.{leaf}")
+    _, index, *parts = path.split(".")
+    names = [_NAMES.get(p, p) for p in parts]
+    base = f"{stem}layers.{index}."
+    if backbone(hub) in _FUSED and parts[-1] in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"):
+        name, rows = _fused(parts[-1], config.text)
+        return Origin(f"{base}{names[0]}.{name}.{leaf}", rows=rows)
+    return Origin(f"{base}{'.'.join(names)}.{leaf}")
+
+
+def read_gate(whole: Keys, config: HubConfig) -> GateConfig | None:
+    """The pair gate of a checkpoint that this package exported."""
+    gate = config.get(GATE_KEY)
+    return None if gate is None else GateConfig.from_dict(gate, f"{whole.where}.{GATE_KEY}")
+
+
+def read_tokens(source: Source, whole: Keys, text: Keys, *, image: int | None = None) -> TokenConfig:
+    """Ids with a meaning; generation_config.json is asked first for what ends an answer."""
+    stop = source.generation.get(
+        "eos_token_id", text.get("eos_token_id", (int, list), whole.get("eos_token_id", (int, list), None))
+    )
+    if stop is None:
+        raise ConfigError(f"{whole.where}: eos_token_id is given nowhere; without it an answer has no end")
+    return TokenConfig(
+        stop=tuple(stop) if isinstance(stop, list) else (stop,),
+        image=image,
+        bos=text.get("bos_token_id", int, None),
+        pad=text.get("pad_token_id", int, None),
+    )
+
+
+def _fused(projection: str, text: TextConfig) -> tuple[str, tuple[int, int]]:
+    """Phi-3 stacks queries, keys and values, and the two halves of the MLP."""
+    if projection in ("gate_proj", "up_proj"):
+        first = text.intermediate_size * (projection == "up_proj")
+        return "gate_up_proj", (first, first + text.intermediate_size)
+    queries, keys = text.num_heads * text.head_dim, text.num_kv_heads * text.head_dim
+    first = {"q_proj": 0, "k_proj": queries, "v_proj": queries + keys}[projection]
+    return "qkv_proj", (first, first + (queries if projection == "q_proj" else keys))
+
+
+def _sliding(text: Keys, layers: int) -> dict[str, Any]:
+    """The sliding window: `layer_types` (transformers 5), or Qwen's `use_sliding_window` with `max_window_layers`."""
+    window = text.get("sliding_window", int, None)
+    if window is None or not text.get("use_sliding_window", bool, True):
+        return {}
+    types = text.get("layer_types", list, None)
+    if types is not None:
+        sliding = tuple(i for i, kind in enumerate(types) if kind == "sliding_attention")
+        return {"sliding_window": window, "sliding_layers": sliding} if sliding else {}
+    first = text.get("max_window_layers", int, 0)
+    return {"sliding_window": window, "sliding_layers": tuple(range(first, layers))} if first < layers else {}

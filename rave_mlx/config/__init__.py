@@ -1,0 +1,40 @@
+"""The one model description that the runtime knows: `LMMConfig` and its parts.
+
+`convert/` translates foreign configurations into these classes; a rave directory stores them as `config.json`.
+"""
+
+from rave_mlx.config.connector import (
+    Connector,
+    ConnectorConfig,
+    MlpConnectorConfig,
+    ResamplerConfig,
+    ShuffleConnectorConfig,
+)
+from rave_mlx.config.image import ImageConfig, Images, Resample, TileConfig
+from rave_mlx.config.model import FORMAT, GateConfig, LMMConfig, QuantizationConfig, TokenConfig
+from rave_mlx.config.text import RopeConfig, RopeScaling, TextConfig
+from rave_mlx.config.vision import Activation, TileVisionConfig, Tower, VisionConfig
+
+__all__ = [
+    "FORMAT",
+    "Activation",
+    "Connector",
+    "ConnectorConfig",
+    "GateConfig",
+    "ImageConfig",
+    "Images",
+    "LMMConfig",
+    "MlpConnectorConfig",
+    "QuantizationConfig",
+    "Resample",
+    "ResamplerConfig",
+    "RopeConfig",
+    "RopeScaling",
+    "ShuffleConnectorConfig",
+    "TextConfig",
+    "TileConfig",
+    "TileVisionConfig",
+    "TokenConfig",
+    "Tower",
+    "VisionConfig",
+]

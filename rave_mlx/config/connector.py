@@ -1,0 +1,88 @@
+"""The ways from tower features to decoder embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rave_mlx.config.part import Part, positive
+from rave_mlx.config.vision import Activation
+from rave_mlx.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ConnectorConfig(Part):
+    """Qwen-VL: a norm, the merge_size^2 patches of a cell side by side, a two-layer MLP with GELU.
+
+    `norm_after` of the deepstack mergers is after the patches stand side by side, of the main one before.
+    """
+
+    hidden_size: int
+    output_size: int
+    norm_eps: float = 1e-6
+    norm: Literal["rms", "layer"] = "rms"
+    kind: Literal["merger"] = "merger"
+
+
+@dataclass(frozen=True)
+class MlpConnectorConfig(Part):
+    """LLaVA (arXiv 2310.03744): a two-layer MLP on every feature.
+
+    `newline`: a learned vector ends every row of an image made of several tiles (LLaVA-NeXT), and the features of
+    padding are dropped.
+    """
+
+    input_size: int
+    hidden_size: int
+    output_size: int
+    activation: Activation = "gelu"
+    bias: bool = True
+    newline: bool = False
+    kind: Literal["mlp"] = "mlp"
+
+
+@dataclass(frozen=True)
+class ShuffleConnectorConfig(Part):
+    """Pixel shuffle: `scale` x `scale` neighbouring features become one, `scale`^2 times as wide.
+
+    `layout`: "idefics3" (arXiv 2408.12637; then one linear layer without bias) or "internvl" (arXiv 2404.16821; then
+    layer norm and a two-layer MLP of width `hidden_size`), which differ in the order within the wide feature.
+    """
+
+    input_size: int
+    scale: int
+    output_size: int
+    layout: Literal["idefics3", "internvl"]
+    hidden_size: int | None = None
+    activation: Activation = "gelu"
+    norm_eps: float = 1e-5
+    kind: Literal["shuffle"] = "shuffle"
+
+    def __post_init__(self) -> None:
+        positive(self, "input_size", "scale", "output_size")
+        if (self.layout == "internvl") != (self.hidden_size is not None):
+            raise ConfigError("connector: hidden_size belongs to the internvl layout, and only to it")
+
+
+@dataclass(frozen=True)
+class ResamplerConfig(Part):
+    """Perceiver resampler (Flamingo, arXiv 2204.14198), as AKI uses it: learned latents attend to the features of a
+    tile (and to themselves) `depth` times; then a linear layer to the decoder.
+
+    Attributes:
+        latents: how many; each becomes a visual token.
+        head_dim: width of a head; heads times head_dim need not be hidden_size.
+    """
+
+    hidden_size: int
+    output_size: int
+    latents: int
+    depth: int
+    num_heads: int
+    head_dim: int
+    mlp_ratio: int = 4
+    norm_eps: float = 1e-5
+    kind: Literal["resampler"] = "resampler"
+
+
+Connector = ConnectorConfig | MlpConnectorConfig | ShuffleConnectorConfig | ResamplerConfig

@@ -1,0 +1,98 @@
+"""How an image becomes what a vision tower reads. Pixels are scaled to [0, 1], then (x - mean) / std per channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rave_mlx.config.part import Part, positive
+from rave_mlx.errors import ConfigError
+
+Resample = Literal["bicubic", "bilinear", "lanczos"]
+
+
+@dataclass(frozen=True)
+class ImageConfig(Part):
+    """Native resolution: both sides are rounded to multiples of `patch_size * merge_size`; the area is kept within
+    [min_pixels, max_pixels] (in pixels), aspect kept."""
+
+    patch_size: int
+    min_pixels: int
+    max_pixels: int
+    temporal_patch_size: int = 2
+    merge_size: int = 2
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    resample: Resample = "bicubic"
+    kind: Literal["native"] = "native"
+
+    def __post_init__(self) -> None:
+        positive(self, "patch_size", "temporal_patch_size", "merge_size", "max_pixels")
+        _check_channels(self)
+
+    @property
+    def cell(self) -> int:
+        """Side of the square of pixels behind one visual token."""
+        return self.patch_size * self.merge_size
+
+
+@dataclass(frozen=True)
+class TileConfig(Part):
+    """Square tiles of `tile_size` pixels, each cut into patches of `patch_size`; `tile_tokens` visual tokens a tile.
+
+    Attributes:
+        plan: how tiles are chosen.
+            "single": one tile.
+            "pinpoints": the best of the sizes in `pinpoints` (height, width), image fitted into it and padded, cut
+                into tiles, after one tile with the whole image (LLaVA-NeXT, LLaVA-OneVision).
+            "closest": the arrangement of min_tiles to max_tiles tiles whose aspect is closest, then one tile with
+                the whole image if there are several (InternVL).
+            "split": longest side to `longest_edge`, sides up to multiples of a tile, then one tile with the whole
+                image if there are several (Idefics3, SmolVLM).
+        fit: of a single tile: "stretch" to a square, "crop" (shortest side to the tile, centre cut out) or "pad"
+            (square by padding with the mean colour, then resized).
+        tile_tokens: visual tokens a tile.
+        max_features: pinpoints: more tiles' worth of features than this are scaled down (LLaVA-OneVision); None: never.
+        markers: what stands around visual tokens in a prompt: "none"; "tags", <img> and </img>; "grid", Idefics3's
+            tokens for rows, columns and the whole image.
+    """
+
+    tile_size: int
+    patch_size: int
+    tile_tokens: int
+    plan: Literal["single", "pinpoints", "closest", "split"] = "single"
+    fit: Literal["stretch", "crop", "pad"] = "stretch"
+    pinpoints: tuple[tuple[int, ...], ...] = ()
+    max_features: int | None = None
+    min_tiles: int = 1
+    max_tiles: int = 12
+    longest_edge: int | None = None
+    markers: Literal["none", "tags", "grid"] = "none"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    resample: Resample = "bicubic"
+    kind: Literal["tiles"] = "tiles"
+
+    def __post_init__(self) -> None:
+        positive(self, "tile_size", "patch_size", "tile_tokens", "min_tiles", "max_tiles")
+        _check_channels(self)
+        if (self.plan == "pinpoints") != bool(self.pinpoints):
+            raise ConfigError("image: pinpoints belong to the plan of that name, which needs at least one")
+        if any(len(p) != 2 or p[0] % self.tile_size or p[1] % self.tile_size or min(p) < 1 for p in self.pinpoints):
+            raise ConfigError(f"image.pinpoints: pairs of multiples of tile_size {self.tile_size} are needed")
+        if self.plan == "split" and (self.longest_edge is None or self.longest_edge < 1):
+            raise ConfigError("image: the split plan needs longest_edge")
+        if self.min_tiles > self.max_tiles:
+            raise ConfigError(f"image: min_tiles {self.min_tiles} is more than max_tiles {self.max_tiles}")
+
+
+def _check_channels(config: ImageConfig | TileConfig) -> None:
+    if not len(config.mean) == len(config.std) == 3:
+        raise ConfigError(
+            f"image.mean and image.std need a number for red, green and blue: {config.mean}, {config.std}"
+        )
+    if 0 in config.std:
+        raise ConfigError(f"image.std {list(config.std)}: a channel cannot be divided by 0")
+
+
+Images = ImageConfig | TileConfig

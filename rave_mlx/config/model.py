@@ -1,0 +1,140 @@
+"""`LMMConfig`, the one model description that the runtime knows, with what belongs to no single part of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rave_mlx.config.connector import Connector
+from rave_mlx.config.image import Images
+from rave_mlx.config.part import Part
+from rave_mlx.config.text import TextConfig
+from rave_mlx.config.vision import Tower
+from rave_mlx.errors import ConfigError
+
+FORMAT = 1
+"""Version of the rave directory layout; raised when an older reader could misread a newer directory."""
+
+
+@dataclass(frozen=True)
+class TokenConfig(Part):
+    """Ids of the tokens with a meaning for the runtime. `stop` ends an answer, `answer` stands where one begins."""
+
+    stop: tuple[int, ...]
+    image: int | None = None
+    bos: int | None = None
+    pad: int | None = None
+    answer: int | None = None
+
+
+@dataclass(frozen=True)
+class GateConfig(Part):
+    """The pair gate: RAVE (arXiv 2605.18359), our parametrisation; every choice the paper leaves open is a field.
+
+    `rank` r of the pair term; `squash` phi with `limit` tau (used by tanh); `layers` "all" or the gated layers;
+    `kv_groups` the share of KV groups gated in each layer (rounded, at least one), or their indices; `queries`
+    which queries are biased; `features` what the gate reads.
+    """
+
+    rank: int = 14
+    squash: Literal["tanh", "identity", "suppress", "boost"] = "tanh"
+    limit: float = 4.0
+    layers: Literal["all"] | tuple[int, ...] = "all"
+    kv_groups: float | tuple[int, ...] = 0.5
+    queries: Literal["all"] = "all"
+    features: Literal["pre_rope"] = "pre_rope"
+
+    @property
+    def width(self) -> int:
+        """R = r + 2: the pair features plus the query-only and the key-only term."""
+        return self.rank + 2
+
+    def groups(self, num_kv_heads: int) -> tuple[int, ...]:
+        """Indices of the gated KV groups."""
+        if isinstance(self.kv_groups, tuple):
+            return self.kv_groups
+        return tuple(range(max(1, round(self.kv_groups * num_kv_heads))))
+
+    def gates_layer(self, layer: int) -> bool:
+        """Whether decoder layer `layer` has a gate."""
+        return self.layers == "all" or layer in self.layers
+
+
+@dataclass(frozen=True)
+class QuantizationConfig(Part):
+    """How `.weight` tensors with `.scales` beside them are stored; `layers` overrides by canonical module name."""
+
+    bits: int
+    group_size: int
+    mode: Literal["affine", "mxfp4", "mxfp8", "nvfp4"] = "affine"
+    layers: dict[str, QuantizationConfig] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LMMConfig(Part):
+    """A large multimodal model, or a text-only one when `vision` is None.
+
+    `turns` "last": the model was trained on single questions, so a conversation shows it the latest images and the
+    latest question only.
+
+    `mask` "mutual": the tokens of an image also see the rest of their turn, up to the token `tokens.answer`
+    (modality-mutual attention, arXiv 2503.02597).
+    """
+
+    family: str
+    text: TextConfig
+    tokens: TokenConfig
+    vision: Tower | None = None
+    connector: Connector | None = None
+    image: Images | None = None
+    gate: GateConfig | None = None
+    quantization: QuantizationConfig | None = None
+    turns: Literal["all", "last"] = "all"
+    mask: Literal["causal", "mutual"] = "causal"
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ConfigError(
+                f"config.format is {self.format}, this version of rave-mlx reads {FORMAT}; "
+                "convert the model again, or upgrade rave-mlx"
+            )
+        parts = {
+            "vision": self.vision,
+            "connector": self.connector,
+            "image": self.image,
+            "tokens.image": self.tokens.image,
+        }
+        absent = [name for name, part in parts.items() if part is None]
+        if absent and len(absent) < len(parts):
+            raise ConfigError(f"config: a model with images needs {', '.join(parts)}; missing: {', '.join(absent)}")
+        if self.connector is not None and self.connector.output_size != self.text.hidden_size:
+            raise ConfigError(
+                f"connector.output_size {self.connector.output_size} differs from "
+                f"text.hidden_size {self.text.hidden_size}"
+            )
+        if self.vision is not None and self.image is not None and self.connector is not None:
+            self._check_images(self.vision, self.image, self.connector)
+        if self.mask == "mutual" and self.tokens.answer is None:
+            raise ConfigError("config: the mutual mask needs tokens.answer, the token that starts an answer")
+        if self.gate is not None:
+            self._check_gate(self.gate)
+
+    def _check_images(self, vision: Tower, image: Images, connector: Connector) -> None:
+        if vision.kind != image.kind or (vision.kind == "native") != (connector.kind == "merger"):
+            raise ConfigError(
+                f"config: a {vision.kind} tower does not go with {image.kind} images and a {connector.kind} connector"
+            )
+        same = ("patch_size", "merge_size", "temporal_patch_size") if vision.kind == "native" else ("patch_size",)
+        for name in (*same, "tile_size") if vision.kind == "tiles" else same:
+            if getattr(vision, name) != getattr(image, name):
+                raise ConfigError(f"vision.{name} and image.{name} differ")
+
+    def _check_gate(self, gate: GateConfig) -> None:
+        outside = [g for g in gate.groups(self.text.num_kv_heads) if not 0 <= g < self.text.num_kv_heads]
+        if outside:
+            raise ConfigError(f"gate.kv_groups {outside}: the model has KV groups 0 to {self.text.num_kv_heads - 1}")
+        if isinstance(gate.layers, tuple):
+            outside = [i for i in gate.layers if not 0 <= i < self.text.num_layers]
+            if outside:
+                raise ConfigError(f"gate.layers {outside}: the model has layers 0 to {self.text.num_layers - 1}")

@@ -1,0 +1,112 @@
+"""The text decoder's configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rave_mlx.config.part import Part, positive
+from rave_mlx.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RopeScaling(Part):
+    """How rotary frequencies are stretched for contexts longer than the pre-training's.
+
+    Attributes:
+        kind: the rule: linear (position interpolation, arXiv 2306.15595), dynamic (NTK-aware, the base grows with
+            the length), yarn (arXiv 2309.00071), longrope (arXiv 2402.13753) or llama3.
+        factor: how many times longer.
+        original_positions: context length of the pre-training.
+        attention_factor: multiplies cos and sin (yarn, longrope); None for the rule's own value.
+        beta_fast, beta_slow: turns over the original context above and below which yarn keeps and stretches.
+        mscale, mscale_all_dim: yarn's attention factor as DeepSeek writes it; None to leave it out.
+        truncate: whether yarn rounds the bounds of its ramp to whole dimensions.
+        low_freq_factor, high_freq_factor: the same bounds for llama3.
+        short_factors, long_factors: longrope's divisor of every frequency, up to and beyond original_positions.
+    """
+
+    kind: Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
+    factor: float = 1.0
+    original_positions: int | None = None
+    attention_factor: float | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind != "linear" and self.original_positions is None:
+            raise ConfigError(f"text.rope.scaling: {self.kind} needs original_positions")
+        if self.kind == "longrope" and len(self.short_factors) != len(self.long_factors):
+            raise ConfigError("text.rope.scaling: short_factors and long_factors differ in length")
+
+    @property
+    def follows_length(self) -> bool:
+        """Whether the frequencies depend on how long the sequence is."""
+        return self.kind in ("dynamic", "longrope")
+
+
+@dataclass(frozen=True)
+class RopeConfig(Part):
+    """Rotary positions of the text decoder.
+
+    `sections`: for multimodal RoPE (Qwen2-VL, arXiv 2409.12191), how many of the head_dim / 2 frequencies turn
+    with the temporal, vertical and horizontal position; None for plain one-dimensional positions. They stand one
+    after the other, or `interleaved` (Qwen3-VL): frequency i turns with the vertical position where i % 3 is 1 and
+    with the horizontal one where it is 2, below three times that section's size, else with the temporal one.
+    """
+
+    theta: float
+    sections: tuple[int, ...] | None = None
+    interleaved: bool = False
+    scaling: RopeScaling | None = None
+
+
+@dataclass(frozen=True)
+class TextConfig(Part):
+    """The text decoder: pre-norm, grouped-query attention, SwiGLU.
+
+    `sliding_window`: in `sliding_layers`, a token sees itself and the tokens before it, this many in all; None: all.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope: RopeConfig
+    max_positions: int
+    norm_eps: float = 1e-6
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    tie_embeddings: bool = False
+    sliding_window: int | None = None
+    sliding_layers: Literal["all"] | tuple[int, ...] = "all"
+
+    def __post_init__(self) -> None:
+        positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_kv_heads", "head_dim")
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(f"text: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.head_dim % 2:
+            raise ConfigError(f"text: head_dim {self.head_dim} is odd; rotary positions need pairs")
+        if self.rope.sections is not None and sum(self.rope.sections) * 2 != self.head_dim:
+            raise ConfigError(
+                f"text.rope.sections {list(self.rope.sections)} must add up to head_dim / 2 = {self.head_dim // 2}"
+            )
+        scaling = self.rope.scaling
+        if scaling is not None and scaling.kind == "longrope" and len(scaling.short_factors) * 2 != self.head_dim:
+            raise ConfigError(f"text.rope.scaling: {len(scaling.short_factors)} factors for head_dim {self.head_dim}")
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ConfigError(f"text.sliding_window is {self.sliding_window}; it must be at least 1")
+
+    def slides(self, layer: int) -> bool:
+        """Whether decoder layer `layer` sees a sliding window only."""
+        return self.sliding_window is not None and (self.sliding_layers == "all" or layer in self.sliding_layers)

@@ -1,0 +1,131 @@
+"""The two vision towers: patches at the image's own resolution, and square tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rave_mlx.config.part import Part, positive
+from rave_mlx.errors import ConfigError
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu"]
+"""silu; GELU by erf, by tanh; x * sigmoid(1.702 x)."""
+
+
+@dataclass(frozen=True)
+class VisionConfig(Part):
+    """A tower of the Qwen-VL shape (arXiv 2409.12191, 2502.13923): patches at native resolution, 2-D rotary
+    positions, attention over the whole image or (with `window_size`) in windows outside `full_attention_layers`.
+
+    Units: `patch_size` and `window_size` are pixels; `merge_size` patches a side become one visual token.
+
+    Attributes:
+        norm: RMS or layer norm; layer norm has biases.
+        mlp: "gated" (act(gate) * up) or "plain" (two layers).
+        patch_bias: whether the patch embedding has a bias.
+        position_side: side of a square of learned positions, interpolated to the image's grid and added (Qwen3-VL);
+            None without.
+        deepstack_layers: layers after which features are also merged and added to the decoder's first layers, one
+            each (DeepStack, arXiv 2406.04334).
+    """
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    patch_size: int
+    window_size: int | None = None
+    full_attention_layers: tuple[int, ...] = ()
+    temporal_patch_size: int = 2
+    merge_size: int = 2
+    channels: int = 3
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-6
+    norm: Literal["rms", "layer"] = "rms"
+    mlp: Literal["gated", "plain"] = "gated"
+    activation: Activation = "silu"
+    patch_bias: bool = False
+    position_side: int | None = None
+    deepstack_layers: tuple[int, ...] = ()
+    kind: Literal["native"] = "native"
+
+    def __post_init__(self) -> None:
+        positive(self, "depth", "hidden_size", "intermediate_size", "num_heads", "patch_size", "merge_size")
+        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 4:
+            raise ConfigError(
+                f"vision: hidden_size {self.hidden_size} must split over {self.num_heads} heads of a multiple of 4"
+            )
+        if self.window_size is not None and self.window_size % (self.patch_size * self.merge_size):
+            raise ConfigError(
+                f"vision: window_size {self.window_size} is not a multiple of patch_size x merge_size "
+                f"= {self.patch_size * self.merge_size}"
+            )
+
+
+@dataclass(frozen=True)
+class TileVisionConfig(Part):
+    """A vision transformer over square tiles: CLIP (arXiv 2103.00020), SigLIP (2303.15343), InternViT (2312.14238).
+
+    Attributes:
+        tile_size, patch_size: in pixels.
+        class_token: whether a learned token precedes the patches.
+        patch_bias, qkv_bias: biases of the patch embedding and of queries, keys and values.
+        qk_norm: RMS norm of queries and keys over all heads together (InternViT).
+        layer_scale: whether each branch is scaled by a learned vector (InternViT).
+        pre_norm: a norm before the first layer (CLIP).
+        post_norm: a norm after the last layer.
+        norm: of the layers; `pre_norm` and `post_norm` are layer norms.
+        feature_layers: which states are the features, side by side: i is the state after i layers (0 is the
+            embeddings), as a non-negative number; the last state is not passed through post_norm, -1 is and stands
+            for the tower's output.
+        keep_class_token: whether the class token is one of the features.
+    """
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    tile_size: int
+    patch_size: int
+    feature_layers: tuple[int, ...] = (-1,)
+    activation: Activation = "gelu_tanh"
+    norm: Literal["rms", "layer"] = "layer"
+    norm_eps: float = 1e-6
+    channels: int = 3
+    class_token: bool = False
+    keep_class_token: bool = False
+    patch_bias: bool = True
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    layer_scale: bool = False
+    pre_norm: bool = False
+    post_norm: bool = True
+    kind: Literal["tiles"] = "tiles"
+
+    def __post_init__(self) -> None:
+        positive(self, "depth", "hidden_size", "intermediate_size", "num_heads", "tile_size", "patch_size")
+        if self.hidden_size % self.num_heads:
+            raise ConfigError(f"vision: hidden_size {self.hidden_size} does not split over {self.num_heads} heads")
+        if self.tile_size < self.patch_size:
+            raise ConfigError(f"vision: tiles of {self.tile_size} pixels are smaller than a patch ({self.patch_size})")
+        outside = [i for i in self.feature_layers if not -1 <= i <= self.depth]
+        if outside or not self.feature_layers:
+            raise ConfigError(f"vision.feature_layers {list(self.feature_layers)}: give states from -1 to {self.depth}")
+
+    @property
+    def side(self) -> int:
+        """Patches a side of a tile; what is left over at the right and bottom is not seen."""
+        return self.tile_size // self.patch_size
+
+    @property
+    def features(self) -> int:
+        """Features a tile."""
+        return self.side**2 + (self.class_token and self.keep_class_token)
+
+    @property
+    def feature_size(self) -> int:
+        """Width of a feature."""
+        return self.hidden_size * len(self.feature_layers)
+
+
+Tower = VisionConfig | TileVisionConfig

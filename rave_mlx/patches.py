@@ -1,0 +1,68 @@
+"""What a vision tower reads of one image, and the arithmetic from levels to pixels.
+
+The arithmetic is that of the transformers processors (level / 255, then (x - mean) / std, in float32), done once for
+the 256 levels of each channel and looked up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from rave_mlx.config import Images
+
+DEFAULT_IMAGE_TOKENS = 1280
+"""Visual tokens an image may take when nothing else is asked for; 1.0 megapixel at 28 pixels a token."""
+
+RESAMPLE = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePatches:
+    """An image as the vision tower takes it.
+
+    Attributes:
+        pixels: float32 (patches, channels * frames * patch * patch). Native resolution: the merge_size x merge_size
+            patches of one visual token are contiguous. Tiles: one tile after the other, row by row.
+        grid: (frames or tiles, rows, columns) of patches.
+        digest: identity of pixels and grid, for caches.
+        size: (width, height) of the upright original, in pixels.
+        layout: what stands in the prompt: numbers of visual tokens, and the text between them.
+        arrangement: (rows, columns) of tiles, one that shows the whole image not counted; (1, 1) without tiles.
+        original: the upright RGB original, where it cannot be had back from `pixels` (tiles).
+    """
+
+    pixels: npt.NDArray[np.float32]
+    grid: tuple[int, int, int]
+    digest: str
+    size: tuple[int, int]
+    layout: tuple[str | int, ...]
+    arrangement: tuple[int, int] = (1, 1)
+    original: Image.Image | None = field(default=None, repr=False)
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens in the prompt."""
+        return sum(part for part in self.layout if isinstance(part, int))
+
+
+def normalised(config: Images) -> npt.NDArray[np.float32]:
+    """(3, 256): what each level of each channel becomes, rounded as transformers rounds it."""
+    unit = (np.arange(256, dtype=np.float64) / 255).astype(np.float32)
+    mean, std = (np.array(values, np.float32)[:, None] for values in (config.mean, config.std))
+    return (unit - mean) / std
+
+
+def digest(levels: npt.NDArray[np.uint8], *made_of: object) -> str:
+    """Hash of the levels, an eighth or less of the bytes of the pixels, and of all else that pixels are made of."""
+    found = hashlib.sha256(repr((levels.shape, made_of)).encode())
+    found.update(np.ascontiguousarray(levels).data)
+    return found.hexdigest()

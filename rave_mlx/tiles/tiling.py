@@ -1,0 +1,28 @@
+"""The tiles that show an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Tiling:
+    """Tiles of one image.
+
+    Attributes:
+        levels: uint8 (tiles, tile_size, tile_size, 3), in the order in which the model reads them, the tile with the
+            whole image (if any) included.
+        rows, columns: how the others are arranged.
+    """
+
+    levels: NDArray[np.uint8]
+    rows: int
+    columns: int
+
+    @property
+    def overview(self) -> bool:
+        """Whether there is a tile with the whole image beside the others."""
+        return len(self.levels) == self.rows * self.columns + 1
