@@ -18,7 +18,7 @@ from rave_mlx.config import ImageConfig, LMMConfig
 from rave_mlx.errors import PromptError
 from rave_mlx.images import ImagePatches
 from rave_mlx.messages import read_messages
-from rave_mlx.models.connector import build_connector
+from rave_mlx.models.connectors import build_connector
 from rave_mlx.models.decoder import Decoder
 from rave_mlx.models.vision import build_tower
 from rave_mlx.prompt import Message, Prompt, build_prompt

@@ -37,10 +37,19 @@ def text_table(config: RopeConfig, head_dim: int, positions: mx.array, longest: 
     if config.sections is None:
         turning = positions[:, 0, :, None]
     else:
-        axis = np.repeat(np.arange(len(config.sections)), config.sections)
-        turning = positions.swapaxes(1, 2)[..., mx.array(axis)]
+        turning = positions.swapaxes(1, 2)[..., mx.array(_axes(config.sections, config.interleaved))]
     angles = (turning.astype(mx.float32) * frequencies)[:, None]
     return RotaryTable(mx.cos(angles), mx.sin(angles))
+
+
+def _axes(sections: tuple[int, ...], interleaved: bool) -> NDArray[np.int32]:
+    """Which of the three positions each frequency turns with (see RopeConfig)."""
+    if not interleaved:
+        return np.repeat(np.arange(len(sections), dtype=np.int32), sections)
+    axes = np.zeros(sum(sections), np.int32)
+    for axis in (1, 2):
+        axes[axis : 3 * sections[axis] : 3] = axis
+    return axes
 
 
 def patch_table(theta: float, head_dim: int, rows: NDArray[np.int32], columns: NDArray[np.int32]) -> RotaryTable:

@@ -1,0 +1,28 @@
+"""From vision features to decoder embeddings. Every connector is called with the tower's output and the image."""
+
+from __future__ import annotations
+
+import mlx.nn as nn
+
+from rave_mlx.config import (
+    Connector,
+    ConnectorConfig,
+    MlpConnectorConfig,
+    ShuffleConnectorConfig,
+    Tower,
+    VisionConfig,
+)
+from rave_mlx.models.connectors.merger import PatchMerger
+from rave_mlx.models.connectors.mlp import MlpConnector
+from rave_mlx.models.connectors.resampler import Resampler
+from rave_mlx.models.connectors.shuffle import ShuffleConnector
+
+
+def build_connector(config: Connector, vision: Tower) -> nn.Module:
+    """The connector of a configuration, without weights."""
+    if isinstance(config, ConnectorConfig):
+        assert isinstance(vision, VisionConfig)
+        return PatchMerger(config, vision)
+    if isinstance(config, MlpConnectorConfig):
+        return MlpConnector(config)
+    return ShuffleConnector(config) if isinstance(config, ShuffleConnectorConfig) else Resampler(config)
