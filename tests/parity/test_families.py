@@ -1,0 +1,102 @@
+"""Every model family against transformers, live: logits, batches, chunks, answers, exports, golden files."""
+
+from __future__ import annotations
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from families import CONVERSATIONS, cases, golden
+from support import relative
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from parity import golden as reference  # noqa: E402
+
+import rave_mlx  # noqa: E402
+from rave_mlx.convert import convert  # noqa: E402
+from rave_mlx.convert.export import export  # noqa: E402
+from rave_mlx.generation import prefill, step  # noqa: E402
+
+CASES = cases()
+
+
+@pytest.fixture(scope="module", params=CASES)
+def models(request, tmp_path_factory):
+    """The case, its checkpoint as `save_pretrained` writes it, transformers' model and ours."""
+    case = CASES[request.param]
+    model = reference.hf_model(case)
+    folder = reference.checkpoint(case, model, tmp_path_factory.mktemp(case.name) / "hf")
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder)
+    return case, folder, model, rave_mlx.load(folder)
+
+
+def test_logits(models):
+    case, _, model, lmm = models
+    for name in case.conversations:
+        prompt = lmm.prepare(CONVERSATIONS[name])
+        assert relative(lmm.logits(prompt), reference.hf_logits(case, model, [prompt])) <= 1e-5, name
+
+
+def test_the_golden_file_is_up_to_date(models):
+    case, _, model, _ = models
+    shapes, logits = golden(case)
+    assert shapes == reference.shapes(model)
+    for name, expected in reference.make(case).items():
+        if name != "shapes":
+            assert relative(logits[name], expected) <= 1e-6, name
+
+
+def test_a_padded_batch(models):
+    case, _, model, lmm = models
+    first, last = case.conversations[0], case.conversations[-1]
+    questions = [CONVERSATIONS[first], CONVERSATIONS[last]]
+    if first == last:
+        questions[1] = [{"role": "user", "content": "And something longer, please?"}]
+    prompts = [lmm.prepare(q) for q in questions]
+    ours, theirs = lmm.logits(prompts), reference.hf_logits(case, model, prompts)
+    for row, prompt in enumerate(prompts):
+        assert relative(ours[row, -len(prompt) :], theirs[row, -len(prompt) :]) <= 1e-5, row
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_prefill_in_chunks_and_decode(models, chunk):
+    case, _, model, lmm = models
+    prompt = lmm.prepare(CONVERSATIONS[case.conversations[-1]])
+    expected = reference.hf_logits(case, model, [prompt])
+    cache = lmm.make_cache()
+    assert relative(prefill(lmm, prompt, cache, chunk=chunk), expected[:, -1]) <= 1e-5
+    if chunk == 7:
+        cache.trim(len(prompt) - 1)
+        last = mx.array(prompt.ids[0, -1:])
+        again = step(lmm, cache, last, prompt.token_map.next_position - 1)
+        assert relative(again, expected[:, -1]) <= 1e-5
+
+
+def test_greedy_answers(models):
+    case, _, model, lmm = models
+    messages = CONVERSATIONS[case.conversations[min(1, len(case.conversations) - 1)]]
+    inputs = reference.batch(case, [lmm.prepare(messages)])
+    with torch.no_grad():
+        out = model.generate(
+            **inputs, max_new_tokens=16, do_sample=False, eos_token_id=list(lmm.config.tokens.stop), pad_token_id=0
+        )
+    expected = out[0, inputs["input_ids"].shape[1] :].tolist()
+    assert [p.token for p in rave_mlx.stream(lmm, messages, max_tokens=16)] == expected
+
+
+def test_an_export_opens_in_transformers(models, tmp_path):
+    case, folder, model, lmm = models
+    convert(folder, tmp_path / "rave")
+    export(tmp_path / "rave", tmp_path / "again")
+    again, report = type(model).from_pretrained(
+        tmp_path / "again", dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    assert not any(report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    prompt = lmm.prepare(CONVERSATIONS[case.conversations[-1]])
+    expected = reference.hf_logits(case, model, [prompt])
+    assert np.array_equal(reference.hf_logits(case, again.eval(), [prompt]), expected)
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["model_type"] == case.config["model_type"]
