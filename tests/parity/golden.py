@@ -1,4 +1,4 @@
-"""transformers' models of the cases in tests/families, and their golden logits: `python tests/parity/golden.py [CASE]`."""
+"""transformers' models of the cases in tests/families, and their golden logits (`golden.py [CASE ...]` writes them)."""
 
 from __future__ import annotations
 
