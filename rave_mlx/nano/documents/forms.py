@@ -156,6 +156,35 @@ def below(sheet: Sheet, wanted: int, held: bool, above: bool = False) -> None:
         sheet.y += gap
 
 
+def figure(sheet: Sheet, wanted: int, held: bool) -> None:
+    """Tiles of a dashboard: a large value with its small label centred under it, one to three side by side."""
+    block, rng = FieldBlock(sheet, ("",)), sheet.rng
+    small = sheet.type(rng.uniform(0.7, 0.95))
+    large = sheet.type(rng.uniform(1.15, 1.8), bold=rng.random() < 0.6)
+    columns = rng.choice((1, 2, 2, 3)) if sheet.x1 - sheet.x0 > 200 else 1
+    step = (sheet.x1 - sheet.x0) / columns
+    heights = round(large.size * 1.25), round(small.size * 1.35)
+    gap = rng.randint(8, 20)
+    boxed = rng.random() < 0.5
+    while wanted > 0 and sheet.room(sum(heights) + gap):
+        row: list[tuple[float, Field]] = []
+        for c, field in enumerate(draw_fields(sheet, min(columns, wanted), held)):
+            wanted -= 1
+            if sheet.fit(field.label, small, step - 12) and sheet.fit(field.value, large, step - 12):
+                row.append((sheet.x0 + (c + 0.5) * step, field))
+                sheet.fields.append(field)
+        if not row:
+            continue
+        top = sheet.y
+        ink, muted = sheet.style.ink, block.label_color
+        sheet.line([(x - sheet.measure(f.value, large) / 2, f.value, large, ink) for x, f in row], pitch=heights[0])
+        sheet.line([(x - sheet.measure(f.label, small) / 2, f.label, small, muted) for x, f in row], pitch=heights[1])
+        if boxed:
+            for x, _ in row:
+                sheet.box(x - step / 2 + 2, top - 2, x + step / 2 - 2, sheet.y + 3)
+        sheet.y += gap
+
+
 def caption(sheet: Sheet, wanted: int, held: bool) -> None:
     """Held-out layout: the value stands above its label."""
     below(sheet, wanted, held, above=True)
@@ -196,5 +225,6 @@ BLOCKS: dict[str, Callable[[Sheet, int, bool], None]] = {
     "spread": spread,
     "below": below,
     "pairs": pairs,
+    "figure": figure,
 }
 HELD_BLOCKS: dict[str, Callable[[Sheet, int, bool], None]] = {"caption": caption, "card": card}

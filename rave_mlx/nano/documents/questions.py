@@ -61,12 +61,24 @@ REVERSE = (
     "Where does it say {}?",
 )
 REVERSE_ROW = ("Which row has {}?", "What costs {}?", "Which item is {}?", "What has {}?", "Which entry shows {}?")
-LINE = ("Read line {}.", "What does line {} say?", "Line {}", "Transcribe line {}.", "What is in line {}?")
-LAST = ("Read the last line.", "What is the last line?", "What does the last line say?", "Bottom line?")
-FIRST_LINE = ("Read the first line.", "What is the first line?", "What does the top line say?", "Top line?")
+LINE = (
+    "Read line {}.", "What does line {} say?", "Line {}", "Transcribe line {}.", "Line number {}?",
+    "What is written in line {}?", "Give line {}.", "Which text is in line {}?", "What is in line {}?",
+)  # fmt: skip
+LAST = (
+    "Read the last line.", "What is the last line?", "What does the last line say?", "Last line?",
+    "What is written at the bottom?", "Give the last line.", "What is in the bottom line?", "Bottom line?",
+)  # fmt: skip
+FIRST_LINE = (
+    "Read the first line.", "What is the first line?", "What does the top line say?", "First line?",
+    "What is written in the first line?", "Give the first line.", "What is in the top line?", "Top line?",
+)  # fmt: skip
 TITLE = (
     "What is the title?", "What is the heading?", "Read the title.", "Title?", "What is the title of this document?",
-    "Read the heading.", "What is this document called?",
+    "Read the heading.", "Heading?", "What is the document's title?", "What is the page called?",
+    "What is this page's heading?", "What is the headline?", "Which title does the page have?", "Give the title.",
+    "What is at the top of the page?", "Tell me the heading.", "What is the name of this page?",
+    "What is the title of the page?", "Which heading does it have?", "What is this document called?",
 )  # fmt: skip
 READ = (
     "Read the text.", "Transcribe the document.", "Read everything.", "What does it say?", "OCR", "Read the document.",
