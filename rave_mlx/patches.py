@@ -25,6 +25,24 @@ RESAMPLE = {
 }
 
 
+@dataclass(frozen=True)
+class Region:
+    """The part of the patches of all tiles, put together, that shows the image; around it is padding.
+
+    Attributes:
+        top, left: where it starts, in patches.
+        height, width: its size, in patches; 0 where an image is so narrow that nothing of it is left.
+        rows, columns: the features that its patches are scaled to; as many as there are patches when they are not.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    rows: int
+    columns: int
+
+
 @dataclass(frozen=True, eq=False)
 class ImagePatches:
     """An image as the vision tower takes it.
@@ -37,6 +55,7 @@ class ImagePatches:
         size: (width, height) of the upright original, in pixels.
         layout: what stands in the prompt: numbers of visual tokens, and the text between them.
         arrangement: (rows, columns) of tiles, one that shows the whole image not counted; (1, 1) without tiles.
+        region: the part of these tiles that shows the image, where it was padded to fill them; else None.
         original: the upright RGB original, where it cannot be had back from `pixels` (tiles).
     """
 
@@ -46,6 +65,7 @@ class ImagePatches:
     size: tuple[int, int]
     layout: tuple[str | int, ...]
     arrangement: tuple[int, int] = (1, 1)
+    region: Region | None = None
     original: Image.Image | None = field(default=None, repr=False)
 
     @property

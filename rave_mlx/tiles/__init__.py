@@ -21,6 +21,7 @@ from rave_mlx.tiles.pinpoints import pinpoints
 from rave_mlx.tiles.single import single
 from rave_mlx.tiles.split import split
 from rave_mlx.tiles.tiling import Tiling
+from rave_mlx.tiles.unpad import visual_tokens
 
 __all__ = ["TILED_IMAGE_TOKENS", "Tiling", "cut_tiles"]
 
@@ -48,14 +49,15 @@ def cut_tiles(image: Image.Image, config: TileConfig, image_tokens: int | None =
         ImageError: for an image without pixels, or a budget that not even one tile fits into.
     """
     budget = TILED_IMAGE_TOKENS if image_tokens is None else image_tokens
-    if budget < config.tile_tokens:
-        raise ImageError(f"a budget of {budget} tokens: this model needs at least {config.tile_tokens} an image")
+    least = visual_tokens(config, None) if config.plan == "pinpoints" else config.tile_tokens
+    if budget < least:
+        raise ImageError(f"a budget of {budget} tokens: this model needs at least {least} an image")
     rgb = image if image.mode == "RGB" else open_image(image)
     if min(rgb.size) < 1:
         raise ImageError(f"the image has no pixels ({rgb.width} x {rgb.height}); pass one with both sides above 0")
     tiling = _PLANS[config.plan](rgb, config, budget)
-    side = config.tile_size // config.patch_size
-    patch, used = config.patch_size, config.tile_size // config.patch_size * config.patch_size
+    patch, side = config.patch_size, config.tile_size // config.patch_size
+    used = side * patch
     levels = tiling.levels[:, :used, :used].reshape(-1, side, patch, side, patch, 3)
     levels = np.ascontiguousarray(levels.transpose(0, 1, 3, 5, 2, 4)).reshape(-1, 3, patch**2)
     pixels = np.empty(levels.shape, np.float32)
@@ -68,5 +70,6 @@ def cut_tiles(image: Image.Image, config: TileConfig, image_tokens: int | None =
         size=rgb.size,
         layout=layout(tiling, config, rgb.size),
         arrangement=(tiling.rows, tiling.columns),
+        region=tiling.region,
         original=rgb,
     )
