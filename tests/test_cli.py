@@ -32,7 +32,8 @@ def rave(*arguments, stdin=None, **environment):
 def test_the_first_command_of_the_readme_answers():
     done = rave("chat", "--image", DOCUMENTS / "receipt.png", "--prompt", "What is the total?")
     assert (done.returncode, done.stdout) == (0, "13.60\n")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 2
+    assert "receipt.png: 320 x 190 pixels, 240 visual tokens" in done.stderr
     assert "built-in model" in done.stderr
     assert "--model Qwen/" in done.stderr
 

@@ -39,7 +39,8 @@ def chat(
         typer.Option(
             "--image-tokens",
             min=1,
-            help="Most visual tokens an image may take; more shows finer print. Default 1,280.",
+            help="Most visual tokens an image may take; more shows finer print. Default 1,280; 3,840 for models that "
+            "read images in tiles.",
             rich_help_panel=_READING,
         ),
     ] = None,

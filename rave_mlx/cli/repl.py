@@ -45,8 +45,10 @@ class Repl:
         }
 
     def attach(self, file: Path, page: int = 1) -> None:
-        """Read an image that the next question is about."""
+        """Read an image that the next question is about, and say how many tokens it takes."""
         self._waiting.append(self._session.read(file, page))
+        patches = self._waiting[-1].patches
+        _note(f"{file}: {patches.size[0]} x {patches.size[1]} pixels, {patches.tokens:,} visual tokens")
 
     def ask(self, text: str) -> bool:
         """Ask and stream the answer. Ctrl-C ends the answer; what came so far stays in the conversation.
@@ -134,8 +136,6 @@ class Repl:
         if not 1 <= len(arguments) <= 2 or not all(a.isdigit() for a in arguments[1:]):
             raise UsageError("use: /image FILE [PAGE]")
         self.attach(Path(arguments[0]).expanduser(), int(arguments[1]) if len(arguments) == 2 else 1)
-        patches = self._waiting[-1].patches
-        _note(f"{arguments[0]}: {patches.size[0]} x {patches.size[1]} pixels, {patches.tokens} visual tokens")
 
     def _reset(self, arguments: list[str]) -> None:
         self._session.reset()
