@@ -1,7 +1,7 @@
 """The text backbones: Llama, Mistral, Qwen2, Qwen3 and Phi-3, alone or inside a vision-language model.
 
-They are one decoder with different switches. transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5
-writes `rope_parameters`; both are read, contradictions between them are refused.
+They are one decoder with different switches. Keys that a model type's own code does not read are refused when they
+say something else than that code does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from rave_mlx.config import GateConfig, LMMConfig, TextConfig, TokenConfig
 from rave_mlx.convert.families.base import GATE_KEY, HubConfig, Origin
 from rave_mlx.convert.keys import Keys
-from rave_mlx.convert.rope import read_rope
+from rave_mlx.convert.rope import context, read_rope
 from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError
 
@@ -21,6 +21,9 @@ _NORMED = ("qwen3", "qwen3_vl")
 _FUSED = ("phi3",)
 BACKBONES = ("llama", "mistral", "qwen2", "qwen3", "phi3")
 """Model types of text backbones."""
+
+_THETA = 10000.0
+"""Rotary base of the backbones where a file, an old one say, does not give it."""
 
 _NAMES = {
     "attention": "self_attn",
@@ -55,6 +58,7 @@ def read_text(text: Keys, whole: Keys, kind: str, **changes: Any) -> TextConfig:
     text.require("partial_rotary_factor", 1.0)
     heads, hidden = text.need("num_attention_heads", int), text.need("hidden_size", int)
     layers = text.need("num_hidden_layers", int)
+    rope = changes.pop("rope", None) or read_rope(text, default_theta=_THETA if kind in BACKBONES else None)
     fields: dict[str, Any] = {
         "vocab_size": text.need("vocab_size", int),
         "hidden_size": hidden,
@@ -63,14 +67,14 @@ def read_text(text: Keys, whole: Keys, kind: str, **changes: Any) -> TextConfig:
         "num_heads": heads,
         "num_kv_heads": text.get("num_key_value_heads", int, heads),
         "head_dim": text.get("head_dim", int, hidden // heads),
-        "rope": changes.pop("rope", None) or read_rope(text),
-        "max_positions": text.need("max_position_embeddings", int),
+        "rope": rope,
+        "max_positions": context(rope, text.need("max_position_embeddings", int)),
         "norm_eps": text.get("rms_norm_eps", float, 1e-6),
         "qkv_bias": kind in _BIASED,
         "qk_norm": kind in _NORMED,
         "tie_embeddings": whole.get("tie_word_embeddings", bool, text.get("tie_word_embeddings", bool, False)),
     }
-    return TextConfig(**(fields | _sliding(text, layers) | changes))
+    return TextConfig(**(fields | _sliding(text, kind, layers) | changes))
 
 
 def text_origin(canonical: str, config: LMMConfig, hub: HubConfig, stem: str = "model.language_model.") -> Origin:
@@ -119,14 +123,29 @@ def _fused(projection: str, text: TextConfig) -> tuple[str, tuple[int, int]]:
     return "qkv_proj", (first, first + (queries if projection == "q_proj" else keys))
 
 
-def _sliding(text: Keys, layers: int) -> dict[str, Any]:
-    """The sliding window: `layer_types` (transformers 5), or Qwen's `use_sliding_window` with `max_window_layers`."""
+def _sliding(text: Keys, kind: str, layers: int) -> dict[str, Any]:
+    """The sliding window: of every layer, or (Qwen) of those in `layer_types` or from `max_window_layers` on."""
     window = text.get("sliding_window", int, None)
-    if window is None or not text.get("use_sliding_window", bool, True):
-        return {}
+    if kind.startswith("qwen") and not text.get("use_sliding_window", bool, False):
+        window = None
+    if kind == "llama" and window is not None:
+        raise ConfigError(f"{text.where}: sliding_window {window} with model type 'llama', which has none")
     types = text.get("layer_types", list, None)
-    if types is not None:
-        sliding = tuple(i for i, kind in enumerate(types) if kind == "sliding_attention")
-        return {"sliding_window": window, "sliding_layers": sliding} if sliding else {}
-    first = text.get("max_window_layers", int, 0)
-    return {"sliding_window": window, "sliding_layers": tuple(range(first, layers))} if first < layers else {}
+    if types is None:
+        first = text.get("max_window_layers", int, 28) if kind.startswith("qwen") else 0
+        types = ["full_attention"] * min(first, layers) + ["sliding_attention"] * (layers - first)
+        types = types if window is not None else ["full_attention"] * layers
+    sliding = tuple(i for i, name in enumerate(types) if name == "sliding_attention")
+    if len(types) != layers or len(sliding) + types.count("full_attention") != layers:
+        raise ConfigError(
+            f"{text.where}: layer_types must name full_attention or sliding_attention for {layers} layers"
+        )
+    if sliding and window is None:
+        raise ConfigError(f"{text.where}: layer_types has sliding_attention, but no sliding_window is in use")
+    if window is None:
+        return {}
+    if not kind.startswith("qwen") and len(sliding) < layers:
+        raise ConfigError(f"{text.where}: layer_types leaves layers without a window, which {kind!r} does not")
+    if not sliding:
+        return {}
+    return {"sliding_window": window, "sliding_layers": "all" if len(sliding) == layers else sliding}

@@ -1,5 +1,6 @@
 """Rotary positions (RoFormer, arXiv 2104.09864) in the rotate-half layout: one-dimensional, multimodal
-(Qwen2-VL, arXiv 2409.12191) and two-dimensional for image patches. Tables are float32."""
+(Qwen2-VL, arXiv 2409.12191) and two-dimensional for image patches. Tables are float32; how fast the pairs turn is
+decided in `frequencies`."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx.config import RopeConfig
+from rave_mlx.models.frequencies import frequencies, regime
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,20 @@ class RotaryTable:
 def text_table(config: RopeConfig, head_dim: int, positions: mx.array, longest: int | None = None) -> RotaryTable:
     """Table for decoder tokens at `positions` (B, 3, L): temporal, vertical and horizontal.
 
-    Without sections only the first of the three is used.
+    Without sections only the first of the three is used. `longest` is the length in positions of the sequence that the
+    tokens belong to, for scalings that follow it; None where these tokens end it, which is then read from the array
+    (not traceable, and only done for such scalings).
     """
-    half = head_dim // 2
-    frequencies = mx.array(config.theta ** (-np.arange(half, dtype=np.float64) / half), dtype=mx.float32)
+    if longest is None and config.scaling is not None and config.scaling.follows_length:
+        longest = int(np.asarray(positions.max())) + 1
+    turns, strength = frequencies(config, head_dim, regime(config, longest or 0))
     if config.sections is None:
         turning = positions[:, 0, :, None]
     else:
         turning = positions.swapaxes(1, 2)[..., mx.array(_axes(config.sections, config.interleaved))]
-    angles = (turning.astype(mx.float32) * frequencies)[:, None]
-    return RotaryTable(mx.cos(angles), mx.sin(angles))
+    angles = (turning.astype(mx.float32) * mx.array(turns, dtype=mx.float32))[:, None]
+    cos, sin = mx.cos(angles), mx.sin(angles)
+    return RotaryTable(cos, sin) if strength == 1 else RotaryTable(cos * strength, sin * strength)
 
 
 def _axes(sections: tuple[int, ...], interleaved: bool) -> NDArray[np.int32]:

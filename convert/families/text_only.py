@@ -1,0 +1,29 @@
+"""Text backbones alone: language models without a vision tower."""
+
+from __future__ import annotations
+
+from rave_mlx.config import LMMConfig
+from rave_mlx.convert.families.base import Family, HubConfig, Origin
+from rave_mlx.convert.families.text import backbone, read_gate, read_text, read_tokens, text_origin
+from rave_mlx.convert.keys import Keys
+from rave_mlx.convert.source import Source
+
+
+def config(source: Source) -> LMMConfig:
+    """The canonical configuration."""
+    whole = Keys(source.config, str(source.path / "config.json"))
+    kind = backbone(source.config)
+    return LMMConfig(
+        family=kind,
+        text=read_text(whole, whole, kind),
+        tokens=read_tokens(source, whole, whole),
+        gate=read_gate(whole, source.config),
+    )
+
+
+def origin(canonical: str, config: LMMConfig, hub: HubConfig) -> Origin:
+    """Where a canonical tensor lies."""
+    return text_origin(canonical, config, hub, stem="model.")
+
+
+FAMILY = Family(config, origin, ignored=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",))

@@ -1,0 +1,122 @@
+"""How fast the rotary pairs of the decoder turn: plain frequencies and their stretching for longer contexts.
+
+Everything is float64 on the host, from configuration and sequence length alone. The rules, and what they fall back to,
+are those of transformers 5 (`modeling_rope_utils`), which computes them in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rave_mlx.config import RopeConfig, RopeScaling
+
+Frequencies = NDArray[np.float64]
+
+
+def regime(rope: RopeConfig, length: int) -> int:
+    """A number that is equal for two sequence lengths exactly when their tokens turn equally fast."""
+    scaling = rope.scaling
+    if scaling is None or not scaling.follows_length:
+        return 0
+    return max(length, _original(scaling)) if scaling.kind == "dynamic" else int(length > _original(scaling))
+
+
+def outgrows(rope: RopeConfig, length: int) -> bool:
+    """Whether the last token of `length` makes the keys of all tokens before it useless.
+
+    longrope turns with other factors from there on, so the sequence has to be read again. (dynamic changes with every
+    token; as elsewhere, an answer goes on with the keys that were right when they were made.)
+    """
+    scaling = rope.scaling
+    return scaling is not None and scaling.kind == "longrope" and length == _original(scaling) + 1
+
+
+@lru_cache(maxsize=64)
+def frequencies(rope: RopeConfig, head_dim: int, regime: int) -> tuple[Frequencies, float]:
+    """Radians a position for every pair (head_dim / 2,), and what cos and sin are multiplied with.
+
+    Args:
+        rope: the settings.
+        head_dim: width of a head.
+        regime: of the sequence's length, see `regime`.
+    """
+    scaling = rope.scaling
+    plain = _powers(rope.theta, head_dim)
+    if scaling is None:
+        return plain, 1.0
+    match scaling.kind:
+        case "linear":
+            return plain / scaling.factor, 1.0
+        case "dynamic":
+            grown = scaling.factor * regime / _original(scaling) - (scaling.factor - 1)
+            return _powers(rope.theta * grown ** (head_dim / (head_dim - 2)), head_dim), 1.0
+        case "yarn":
+            return _yarn(rope.theta, scaling, head_dim), _yarn_attention(scaling)
+        case "longrope":
+            factors = scaling.long_factors if regime else scaling.short_factors
+            return plain / np.array(factors, np.float64), _longrope_attention(scaling)
+        case "llama3":
+            return _llama3(plain, scaling), 1.0
+
+
+def _powers(theta: float, head_dim: int) -> Frequencies:
+    half = head_dim // 2
+    powers: Frequencies = theta ** (-np.arange(half, dtype=np.float64) / half)
+    return powers
+
+
+def _original(scaling: RopeScaling) -> int:
+    assert scaling.original_positions is not None  # RopeScaling sees to it
+    return scaling.original_positions
+
+
+def _yarn(theta: float, scaling: RopeScaling, head_dim: int) -> Frequencies:
+    """Fast pairs stay, slow ones are interpolated, with a linear ramp over the pairs in between."""
+
+    def pair(turns: float) -> float:
+        """Which pair makes this many turns over the original context."""
+        return head_dim * math.log(_original(scaling) / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = pair(scaling.beta_fast), pair(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    # A ramp of no width would divide by zero.
+    width = high - low or 0.001
+    stretched = np.clip((np.arange(head_dim // 2) - low) / width, 0, 1)
+    plain = _powers(theta, head_dim)
+    mixed: Frequencies = plain / scaling.factor * stretched + plain * (1 - stretched)
+    return mixed
+
+
+def _yarn_attention(scaling: RopeScaling) -> float:
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+
+    def strength(weight: float) -> float:
+        return 1.0 if scaling.factor <= 1 else 0.1 * weight * math.log(scaling.factor) + 1
+
+    if scaling.mscale and scaling.mscale_all_dim:
+        return strength(scaling.mscale) / strength(scaling.mscale_all_dim)
+    return strength(1.0)
+
+
+def _longrope_attention(scaling: RopeScaling) -> float:
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.factor <= 1:
+        return 1.0
+    return math.sqrt(1 + math.log(scaling.factor) / math.log(_original(scaling)))
+
+
+def _llama3(plain: Frequencies, scaling: RopeScaling) -> Frequencies:
+    """Pairs with many turns over the original context stay, those with few are divided, between them a blend."""
+    turns = _original(scaling) * plain / (2 * math.pi)
+    kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    kept = np.clip(kept, 0, 1)
+    blended: Frequencies = (1 - kept) * plain / scaling.factor + kept * plain
+    return blended
