@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rave_mlx.convert.families import qwen2_5_vl
+from rave_mlx.convert.families import qwen2_5_vl, qwen2_vl, qwen3_vl
 from rave_mlx.convert.families.base import Family
 from rave_mlx.errors import ModelError
 
-FAMILIES: dict[str, Family] = {"qwen2_5_vl": qwen2_5_vl.FAMILY}
+FAMILIES: dict[str, Family] = {
+    "qwen2_vl": qwen2_vl.FAMILY,
+    "qwen2_5_vl": qwen2_5_vl.FAMILY,
+    "qwen3_vl": qwen3_vl.FAMILY,
+}
 """By `model_type` of config.json."""
 
 

@@ -2,50 +2,51 @@
 
 from __future__ import annotations
 
-from rave_mlx.config import ConnectorConfig, LMMConfig, VisionConfig
-from rave_mlx.convert.families.base import Family, HubConfig, Origin
-from rave_mlx.convert.families.qwen import ERAS, read_images, vision_origin
-from rave_mlx.convert.families.text import read_gate, read_text, read_tokens, text_origin
-from rave_mlx.convert.keys import Keys
+from functools import partial
+
+from rave_mlx.config import LMMConfig
+from rave_mlx.convert.families.base import Family, HubConfig
+from rave_mlx.convert.families.qwen import (
+    ERAS,
+    QWEN2_MERGER,
+    QWEN2_TEXT,
+    assemble,
+    qwen_origin,
+    read_qwen2,
+    read_tower,
+    sections,
+)
 from rave_mlx.convert.source import Source
+
+_VISION: HubConfig = {
+    "depth": 32,
+    "hidden_size": 3584,
+    "hidden_act": "silu",
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "window_size": 112,
+    "out_hidden_size": 3584,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+}
 
 
 def config(source: Source) -> LMMConfig:
-    """The canonical configuration."""
-    whole = Keys(source.config, str(source.path / "config.json"))
-    text = whole.section("text_config", fallback=True)
-    vision = whole.section("vision_config")
+    """The canonical configuration. A `window_size` of null means attention over the whole image in every layer."""
+    whole, text, vision = sections(source, QWEN2_TEXT, _VISION)
+    decoder = read_qwen2(whole, text, "qwen2_5_vl")
     vision.require("hidden_act", "silu")
-    decoder = read_text(text, whole, "qwen2_5_vl")
-    tower = VisionConfig(
-        depth=vision.need("depth", int),
+    vision.require("out_hidden_size", decoder.hidden_size)
+    tower = read_tower(
+        vision,
         hidden_size=vision.need("hidden_size", int),
         intermediate_size=vision.need("intermediate_size", int),
-        num_heads=vision.need("num_heads", int),
-        patch_size=vision.need("patch_size", int),
-        window_size=vision.need("window_size", int),
+        window_size=vision.get("window_size", int, None),
         full_attention_layers=tuple(vision.need("fullatt_block_indexes", list)),
-        temporal_patch_size=vision.get("temporal_patch_size", int, 2),
-        merge_size=vision.get("spatial_merge_size", int, 2),
-        channels=vision.get("in_channels", int, vision.get("in_chans", int, 3)),
-        rope_theta=float(vision.get("rope_parameters", dict, {}).get("rope_theta", 10000.0)),
     )
-    return LMMConfig(
-        family="qwen2_5_vl",
-        text=decoder,
-        tokens=read_tokens(source, whole, text, image=whole.need("image_token_id", int)),
-        vision=tower,
-        connector=ConnectorConfig(tower.hidden_size * tower.merge_size**2, decoder.hidden_size),
-        image=read_images(source, tower),
-        gate=read_gate(whole, source.config),
-    )
+    return assemble("qwen2_5_vl", source, whole, text, decoder, tower)
 
 
-def origin(canonical: str, config: LMMConfig, hub: HubConfig) -> Origin:
-    """Where a canonical tensor lies."""
-    if canonical.startswith("decoder."):
-        return text_origin(canonical, config, hub)
-    return vision_origin(canonical, config)
-
-
-FAMILY = Family(config, origin, ERAS)
+FAMILY = Family(config, partial(qwen_origin, merger=QWEN2_MERGER, mlp={}), ERAS)

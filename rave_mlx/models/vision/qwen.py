@@ -1,14 +1,10 @@
-"""Vision tower of the Qwen2.5-VL shape (arXiv 2502.13923).
+"""Vision tower of the Qwen-VL models: Qwen2-VL (arXiv 2409.12191), Qwen2.5-VL (2502.13923), Qwen3-VL (2511.21631).
 
-Patches keep the image's own resolution. Most layers attend within square windows, a few over the whole image.
-Windows at the right and bottom edge are smaller; patches are therefore sorted so that windows of one size stand
-together, and each size is one batched attention call. Attention inside a window and over the whole image does not
-depend on the order, which is undone after the last layer.
+Patches keep the image's own resolution. Layers attend over the whole image, or, in Qwen2.5-VL, most of them within
+square windows (see grid.py).
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,51 +13,10 @@ from numpy.typing import NDArray
 
 from rave_mlx.attention import attend
 from rave_mlx.config import VisionConfig
-from rave_mlx.elementwise import silu_mul
+from rave_mlx.elementwise import ACTIVATIONS, silu_mul
 from rave_mlx.models.rope import RotaryTable, patch_table
+from rave_mlx.models.vision.grid import Grid, Runs, WindowPlan, interpolation, plan_windows
 from rave_mlx.parallel import by_rows
-
-Grid = tuple[int, int, int]
-Runs = tuple[tuple[int, int], ...]
-"""(windows, patches a window) of runs of equally large windows."""
-
-
-@dataclass(frozen=True)
-class WindowPlan:
-    """How the patches of one image are ordered for windowed attention.
-
-    Attributes:
-        order: for each place in the tower's order, the index of the visual token (merge_size^2 patches) there.
-        runs: (windows, patches a window) of each run of equally large windows, in the tower's order.
-        rows, columns: patch coordinates in the tower's order, for the rotary table.
-    """
-
-    order: NDArray[np.int32]
-    runs: Runs
-    rows: NDArray[np.int32]
-    columns: NDArray[np.int32]
-
-
-def plan_windows(grid: Grid, config: VisionConfig) -> WindowPlan:
-    """Order the patches of an image of `grid` (frames, patch rows, patch columns)."""
-    frames, high, wide = grid
-    merge = config.merge_size
-    assert config.window_size is not None
-    side = config.window_size // config.patch_size // merge
-    cells_high, cells_wide = high // merge, wide // merge
-    index = np.arange(frames * cells_high * cells_wide, dtype=np.int32)
-    frame, rest = np.divmod(index, cells_high * cells_wide)
-    row, column = np.divmod(rest, cells_wide)
-    across, down = -(-cells_wide // side), -(-cells_high // side)
-    window = (frame * down + row // side) * across + column // side
-    size = np.bincount(window)[window]
-    order = np.lexsort((index, window, -size)).astype(np.int32)
-    sizes, counts = np.unique(np.bincount(window), return_counts=True)
-    runs = tuple((int(n), int(s) * merge * merge) for s, n in zip(sizes[::-1], counts[::-1], strict=True))
-    inner_row, inner_column = np.divmod(np.arange(merge * merge, dtype=np.int32), merge)
-    rows = (row[order, None] * merge + inner_row).reshape(-1).astype(np.int32)
-    columns = (column[order, None] * merge + inner_column).reshape(-1).astype(np.int32)
-    return WindowPlan(order, runs, rows, columns)
 
 
 class VisionAttention(nn.Module):
@@ -91,17 +46,34 @@ class VisionAttention(nn.Module):
         return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
 
 
-class VisionMLP(nn.Module):
-    """SwiGLU with biases."""
+class GatedMLP(nn.Module):
+    """act(gate) * up, with biases (Qwen2.5-VL)."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+        self._activation = config.activation
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(silu_mul(self.gate_proj(x), self.up_proj(x)))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if self._activation == "silu":
+            return self.down_proj(silu_mul(gate, up))
+        return self.down_proj(ACTIVATIONS[self._activation](gate) * up)
+
+
+class PlainMLP(nn.Module):
+    """Two layers (Qwen2-VL, Qwen3-VL)."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self._activate = ACTIVATIONS[config.activation]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.fc2(self._activate(self.fc1(x)))
 
 
 class VisionLayer(nn.Module):
@@ -109,10 +81,11 @@ class VisionLayer(nn.Module):
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.norm1 = nn.RMSNorm(config.hidden_size, config.norm_eps)
-        self.norm2 = nn.RMSNorm(config.hidden_size, config.norm_eps)
+        norm = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
+        self.norm1 = norm(config.hidden_size, config.norm_eps)
+        self.norm2 = norm(config.hidden_size, config.norm_eps)
         self.attention = VisionAttention(config)
-        self.mlp = VisionMLP(config)
+        self.mlp = GatedMLP(config) if config.mlp == "gated" else PlainMLP(config)
 
     def __call__(self, x: mx.array, table: RotaryTable, runs: Runs) -> mx.array:
         (qkv,) = by_rows(lambda x: [self.attention.qkv(self.norm1(x))], x, axis=0)
@@ -130,26 +103,50 @@ class QwenVision(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
         pixels = config.channels * config.temporal_patch_size * config.patch_size**2
-        self.patch_embed = nn.Linear(pixels, config.hidden_size, bias=False)
+        self.patch_embed = nn.Linear(pixels, config.hidden_size, bias=config.patch_bias)
+        if config.position_side is not None:
+            self.positions = mx.zeros((config.position_side**2, config.hidden_size))
         self.layers = [VisionLayer(config) for _ in range(config.depth)]
         self._config = config
 
-    def __call__(self, pixels: mx.array, grid: Grid) -> mx.array:
-        """pixels (patches, channels * frames * patch^2) of one image in merge-block order -> (patches, hidden)."""
+    def __call__(self, pixels: mx.array, grid: Grid) -> list[mx.array]:
+        """Features of one image.
+
+        Args:
+            pixels: (patches, channels * frames * patch^2), the patches of each visual token together.
+            grid: (1, patch rows, patch columns).
+
+        Returns:
+            (patches, hidden) in the order of `pixels`: the last layer's states, then those of the deepstack layers.
+        """
+        if grid[0] != 1:
+            raise ValueError(f"the tower reads still images: 1 frame, not {grid[0]}")
         config = self._config
         plan = plan_windows(grid, config)
-        area = config.merge_size**2
-        x = self.patch_embed(pixels)
-        x = x.reshape(len(plan.order), area, -1)[mx.array(plan.order)].reshape(pixels.shape[0], -1)
+        x = self._reorder(self.patch_embed(pixels), plan.order)
+        if config.position_side is not None:
+            x = x + self._learned_positions(plan, grid, config.position_side)
         table = patch_table(config.rope_theta, config.hidden_size // config.num_heads, plan.rows, plan.columns)
-        whole = self._whole_runs(grid)
+        whole = ((1, pixels.shape[0]),)
+        deep: list[mx.array] = []
         for index, layer in enumerate(self.layers):
             x = layer(x, table, whole if index in config.full_attention_layers else plan.runs)
+            if index in config.deepstack_layers:
+                deep.append(x)
         back = np.argsort(plan.order).astype(np.int32)
-        return x.reshape(len(back), area, -1)[mx.array(back)].reshape(pixels.shape[0], -1)
+        return [self._reorder(state, back) for state in (x, *deep)]
 
-    def _whole_runs(self, grid: Grid) -> Runs:
-        frames, high, wide = grid
-        if frames != 1:
-            raise ValueError(f"the tower reads still images: 1 frame, not {frames}")
-        return ((1, high * wide),)
+    def _reorder(self, x: mx.array, order: NDArray[np.int32]) -> mx.array:
+        """(patches, hidden) with the groups of patches behind visual tokens in another order."""
+        if self._config.window_size is None:
+            return x
+        return x.reshape(len(order), -1, x.shape[-1])[mx.array(order)].reshape(x.shape)
+
+    def _learned_positions(self, plan: WindowPlan, grid: Grid, side: int) -> mx.array:
+        """(patches, hidden) in the tower's order."""
+        table = self.positions
+
+        def mix(places: mx.array, weights: mx.array) -> list[mx.array]:
+            return [(table[places] * weights[..., None]).sum(axis=1).astype(table.dtype)]
+
+        return by_rows(mix, *map(mx.array, interpolation(plan, grid, side)), axis=0)[0]

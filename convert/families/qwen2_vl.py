@@ -1,0 +1,52 @@
+"""Qwen2-VL (arXiv 2409.12191)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from rave_mlx.config import LMMConfig
+from rave_mlx.convert.families.base import Family, HubConfig
+from rave_mlx.convert.families.qwen import (
+    ERAS,
+    QWEN2_MERGER,
+    QWEN2_TEXT,
+    assemble,
+    qwen_origin,
+    read_qwen2,
+    read_tower,
+    sections,
+)
+from rave_mlx.convert.source import Source
+
+_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
+_VISION: HubConfig = {
+    "depth": 32,
+    "embed_dim": 1280,
+    "hidden_size": 3584,
+    "hidden_act": "quick_gelu",
+    "mlp_ratio": 4,
+    "num_heads": 16,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+
+
+def config(source: Source) -> LMMConfig:
+    """The canonical configuration. `hidden_size` of the tower is the decoder's; its own is `embed_dim`."""
+    whole, text, vision = sections(source, QWEN2_TEXT, _VISION)
+    decoder = read_qwen2(whole, text, "qwen2_vl")
+    vision.require("hidden_size", decoder.hidden_size)
+    width = vision.need("embed_dim", int)
+    tower = read_tower(
+        vision,
+        hidden_size=width,
+        intermediate_size=int(width * vision.need("mlp_ratio", float)),
+        norm="layer",
+        mlp="plain",
+        activation=vision.choice("hidden_act", _ACTIVATIONS, None),
+    )
+    return assemble("qwen2_vl", source, whole, text, decoder, tower)
+
+
+FAMILY = Family(config, partial(qwen_origin, merger=QWEN2_MERGER, mlp={}), ERAS)

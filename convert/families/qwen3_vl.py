@@ -1,0 +1,89 @@
+"""Qwen3-VL (arXiv 2511.21631), the dense models."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import isqrt
+
+from rave_mlx.config import LMMConfig
+from rave_mlx.convert.families.base import Family, HubConfig
+from rave_mlx.convert.families.qwen import (
+    ERAS,
+    assemble,
+    qwen_origin,
+    read_multimodal_rope,
+    read_tower,
+    sections,
+)
+from rave_mlx.convert.families.text import read_text
+from rave_mlx.convert.keys import Keys
+from rave_mlx.convert.source import Source
+from rave_mlx.errors import ConfigError
+
+_ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu", "silu": "silu"}
+_TEXT: HubConfig = {
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+    "max_position_embeddings": 128000,
+    "rms_norm_eps": 1e-6,
+}
+"""Without a rotary base: its default is 5e6 in transformers 4 and 5e5 in transformers 5, so it must be written."""
+_VISION: HubConfig = {
+    "depth": 27,
+    "hidden_size": 1152,
+    "hidden_act": "gelu_pytorch_tanh",
+    "intermediate_size": 4304,
+    "num_heads": 16,
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 3584,
+    "num_position_embeddings": 2304,
+    "deepstack_visual_indexes": [8, 16, 24],
+}
+_LINEAR = {"fc1": "linear_fc1", "fc2": "linear_fc2"}
+
+
+def config(source: Source) -> LMMConfig:
+    """The canonical configuration."""
+    whole, text, vision = sections(source, _TEXT, _VISION)
+    text.require("use_sliding_window", False)
+    rope = read_multimodal_rope(text, (24, 20, 20), interleaved=True)
+    decoder = read_text(text, whole, "qwen3_vl", rope=rope, sliding_window=None)
+    vision.require("out_hidden_size", decoder.hidden_size)
+    tower = read_tower(
+        vision,
+        hidden_size=vision.need("hidden_size", int),
+        intermediate_size=vision.need("intermediate_size", int),
+        norm="layer",
+        mlp="plain",
+        activation=vision.choice("hidden_act", _ACTIVATIONS, None),
+        patch_bias=True,
+        position_side=_side(vision),
+        deepstack_layers=_deepstack(vision),
+    )
+    return assemble("qwen3_vl", source, whole, text, decoder, tower)
+
+
+def _side(vision: Keys) -> int:
+    count: int = vision.need("num_position_embeddings", int)
+    if isqrt(count) ** 2 != count:
+        raise ConfigError(f"{vision.where}: num_position_embeddings {count} is not the square of a whole number")
+    return isqrt(count)
+
+
+def _deepstack(vision: Keys) -> tuple[int, ...]:
+    layers: list[int] = vision.need("deepstack_visual_indexes", list)
+    if layers != sorted(set(layers)) or not set(layers) <= set(range(vision.need("depth", int))):
+        raise ConfigError(
+            f"{vision.where}: deepstack_visual_indexes {layers} should name layers of the tower, in order"
+        )
+    return tuple(layers)
+
+
+FAMILY = Family(config, partial(qwen_origin, merger=_LINEAR | {"norm": "norm"}, mlp=_LINEAR), ERAS)
