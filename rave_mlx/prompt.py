@@ -126,10 +126,10 @@ class Prompt:
         equal = self.ids[0, :length] == other.ids[0, :length]
         equal &= self._digests()[:length] == other._digests()[:length]
         shared = length if bool(equal.all()) else int(np.argmin(equal))
-        if self.token_map.opened is None:
-            return shared
-        # A token that sees beyond what is shared does not count as shared: its keys and values differ.
-        beyond = np.flatnonzero(self.token_map.opened[1, :shared] > shared)
+        # A token that sees beyond what is shared does not count as shared: its keys and values may differ. Where the
+        # shorter prompt has no answer yet, only the other one knows that the token sees further.
+        ends = [p.token_map.opened[1, :shared] for p in (self, other) if p.token_map.opened is not None]
+        beyond = np.flatnonzero(np.max(ends, axis=0) > shared) if ends else np.array([], int)
         return int(beyond[0]) if beyond.size else shared
 
     def _digests(self) -> NDArray[np.object_]:
@@ -259,8 +259,10 @@ def opened_keys(ids: NDArray[np.int32], image: NDArray[np.int32], answer: int | 
     """What the tokens of an image see beyond themselves under modality-mutual attention (arXiv 2503.02597).
 
     Every image sees the rest of its turn: the tokens from its end up to and including the next `answer` token.
-    The paper and its code know one image and one turn; there this is their rule. Without an `answer` token after
-    it, an image sees nothing more.
+    The paper and its code know one image and one turn; there this is their rule (the code opens the columns from the
+    image's end up to and including the first `<|assistant|>`). Without an `answer` token after it, an image sees
+    nothing more, as in their pre-training on captions. Answers stay closed, so that reading a conversation at once
+    gives what reading and writing it token by token gave.
 
     Returns:
         (2, L) first and end of the opened tokens, equal where there are none.

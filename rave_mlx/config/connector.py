@@ -70,8 +70,10 @@ class ResamplerConfig(Part):
     tile (and to themselves) `depth` times; then a linear layer to the decoder.
 
     Attributes:
+        hidden_size: width of the latents, which is the tower's.
         latents: how many; each becomes a visual token.
         head_dim: width of a head; heads times head_dim need not be hidden_size.
+        mlp_ratio: width of the MLP in multiples of hidden_size.
     """
 
     hidden_size: int
@@ -83,6 +85,9 @@ class ResamplerConfig(Part):
     mlp_ratio: int = 4
     norm_eps: float = 1e-5
     kind: Literal["resampler"] = "resampler"
+
+    def __post_init__(self) -> None:
+        positive(self, "hidden_size", "output_size", "latents", "depth", "num_heads", "head_dim", "mlp_ratio")
 
 
 Connector = ConnectorConfig | MlpConnectorConfig | ShuffleConnectorConfig | ResamplerConfig
