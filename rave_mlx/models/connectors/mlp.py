@@ -1,24 +1,74 @@
-"""The connector of the LLaVA models (arXiv 2310.03744)."""
+"""The connector of the LLaVA models (arXiv 2310.03744), and how LLaVA-NeXT lays out the features of many tiles."""
 
 from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+from numpy.typing import NDArray
 
 from rave_mlx.config import MlpConnectorConfig
 from rave_mlx.elementwise import ACTIVATIONS
 from rave_mlx.images import ImagePatches
+from rave_mlx.parallel import by_rows
 
 
 class MlpConnector(nn.Module):
-    """Two layers on every feature (LLaVA)."""
+    """Two layers on every feature (LLaVA).
+
+    With a newline (LLaVA-NeXT) the features of the tile with the whole image come first. Those of the other tiles
+    follow as the one image they show, row by row, without padding; the learned newline ends every row.
+    """
 
     def __init__(self, config: MlpConnectorConfig):
         super().__init__()
         self.fc1 = nn.Linear(config.input_size, config.hidden_size, bias=config.bias)
         self.fc2 = nn.Linear(config.hidden_size, config.output_size, bias=config.bias)
+        if config.newline:
+            self.newline = mx.zeros(config.output_size)
         self._activate = ACTIVATIONS[config.activation]
+        self._lines = config.newline
 
     def __call__(self, x: mx.array, image: ImagePatches) -> mx.array:
         """(tiles, features, tower width) -> (visual tokens, decoder hidden)."""
-        return self.fc2(self._activate(self.fc1(x))).reshape(image.tokens, -1)
+        whole = x[0] if self._lines else x.reshape(-1, x.shape[-1])
+        if not self._lines:
+            return self._project(whole)
+        region = image.region
+        if region is None:
+            return mx.concatenate([self._project(whole), self.newline[None]])
+        rows, columns = image.arrangement
+        side = image.grid[1]
+        grid = x[1:].reshape(rows, columns, side, side, -1).swapaxes(1, 2).reshape(rows * side, columns * side, -1)
+        grid = grid[region.top : region.top + region.height, region.left : region.left + region.width]
+        shape = (region.height, region.width)
+        projected = self._project(mx.concatenate([whole, grid.reshape(shape[0] * shape[1], -1)]))
+        base, width = len(whole), projected.shape[-1]
+        lines = projected[base:].reshape(*shape, width)
+        lines = scale_features(lines, region.rows, region.columns)
+        newline = mx.broadcast_to(self.newline.astype(lines.dtype), (region.rows, 1, width))
+        lines = mx.concatenate([lines, newline], axis=1).reshape(region.rows * (region.columns + 1), width)
+        return mx.concatenate([projected[:base], lines])
+
+    def _project(self, x: mx.array) -> mx.array:
+        return by_rows(lambda x: [self.fc2(self._activate(self.fc1(x)))], x, axis=0)[0]
+
+
+def scale_features(x: mx.array, rows: int, columns: int) -> mx.array:
+    """(height, width, hidden) -> (rows, columns, hidden), bilinear as torch's `interpolate` without aligned corners."""
+    for axis, count in ((0, rows), (1, columns)):
+        if x.shape[axis] == count:
+            continue
+        low, high, share = _neighbours(x.shape[axis], count)
+        weight = mx.array(share).reshape(-1, *[1] * (2 - axis))
+        scaled = mx.take(x, mx.array(low), axis) * (1 - weight) + mx.take(x, mx.array(high), axis) * weight
+        x = scaled.astype(x.dtype)
+    return x
+
+
+def _neighbours(size: int, count: int) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+    """For `count` points spread over `size` samples: the samples below and above each, and the share of the latter."""
+    step = np.float32(size) / np.float32(count)
+    place = np.maximum((np.arange(count, dtype=np.float32) + np.float32(0.5)) * step - np.float32(0.5), 0)
+    low = place.astype(np.int32)
+    return low, np.minimum(low + 1, size - 1), place - low.astype(np.float32)

@@ -115,11 +115,19 @@ class TileVision(nn.Module):
             first = mx.broadcast_to(self.class_token, (tiles, 1, config.hidden_size))
             x = mx.concatenate([first, x], axis=1)
         x = x + self.positions
-        states = [self.pre_norm(x) if config.pre_norm else x]
+        return self._select(self.pre_norm(x) if config.pre_norm else x)
+
+    def _select(self, x: mx.array) -> mx.array:
+        """The features of embedded patches: the layers up to the last state that is one, and no further."""
+        config = self._config
         whole = -1 in config.feature_layers
-        for layer in self.layers[: config.depth if whole else max(config.feature_layers)]:
-            states.append(layer(states[-1]))
+        last = config.depth if whole else max(config.feature_layers)
+        states: dict[int, mx.array] = {}
+        for index in range(last + 1):
+            x = self.layers[index - 1](x) if index else x
+            if index in config.feature_layers:
+                states[index] = x
         if whole:
-            states.append(self.post_norm(states[-1]) if config.post_norm else states[-1])
+            states[-1] = self.post_norm(x) if config.post_norm else x
         features = mx.concatenate([states[i] for i in config.feature_layers], axis=-1)
         return features[:, 1:] if config.class_token and not config.keep_class_token else features
