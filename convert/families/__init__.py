@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rave_mlx.convert.families import qwen2_5_vl, qwen2_vl, qwen3_vl
+from rave_mlx.convert.families import llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl
 from rave_mlx.convert.families.base import Family
 from rave_mlx.errors import ModelError
 
@@ -17,6 +17,9 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl": qwen2_vl.FAMILY,
     "qwen2_5_vl": qwen2_5_vl.FAMILY,
     "qwen3_vl": qwen3_vl.FAMILY,
+    "llava": llava.FAMILY,
+    "llava_next": llava_next.FAMILY,
+    "llava_onevision": llava_onevision.FAMILY,
 }
 """By `model_type` of config.json."""
 
