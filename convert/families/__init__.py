@@ -9,8 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rave_mlx.convert.families import llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl
+from rave_mlx.convert.families import (
+    idefics3,
+    internvl,
+    llava,
+    llava_next,
+    llava_onevision,
+    qwen2_5_vl,
+    qwen2_vl,
+    qwen3_vl,
+    text_only,
+)
 from rave_mlx.convert.families.base import Family
+from rave_mlx.convert.families.text import BACKBONES
 from rave_mlx.errors import ModelError
 
 FAMILIES: dict[str, Family] = {
@@ -20,8 +31,18 @@ FAMILIES: dict[str, Family] = {
     "llava": llava.FAMILY,
     "llava_next": llava_next.FAMILY,
     "llava_onevision": llava_onevision.FAMILY,
+    "idefics3": idefics3.FAMILY,
+    "smolvlm": idefics3.FAMILY,
+    "internvl": internvl.FAMILY,
+    **dict.fromkeys(BACKBONES, text_only.FAMILY),
 }
 """By `model_type` of config.json."""
+
+_ELSEWHERE = {
+    "internvl_chat": "the original layout of InternVL is not read; take the same model in the layout of transformers, "
+    "whose name ends in -hf (OpenGVLab/InternVL3-2B-hf, say)",
+}
+"""What to take in place of a model type that is not read."""
 
 
 def detect(config: Mapping[str, Any], where: str) -> Family:
@@ -31,6 +52,8 @@ def detect(config: Mapping[str, Any], where: str) -> Family:
         ModelError: for a model type that is not supported; the message lists those that are.
     """
     name = config.get("model_type")
+    if name in _ELSEWHERE:
+        raise ModelError(f"{where}: {_ELSEWHERE[name]}")
     if name not in FAMILIES:
         raise ModelError(f"{where}: model type {name!r} is not supported; supported: {', '.join(FAMILIES)}")
     return FAMILIES[name]
