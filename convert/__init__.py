@@ -1,28 +1,36 @@
 """Foreign checkpoints become rave models, on disk or in memory, through one conversion.
 
-`to_memory` and `convert` both take the canonical configuration and an iterator of lazy canonical tensors from
+`to_memory`, `convert` and `plan` take the canonical configuration and an iterator of lazy canonical tensors from
 `translate`; they differ only in where the tensors go.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 
-from rave_mlx import backend, loading, store
-from rave_mlx.config import GateConfig, LMMConfig
+from rave_mlx import loading, store
+from rave_mlx.config import GateConfig
+from rave_mlx.convert import hub
 from rave_mlx.convert import source as sources
-from rave_mlx.convert.card import card
+from rave_mlx.convert.card import Origin, card
 from rave_mlx.convert.families import detect
+from rave_mlx.convert.finite import FiniteCheck
+from rave_mlx.convert.hashes import Hashes
+from rave_mlx.convert.plan import Plan, make_plan, placeholders
+from rave_mlx.convert.plausible import check_plausible
+from rave_mlx.convert.push import push
 from rave_mlx.convert.translate import translate
 from rave_mlx.errors import ModelError
 from rave_mlx.models.lmm import LMM
+from rave_mlx.safetensors_writer import Progress
 
-__all__ = ["convert", "to_memory"]
+__all__ = ["Plan", "convert", "plan", "push", "to_memory"]
 
 _GATE = ".attention.gate."
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -35,8 +43,12 @@ def convert(
     dtype: str | None = None,
     gate: GateConfig | None = None,
     revision: str | None = None,
+    progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a checkpoint as a rave directory.
+
+    Tensors are read, converted and written one after the other, so memory holds a few of the largest at most.
 
     Args:
         source: checkpoint directory or Hub id.
@@ -44,44 +56,103 @@ def convert(
         dtype: type to store weights in ("float32", "float16", "bfloat16"); None keeps the checkpoint's.
         gate: add pair gates of this shape, initialised to have no effect.
         revision: branch, tag or commit of a Hub id.
+        progress: called with the bytes written and the bytes in all, after each tensor.
+        note: called with a line about what a person should know (NaN weights); None prints it to stderr.
 
     Raises:
-        ModelError, ConfigError: for a source that cannot be converted, or an `out` that exists.
+        ModelError, ConfigError: for a source that cannot be converted, or an `out` that exists or cannot be written.
+            Nothing is left at `out` then.
     """
-    backend.prepare()
-    folder = sources.find(source, revision)
-    if store.is_rave_directory(folder):
-        raise ModelError(f"{folder}: is a rave directory already; nothing to convert")
-    if dtype is not None and dtype not in _DTYPES:
-        raise ModelError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
-    origin = sources.read(folder)
-    lmm, tensors = _open(origin, gate)
-    cast = ((n, t if dtype is None or _GATE in n else t.astype(_DTYPES[dtype])) for n, t in tensors)
     target = Path(out)
-    store.write(
-        target,
-        lmm.config,
-        cast,
-        tokenizer=origin.tokenizer,
-        template=origin.template,
-        card=card(lmm.config, str(source)),
-        hub=origin.hub_files(),
-    )
+    store.check_new(target)
+    origin = sources.read(_find(source, revision))
+    lmm, tensors = _open(origin, gate, dtype)
+    check = FiniteCheck()
+    with Hashes(origin.files()) as hashes:
+        store.write(
+            target,
+            lmm.config,
+            check.over(tensors),
+            tokenizer=origin.tokenizer,
+            template=origin.template,
+            card=lambda: card(lmm.config, Origin.of(origin, hashes.result())),
+            hub=origin.hub_files(),
+            evaluate=check.evaluate,
+            progress=progress,
+        )
+    if check.message:
+        (note or _print_note)(check.message)
     return target
+
+
+def plan(
+    source: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    gate: GateConfig | None = None,
+    revision: str | None = None,
+) -> Plan:
+    """What `convert` would do. Of the weights, only headers are read (and of a Hub model, only those are fetched).
+
+    Raises:
+        ModelError, ConfigError: as `convert` would.
+    """
+    origin = _peek(source, revision)
+    lmm, tensors = _open(origin, gate, dtype)
+    return make_plan(origin, lmm.config, lmm.named_weights(), dict(tensors))
 
 
 def to_memory(folder: Path) -> tuple[LMM, dict[str, mx.array]]:
     """A model without weights and the lazy canonical tensors to fill it with, from a checkpoint folder."""
-    lmm, tensors = _open(sources.read(folder), None)
+    lmm, tensors = _open(sources.read(folder))
     return lmm, dict(tensors)
 
 
-def _open(origin: sources.Source, gate: GateConfig | None) -> tuple[LMM, Iterator[tuple[str, mx.array]]]:
+def _find(source: str | os.PathLike[str], revision: str | None) -> Path:
+    folder = sources.find(source, revision)
+    _refuse_rave_directory(folder)
+    return folder
+
+
+def _peek(source: str | os.PathLike[str], revision: str | None) -> sources.Source:
+    """The source with lazy tensors; those of a Hub model that is not in the cache stand for their headers only."""
+    name = sources.hub_id(source)
+    if name is None:
+        return sources.read(_find(source, revision))
+    folder = hub.download_settings(name, revision)
+    _refuse_rave_directory(folder)
+    return sources.read(folder, placeholders(hub.read_headers(name, folder)))
+
+
+def _refuse_rave_directory(folder: Path) -> None:
+    if store.is_rave_directory(folder):
+        raise ModelError(f"{folder}: is a rave directory already; nothing to convert")
+
+
+def _open(
+    origin: sources.Source, gate: GateConfig | None = None, dtype: str | None = None
+) -> tuple[LMM, Iterator[tuple[str, mx.array]]]:
+    """A model without weights and its lazy canonical tensors, in `dtype` (gates apart)."""
+    if dtype is not None and dtype not in _DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     family = detect(origin.config, str(origin.path / store.CONFIG))
-    config: LMMConfig = family.config(origin)
+    config = family.config(origin)
+    check_plausible(config, origin)
     if gate is not None:
         if config.gate is not None:
             raise ModelError(f"{origin.path}: has pair gates already")
         config = replace(config, gate=gate)
     lmm = loading.build(config, origin.tokenizer, origin.template, origin.path)
-    return lmm, translate(origin, family, config, lmm.named_weights())
+    tensors = translate(origin, family, config, lmm.named_weights())
+    return lmm, tensors if dtype is None else _cast(tensors, _DTYPES[dtype])
+
+
+def _cast(tensors: Iterator[tuple[str, mx.array]], dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:
+    """Floating tensors in `dtype`; gates and packed integers as they are."""
+    for name, tensor in tensors:
+        floating = mx.issubdtype(tensor.dtype, mx.floating)
+        yield name, tensor.astype(dtype) if floating and _GATE not in name else tensor
+
+
+def _print_note(text: str) -> None:
+    print(f"rave-mlx: {text}", file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 import mlx.core as mx
 
 from rave_mlx import store
+from rave_mlx.convert.hub import HUB_ID, PICKLES, download, provenance
 from rave_mlx.errors import ModelError
+from rave_mlx.safetensors_files import Tensors
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILES = ["*.json", "*.safetensors", "*.jinja"]
 _KEPT = (
     "config.json",
     "generation_config.json",
@@ -27,6 +27,7 @@ _KEPT = (
 )
 SUGGESTED = "Qwen/Qwen2.5-VL-3B-Instruct"
 """A full-size model that this package reads, for messages."""
+_OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "tekken.json")
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,29 @@ class Source:
     config: dict[str, Any]
     generation: dict[str, Any]
     processor: dict[str, Any]
-    tensors: dict[str, mx.array] = field(repr=False)
+    tensors: Mapping[str, mx.array] = field(repr=False)
+
+    def files(self) -> list[Path]:
+        """The files whose content decides what the model answers: settings, tokenizer, template and weights."""
+        weights = {entry.file for entry in self.tensors.entries.values()} if isinstance(self.tensors, Tensors) else ()
+        settings = (*_KEPT, store.TOKENIZER, store.TEMPLATE, "chat_template.json")
+        return [f for f in (self.path / name for name in settings) if f.is_file()] + sorted(weights)
 
     def hub_files(self) -> dict[str, bytes]:
         """Its configuration files, to be kept for an export."""
         return {name: (self.path / name).read_bytes() for name in _KEPT if (self.path / name).is_file()}
+
+    @property
+    def name(self) -> str:
+        """What to call it: the Hub id, or the folder's name."""
+        known = provenance(self.path)
+        return self.path.resolve().name if known is None else known[0]
+
+    @property
+    def commit(self) -> str | None:
+        """The Hub's commit that it is a snapshot of."""
+        known = provenance(self.path)
+        return None if known is None else known[1]
 
     @property
     def tokenizer(self) -> Path:
@@ -86,41 +105,23 @@ def find(wanted: str | os.PathLike[str], revision: str | None = None) -> Path:
     name = str(wanted)
     if path.exists():
         raise ModelError(f"{path}: is a file; give the model's directory")
-    if not _HUB_ID.fullmatch(name):
+    if not HUB_ID.fullmatch(name):
         raise ModelError(f"{name}: no such model directory, and not a Hub id like {SUGGESTED}")
-    return _download(name, revision)
+    return download(name, revision)
 
 
-def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-    except GatedRepoError:
-        reason = "its owner asks you to accept terms: do so on its Hub page, then run `hf auth login`"
-    except RepositoryNotFoundError:
-        reason = "the Hub has no such model, or it is private: check the name, or run `hf auth login`"
-    except RevisionNotFoundError:
-        reason = f"the model has no revision {revision!r}"
-    except LocalEntryNotFoundError:
-        reason = (
-            "it is not in the local cache and the Hub cannot be reached; connect (and unset HF_HUB_OFFLINE) and run "
-            f"`hf download {name}` once, or give a local directory"
-        )
-    except (HfHubHTTPError, OSError) as error:
-        reason = f"the download failed ({str(error).splitlines()[0]}); run the command again to resume it"
-    raise ModelError(f"{name}: {reason}")
+def hub_id(wanted: str | os.PathLike[str]) -> str | None:
+    """`wanted` if it is a Hub id and no local path."""
+    name = str(wanted)
+    return name if HUB_ID.fullmatch(name) and not Path(wanted).expanduser().exists() else None
 
 
-def read(path: Path) -> Source:
+def read(path: Path, tensors: Mapping[str, mx.array] | None = None) -> Source:
     """Open a checkpoint folder.
+
+    Args:
+        path: the folder.
+        tensors: instead of those in its weight files.
 
     Raises:
         ConfigError, ModelError: when a file is missing or malformed.
@@ -130,25 +131,31 @@ def read(path: Path) -> Source:
     def optional(name: str) -> dict[str, Any]:
         return store.read_json(path / name) if (path / name).is_file() else {}
 
-    if not list(path.glob("*.safetensors")) and list(path.glob("*.bin")):
-        raise ModelError(f"{path}: only pickled weights (*.bin), which are never opened; ask for safetensors")
-    _check_index(path)
+    if tensors is None:
+        _refuse_pickles(path)
+    _check_tokenizer(path)
     return Source(
         path,
         config,
         optional("generation_config.json"),
         optional("preprocessor_config.json") or optional("processor_config.json").get("image_processor", {}),
-        store.read_tensors(path),
+        store.open_tensors(path) if tensors is None else tensors,
     )
 
 
-def _check_index(path: Path) -> None:
-    index = path / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    shards = sorted(set(store.read_json(index).get("weight_map", {}).values()))
-    missing = [s for s in shards if not (path / s).is_file()]
-    if missing:
+def _refuse_pickles(path: Path) -> None:
+    pickles = sorted(f.name for pattern in PICKLES for f in path.glob(pattern))
+    if pickles and not any(path.glob("*.safetensors")):
         raise ModelError(
-            f"{path}: {len(missing)} of {len(shards)} weight files are missing ({missing[0]}); download again"
+            f"{path}: only pickled weights ({pickles[0]}), which can run code and are never opened; look for a "
+            "version of the model with *.safetensors files"
+        )
+
+
+def _check_tokenizer(path: Path) -> None:
+    others = [name for name in _OTHER_TOKENIZERS if (path / name).is_file()]
+    if others and not (path / store.TOKENIZER).is_file():
+        raise ModelError(
+            f"{path}: has {' and '.join(others)} but no {store.TOKENIZER}; write it with transformers: "
+            f"AutoTokenizer.from_pretrained({str(path)!r}).save_pretrained({str(path)!r})"
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,14 @@ import mlx.core as mx
 
 from rave_mlx.config import LMMConfig
 from rave_mlx.errors import ConfigError, ModelError
+from rave_mlx.safetensors_files import Tensors, open_files
+from rave_mlx.safetensors_writer import Evaluate, Progress, write_files
 
 CONFIG, TOKENIZER, TEMPLATE, CARD = "config.json", "tokenizer.json", "chat_template.jinja", "README.md"
 HUB = "hub"
-SHARD_BYTES = 4 << 30
+INDEX = "model.safetensors.index.json"
+OTHER_LAYOUT = "consolidated*"
+"""Files that hold the weights once more, in their author's own layout."""
 _SHOWN = 10
 
 
@@ -35,7 +39,7 @@ def is_rave_directory(path: Path) -> bool:
     """Whether `path` holds a rave directory's configuration (and not, say, a foreign checkpoint's)."""
     try:
         return "format" in json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError, TypeError):
         return False
 
 
@@ -55,7 +59,7 @@ def read_json(file: Path) -> dict[str, Any]:
         data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not valid JSON ({error})") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: expected a JSON object")
@@ -68,25 +72,47 @@ def read_tensors(path: Path) -> dict[str, mx.array]:
     Raises:
         ModelError: when there is no such file, or one is truncated or malformed, or a name occurs twice.
     """
-    files = sorted(path.glob("*.safetensors"))
+    return dict(open_tensors(path))
+
+
+def open_tensors(path: Path) -> Tensors:
+    """The same, and no tensor stays in memory when its user drops it.
+
+    With an index only the files that it names are opened: some repositories hold the weights a second time, in
+    another layout.
+    """
+    names = index_names(path)
+    missing = [n for n in names if not (path / n).is_file()]
+    if missing:
+        raise ModelError(
+            f"{path}: {len(missing)} of {len(names)} weight files are missing: {_some(missing)}; "
+            "download or convert the model again"
+        )
+    files = [path / n for n in names] or sorted(f for f in path.glob("*.safetensors") if not f.match(OTHER_LAYOUT))
     if not files:
         raise ModelError(
             f"{path}: no *.safetensors file; the model directory is incomplete, download or convert it again"
         )
-    tensors: dict[str, mx.array] = {}
-    for file in files:
-        try:
-            part = mx.load(str(file))
-        except (RuntimeError, ValueError) as error:
-            raise ModelError(
-                f"{file}: not a complete safetensors file ({error}); download or convert it again"
-            ) from None
-        assert isinstance(part, dict)
-        twice = set(part) & set(tensors)
-        if twice:
-            raise ModelError(f"{file}: tensor {min(twice)} is also in another file; remove the stale file")
-        tensors.update(part)
-    return tensors
+    return open_files(files)
+
+
+def index_names(path: Path) -> list[str]:
+    """The weight files that the directory's index names; empty without an index.
+
+    Raises:
+        ConfigError, ModelError: when the index is none, or names what is no weight file of the directory.
+    """
+    index = path / INDEX
+    if not index.is_file():
+        return []
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ModelError(f"{index}: weight_map should map tensors to files; download or convert the model again")
+    names = sorted(set(weight_map.values()))
+    outside = [n for n in names if n != Path(n).name or not n.endswith(".safetensors") or not n.isprintable()]
+    if outside or not names:
+        raise ModelError(f"{index}: {(outside or [''])[0][:80]!r} is no *.safetensors file of this directory")
+    return names
 
 
 def check_tensors(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
@@ -118,25 +144,42 @@ def write(
     *,
     tokenizer: Path,
     template: str,
-    card: str,
+    card: str | Callable[[], str],
     hub: Mapping[str, bytes] | None = None,
+    evaluate: Evaluate | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Write a rave directory at `out`, which must not exist; `hub` are files for its folder of that name.
+    """Write a rave directory at `out`, which must not exist.
 
-    Tensors are consumed one by one and written in shards of at most 4 GB, so peak memory is one shard.
+    Args:
+        out: the directory.
+        config: its `config.json`.
+        tensors: lazy tensors by canonical name. They are evaluated one after the other while they are written, so
+            peak memory is what the largest takes.
+        tokenizer: file to copy.
+        template: the chat template.
+        card: text of the model card, or a function that gives it once the tensors are written.
+        hub: files for the folder of that name.
+        evaluate, progress: see `safetensors_writer.write_files`.
 
     Raises:
-        ModelError: when `out` exists.
+        ModelError: when `out` exists or cannot be written, or there is not enough room on the disk.
     """
     with new_directory(out) as part:
-        _write_shards(part, tensors)
+        write_files(part, tensors, evaluate=evaluate, progress=progress)
         (part / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(tokenizer, part / TOKENIZER)
         (part / TEMPLATE).write_text(template, encoding="utf-8")
-        (part / CARD).write_text(card, encoding="utf-8")
+        (part / CARD).write_text(card if isinstance(card, str) else card(), encoding="utf-8")
         for name, content in (hub or {}).items():
             (part / HUB).mkdir(exist_ok=True)
             (part / HUB / name).write_bytes(content)
+
+
+def check_new(out: Path) -> None:
+    """Refuse to write where something is; ModelError."""
+    if out.exists() or out.is_symlink():
+        raise ModelError(f"{out}: already exists; choose another place or remove it first")
 
 
 @contextmanager
@@ -144,40 +187,24 @@ def new_directory(out: Path) -> Iterator[Path]:
     """A hidden directory beside `out` to fill, renamed to `out` when the block ends well, removed when it does not.
 
     Raises:
-        ModelError: when `out` exists.
+        ModelError: when `out` exists, or a file in it cannot be written.
     """
-    if out.exists():
-        raise ModelError(f"{out}: already exists; choose another place or remove it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    check_new(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise ModelError(f"{out}: cannot be created ({error.strerror})") from None
     try:
         yield part
         part.chmod(0o755)
         part.rename(out)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise ModelError(f"{out}: cannot be written ({error.strerror or error}); nothing was left behind") from None
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-
-
-def _write_shards(folder: Path, tensors: Iterable[tuple[str, mx.array]]) -> None:
-    shard: dict[str, mx.array] = {}
-    size, files = 0, 0
-
-    def flush() -> None:
-        nonlocal shard, size, files
-        files += 1
-        mx.save_safetensors(str(folder / f"part-{files:05d}.safetensors"), shard, metadata={"format": "mlx"})
-        shard, size = {}, 0
-
-    for name, tensor in tensors:
-        if shard and size + tensor.nbytes > SHARD_BYTES:
-            flush()
-        shard[name] = tensor
-        size += tensor.nbytes
-    flush()
-    for index in range(1, files + 1):
-        name = "model.safetensors" if files == 1 else f"model-{index:05d}-of-{files:05d}.safetensors"
-        (folder / f"part-{index:05d}.safetensors").rename(folder / name)
 
 
 def _some(names: list[str]) -> str:

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from support import ask, picture, relative, tiny_model
 
 import rave_mlx
-from rave_mlx import backend, loading, store
+from rave_mlx import backend, loading, safetensors_writer, store
 from rave_mlx.config import ConnectorConfig, GateConfig, QuantizationConfig
 from rave_mlx.errors import ConfigError, MemoryLimitError, ModelError, RaveError
 from rave_mlx.machine import Memory
@@ -45,7 +45,7 @@ def test_a_directory_gives_the_same_model_back(folder, tmp_path):
 
 
 def test_weights_are_split_into_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "SHARD_BYTES", 40_000)
+    monkeypatch.setattr(safetensors_writer, "SHARD_BYTES", 40_000)
     lmm = tiny_model()
     save(lmm, tmp_path / "model")
     shards = sorted(p.name for p in (tmp_path / "model").glob("*.safetensors"))
@@ -67,7 +67,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
         yield "a", mx.zeros((2,))
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ModelError, match="disk full"):
         save(tiny_model(), tmp_path / "model", tensors=tensors())
     assert list(tmp_path.iterdir()) == []
 
@@ -155,7 +155,7 @@ def damage(folder, kind):
         ("extra tensor", "unexpected: decoder.extra"),
         ("wrong shape", r"decoder.norm.weight \[2\] instead of \[48\]"),
         ("wrong dtype", "decoder.norm.weight has type"),
-        ("twice", "also in another file"),
+        ("twice", "is also in model.safetensors"),
     ],
 )
 def test_damaged_directories_are_refused(folder, kind, error):
@@ -182,7 +182,7 @@ def test_places_that_are_no_model(name, error):
 def test_an_unsupported_checkpoint_lists_what_is_supported(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba9"}))
     (tmp_path / "model.safetensors").write_bytes((loading.BUILT_IN / "model.safetensors").read_bytes())
-    with pytest.raises(ModelError, match=r"'mamba9' is not supported; supported: qwen2_5_vl"):
+    with pytest.raises(ModelError, match=r"'mamba9' is not supported; supported: .*qwen2_5_vl"):
         rave_mlx.load(tmp_path)
 
 
@@ -194,7 +194,7 @@ def test_offline_a_hub_model_says_how_to_get_it(tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert "Qwen/Qwen2.5-VL-3B-Instruct: it is not in the local cache" in done.stdout
-    assert "hf download Qwen/Qwen2.5-VL-3B-Instruct" in done.stdout
+    assert "unset HF_HUB_OFFLINE" in done.stdout
 
 
 def test_a_rave_directory_needs_neither_transformers_nor_torch():

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from rave_mlx.errors import UsageError
+
 
 def convert(
     source: Annotated[str, typer.Argument(help="Checkpoint directory or Hub id.")],
-    out: Annotated[str, typer.Argument(help="Directory to create.")],
+    out: Annotated[str | None, typer.Argument(help="Directory to create.")] = None,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
         typer.Option("--dtype", help="Type to store weights in. Default: the checkpoint's."),
@@ -19,14 +24,57 @@ def convert(
         bool, typer.Option("--gate", help="Add pair gates that do nothing yet, ready to be trained.")
     ] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done, from headers alone; write nothing.")
+    ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push",
+            metavar="OWNER/NAME",
+            help="Upload the result to the Hub, as a public model. With a rave directory as SOURCE and no OUT, upload "
+            "that.",
+        ),
+    ] = None,
 ) -> None:
     """Convert a checkpoint to a rave directory.
 
     [bold]rave-mlx convert Qwen/Qwen2.5-VL-3B-Instruct qwen-3b[/bold]
     """
+    from rave_mlx import convert as converter
     from rave_mlx.config import GateConfig
-    from rave_mlx.convert import convert as run
+    from rave_mlx.convert.push import check_push
 
-    path = run(source, out, dtype=dtype, gate=GateConfig() if gate else None, revision=revision)
-    print(path)
-    print(f"Try it: rave-mlx chat --model {path} --image page.png", file=sys.stderr)
+    gates = GateConfig() if gate else None
+    if dry_run:
+        print("\n".join(converter.plan(source, dtype=dtype, gate=gates, revision=revision).lines()))
+        return
+    if push is not None:
+        check_push(push)
+    if out is not None:
+        with _bar() as progress:
+            path = converter.convert(source, out, dtype=dtype, gate=gates, revision=revision, progress=progress)
+        print(path)
+    elif push is None:
+        raise UsageError("missing OUT, the directory to create")
+    else:
+        path = Path(source)
+    if push is not None:
+        print(converter.push(path, push))
+    else:
+        print(f"Try it: rave-mlx chat --model {path} --image page.png", file=sys.stderr)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar of bytes, on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("Converting"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

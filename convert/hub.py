@@ -1,0 +1,147 @@
+"""Download from the Hub what a conversion needs, through `huggingface_hub`: its cache, tokens and settings apply.
+
+Configuration files come first. They say which weight files there are, so that a second copy of the weights (pickles,
+ONNX, the author's own layout) stays where it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from rave_mlx import store
+from rave_mlx.errors import ModelError
+from rave_mlx.safetensors_files import Entry, parse_header
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_SMALL = ("*.json", "*.jinja", store.CARD, "tokenizer.model")
+_WEIGHTS = ("*.safetensors",)
+_IGNORED = ("*/*", store.OTHER_LAYOUT)
+"""Folders hold ONNX exports, original checkpoints and training states."""
+_Result = TypeVar("_Result")
+
+
+def download(name: str, revision: str | None = None) -> Path:
+    """The folder of the local cache with a model's files, after fetching those that are not there yet.
+
+    Args:
+        name: "owner/name".
+        revision: branch, tag or commit; None for the main branch.
+
+    Raises:
+        ModelError: with what to do: log in, accept terms, check the name, connect.
+    """
+    folder = download_settings(name, revision)
+    _fetch(name, folder.name, store.index_names(folder) or _WEIGHTS)
+    if not any(folder.glob(_WEIGHTS[0])):
+        _refuse_without_weights(name, folder.name)
+    return folder
+
+
+def download_settings(name: str, revision: str | None = None) -> Path:
+    """The same folder with everything but weights."""
+    return _fetch(name, revision, _SMALL)
+
+
+def read_headers(name: str, folder: Path) -> dict[str, Entry]:
+    """What the weight files of a model on the Hub hold, by reading their headers only.
+
+    Args:
+        name: "owner/name".
+        folder: what `download_settings` gave.
+
+    Raises:
+        ModelError: as for `download`, and for malformed files.
+    """
+    from huggingface_hub import HfApi
+
+    api, commit = HfApi(), folder.name
+    files = store.index_names(folder)
+    if not files:
+        listed = asking(lambda: api.list_repo_files(name, revision=commit), name)
+        files = [f for f in listed if Path(f).match(_WEIGHTS[0]) and not any(Path(f).match(p) for p in _IGNORED)]
+    if not files:
+        _refuse_without_weights(name, commit)
+    entries: dict[str, Entry] = {}
+    for file in files:
+        request = partial(api.parse_safetensors_file_metadata, name, file, revision=commit)
+        tensors = asking(request, name).tensors
+        header = {
+            tensor: {"dtype": info.dtype, "shape": info.shape, "data_offsets": info.data_offsets}
+            for tensor, info in tensors.items()
+        }
+        end = max((info.data_offsets[1] for info in tensors.values()), default=0)
+        entries |= parse_header(json.dumps(header).encode(), end, Path(name) / file)
+    return entries
+
+
+def provenance(folder: Path) -> tuple[str, str] | None:
+    """Hub id and commit of a folder in the Hub's cache; None for other folders."""
+    repository = folder.parent.parent.name
+    if folder.parent.name != "snapshots" or not repository.startswith("models--"):
+        return None
+    return repository.removeprefix("models--").replace("--", "/", 1), folder.name
+
+
+def asking(request: Callable[[], _Result], name: str, revision: str | None = None) -> _Result:
+    """The result of a request about model `name`; its failures become a line that says what to do.
+
+    Raises:
+        ModelError: for what the Hub, the network or the disk refuses.
+    """
+    from huggingface_hub import errors
+
+    try:
+        return request()
+    except errors.GatedRepoError:
+        reason = "its owner asks you to accept terms: do so on its Hub page, then run `hf auth login`"
+    except errors.RepositoryNotFoundError:
+        reason = "the Hub has no such model, or it is private: check the name, or run `hf auth login`"
+    except errors.RevisionNotFoundError:
+        reason = f"the model has no revision {revision!r}"
+    except errors.LocalEntryNotFoundError:
+        reason = (
+            "it is not in the local cache and the Hub cannot be reached; connect (and unset HF_HUB_OFFLINE) and run "
+            "the command again, or give a local directory"
+        )
+    except (errors.HFValidationError, errors.EntryNotFoundError, errors.SafetensorsParsingError) as error:
+        reason = _line(error)
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined,unused-ignore]  # the client's own base
+        reason = f"the Hub's answer failed ({_line(error)}); run the command again to go on where it stopped"
+    raise ModelError(f"{name}: {reason}")
+
+
+def _fetch(name: str, revision: str | None, patterns: Iterable[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    allowed, ignored = list(patterns), list(_IGNORED)
+    return Path(
+        asking(
+            lambda: snapshot_download(name, revision=revision, allow_patterns=allowed, ignore_patterns=ignored),
+            name,
+            revision,
+        )
+    )
+
+
+def _refuse_without_weights(name: str, commit: str) -> None:
+    """Say what there is instead."""
+    from huggingface_hub import HfApi
+
+    files = asking(lambda: HfApi().list_repo_files(name, revision=commit), name)
+    pickles = [f for f in files if any(Path(f).match(p) for p in PICKLES)]
+    if pickles:
+        raise ModelError(
+            f"{name}: only pickled weights ({pickles[0]}), which can run code and are never opened; look for a "
+            "version of the model with *.safetensors files"
+        )
+    raise ModelError(f"{name}: has no *.safetensors files in its main folder; choose another model or revision")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

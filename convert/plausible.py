@@ -1,0 +1,64 @@
+"""Sizes in a config.json that the weight files cannot fill are refused before anything of that size is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from rave_mlx.config import LMMConfig
+from rave_mlx.config.part import Part
+from rave_mlx.convert.source import Source
+from rave_mlx.errors import ConfigError
+
+_LAYERS = {"depth", "num_layers"}
+_NOT_SIZES = {"max_positions", "sliding_window", "window_size", "feature_layers", "full_attention_layers"}
+"""Numbers that shape no tensor and no module."""
+_PACKING = 16
+"""Weights in the bytes of one tensor element, at most: two-bit ones in 32-bit words."""
+
+
+def check_plausible(config: LMMConfig, source: Source) -> None:
+    """Compare the sizes of a canonical configuration with the tensors at hand.
+
+    Raises:
+        ConfigError: naming the number, and what the weight files allow.
+    """
+    where = source.path / "config.json"
+    sizes = [math.prod(tensor.shape) for tensor in source.tensors.values()]
+    numbers, count = sum(sizes) * _PACKING, len(sizes)
+    for name, value in _sizes(config):
+        most = count if name.rpartition(".")[2] in _LAYERS else numbers
+        if value > most:
+            raise ConfigError(
+                f"{where}: {name} is {value}; the weight files have {count} tensors with room for {numbers} weights, "
+                "so this is not their configuration"
+            )
+    vocabulary, tokens = config.text.vocab_size, config.tokens
+    for kind, ids in (("stop", tokens.stop), ("image", (tokens.image,)), ("bos", (tokens.bos,))):
+        outside = [i for i in ids if i is not None and not 0 <= i < vocabulary]
+        if outside:
+            raise ConfigError(f"{where}: the {kind} token {outside[0]} is outside the vocabulary of {vocabulary}")
+
+
+def _sizes(config: LMMConfig) -> Iterator[tuple[str, int]]:
+    """(name, value) of every number that some tensor must be as large as."""
+    for part, section in (
+        ("vision", config.vision),
+        ("connector", config.connector),
+        ("text", config.text),
+        ("gate", config.gate),
+    ):
+        if isinstance(section, Part):
+            for field in dataclasses.fields(section):
+                value = getattr(section, field.name)
+                if type(value) is int and field.name not in _NOT_SIZES:
+                    yield f"{part}.{field.name}", value
+    text, vision = config.text, config.vision
+    yield "text.num_heads * text.head_dim", text.num_heads * text.head_dim
+    yield "text.num_kv_heads * text.head_dim", text.num_kv_heads * text.head_dim
+    if config.gate is not None:
+        yield "the size of a gate", config.gate.rank * text.num_heads * text.head_dim
+    if vision is not None and vision.kind == "native":
+        pixels = vision.channels * vision.temporal_patch_size * vision.patch_size**2
+        yield "the pixels of a patch of vision", pixels

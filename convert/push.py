@@ -1,0 +1,48 @@
+"""Upload a rave directory to the Hub, through `huggingface_hub`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rave_mlx import __version__, store
+from rave_mlx.convert.hub import HUB_ID, asking
+from rave_mlx.errors import ModelError, UsageError
+
+
+def check_push(name: str) -> None:
+    """See, before hours of work, whether an upload to `name` can be tried at all.
+
+    Raises:
+        UsageError: when this is no Hub id.
+        ModelError: when nobody is logged in, or the Hub is switched off.
+    """
+    from huggingface_hub import constants, get_token
+
+    if not HUB_ID.fullmatch(name):
+        raise UsageError(f"--push {name}: give OWNER/NAME, the model's place on the Hub")
+    if constants.HF_HUB_OFFLINE:
+        raise ModelError(f"{name}: nothing can be uploaded while HF_HUB_OFFLINE is set; unset it")
+    if get_token() is None:
+        raise ModelError(f"{name}: uploading needs an account; run `hf auth login`, or set HF_TOKEN")
+
+
+def push(folder: str | os.PathLike[str], name: str) -> str:
+    """Upload the rave directory `folder` as `name` ("owner/name"), which is created (public) unless it exists.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        UsageError, ModelError: when this cannot be done, with what to do; the directory stays as it is.
+    """
+    from huggingface_hub import HfApi
+
+    path = Path(folder)
+    check_push(name)
+    if not store.is_rave_directory(path):
+        raise ModelError(f"{path}: is not a rave directory; convert the model first")
+    api = HfApi(library_name="rave-mlx", library_version=__version__)
+    asking(lambda: api.create_repo(name, exist_ok=True), name)
+    message = "Upload a rave-mlx model directory"
+    return str(asking(lambda: api.upload_folder(repo_id=name, folder_path=path, commit_message=message), name))
