@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -15,8 +15,9 @@ from rave_mlx.attention import Path
 from rave_mlx.cache import Cache
 from rave_mlx.errors import UsageError
 from rave_mlx.images import ImagePatches
+from rave_mlx.models.frequencies import outgrows
 from rave_mlx.models.lmm import LMM
-from rave_mlx.prompt import Prompt
+from rave_mlx.prompt import Prompt, Role, TokenMap
 from rave_mlx.sampling import Sampling
 
 PREFILL_CHUNK = 2048
@@ -50,6 +51,8 @@ def prefill(
     path: Path | None = None,
 ) -> mx.array:
     """Read the part of `prompt` that `cache` does not hold yet.
+
+    Where rotary frequencies follow the length, the cache has to be of the prompt's regime (`models.frequencies`).
 
     Returns:
         Logits (1, vocab) of the token after the prompt.
@@ -88,13 +91,13 @@ def encode(lmm: LMM, image: ImagePatches) -> mx.array:
 
 def decode(
     lmm: LMM,
+    prompt: Prompt,
     cache: Cache,
     logits: mx.array,
-    position: int,
     sampling: Sampling,
     *,
     max_tokens: int,
-    history: Sequence[int] = (),
+    features: Mapping[str, mx.array] | None = None,
     path: Path | None = None,
 ) -> Iterator[int]:
     """Token ids of the answer, up to and including a stop token, at most `max_tokens`.
@@ -103,27 +106,62 @@ def decode(
     After the last token the cache may hold one token that was never handed out: trim it to what was.
 
     Args:
+        prompt: what `cache` holds.
         logits: (1, vocab) after the prompt.
-        position: rotary position of the first answer token.
-        history: prompt ids, for the repetition penalty.
+        features: of the prompt's images, for models whose rotary frequencies change when the answer grows beyond a
+            length: there, everything is read again once.
     """
     choose = sampling.chooser()
-    ids = list(history)
-    token = choose(ids, logits)
+    position = prompt.token_map.next_position
+    penalty = sampling.repetition_penalty != 1
+    history: list[int] = prompt.ids[0].tolist() if penalty else []
+    answer: list[int] = []
+    token = choose(history, logits)
     mx.async_eval(token)
     for count in range(max_tokens):
         following = None
-        if count + 1 < max_tokens and sampling.repetition_penalty == 1:
-            following = choose(ids, step(lmm, cache, token, position + count, path=path))
+        again = outgrows(lmm.config.text.rope, position + count + 1)
+        if count + 1 < max_tokens and not again and not penalty:
+            following = choose(history, step(lmm, cache, token, position + count, path=path))
             mx.async_eval(following)
         value = int(np.asarray(token)[0])
-        ids.append(value)
+        answer.append(value)
         yield value
         if value in lmm.config.tokens.stop or count + 1 == max_tokens:
             return
         if following is None:
-            following = choose(ids, step(lmm, cache, token, position + count, path=path))
+            if again:
+                logits = _read_again(lmm, _continued(prompt, answer), cache, features, path)
+            else:
+                logits = step(lmm, cache, token, position + count, path=path)
+            following = choose(history + answer if penalty else history, logits)
         token = following
+
+
+def _read_again(
+    lmm: LMM, prompt: Prompt, cache: Cache, features: Mapping[str, mx.array] | None, path: Path | None
+) -> mx.array:
+    """Replace what the cache holds; when that fails half-way, it holds nothing."""
+    cache.trim(0)
+    try:
+        return prefill(lmm, prompt, cache, features=features, path=path)
+    except BaseException:
+        cache.trim(0)
+        raise
+
+
+def _continued(prompt: Prompt, answer: Sequence[int]) -> Prompt:
+    """A prompt with the answer so far."""
+    tokens, more = prompt.token_map, len(answer)
+    following = tokens.next_position + np.arange(more, dtype=np.int32)
+    grown = TokenMap(
+        role=np.append(tokens.role, np.full(more, Role.ASSISTANT, np.int8)),
+        image=np.append(tokens.image, np.full(more, -1, np.int32)),
+        positions=np.hstack([tokens.positions, np.tile(following, (3, 1))]),
+        message=np.append(tokens.message, np.full(more, -1, np.int32)),
+        opened=None if tokens.opened is None else np.pad(tokens.opened, [(0, 0), (0, more)]),
+    )
+    return replace(prompt, ids=np.append(prompt.ids, np.array([answer], np.int32), axis=1), token_map=grown)
 
 
 def step(lmm: LMM, cache: Cache, token: mx.array, position: int, *, path: Path | None = None) -> mx.array:

@@ -18,6 +18,7 @@ from rave_mlx.cache import Cache
 from rave_mlx.generation import Clock, Finish, Piece, decode, encode, prefill
 from rave_mlx.images import ImageSource
 from rave_mlx.messages import read_image, read_messages
+from rave_mlx.models.frequencies import kept_regime, regime
 from rave_mlx.models.lmm import LMM
 from rave_mlx.prompt import ImagePart, Message, Prompt, TextPart
 from rave_mlx.sampling import Sampling
@@ -84,6 +85,7 @@ class Session:
         self._gate = {"none": False, "rave": True, None: None}[policy]
         self._cache: Cache | None = None
         self._seen: Prompt | None = None
+        self._regime: int | None = 0
         self._features: OrderedDict[str, mx.array] = OrderedDict()
 
     def send(self, text: str, images: Sequence[ImageSource | ImagePart] = ()) -> Generator[Piece]:
@@ -131,9 +133,8 @@ class Session:
         text = ""
         try:
             logits = prefill(self.lmm, prompt, cache, features=self._features)
-            position = prompt.token_map.next_position
-            history = prompt.ids[0].tolist() if self.sampling.repetition_penalty != 1 else ()
-            for token in decode(self.lmm, cache, logits, position, self.sampling, max_tokens=limit, history=history):
+            features = self._features
+            for token in decode(self.lmm, prompt, cache, logits, self.sampling, max_tokens=limit, features=features):
                 clock.tick()
                 ids.append(token)
                 stopped = token in self.lmm.config.tokens.stop
@@ -150,6 +151,8 @@ class Session:
         if self._cache is None:
             self._cache = self.lmm.make_cache(gate=self._gate)
         shared = 0 if self._seen is None else min(self._seen.same_until(prompt), len(prompt) - 1, self._cache.length)
+        if self._regime != regime(self.lmm.config.text.rope, prompt.token_map.next_position):
+            shared = 0
         self._cache.trim(shared)
         self._seen = None
         return self._cache, shared
@@ -181,6 +184,8 @@ class Session:
         if not ids:
             cache.trim(0)
             return
+        length = prompt.token_map.next_position
+        self._regime = kept_regime(self.lmm.config.text.rope, length, length + cache.length - len(prompt))
         said = ids[:-1] if finish == "stop" else ids
         answer = Message("assistant", (TextPart(text, tuple(said)),))
         self.messages = [*messages, answer]

@@ -35,6 +35,12 @@ def outgrows(rope: RopeConfig, length: int) -> bool:
     return scaling is not None and scaling.kind == "longrope" and length == _original(scaling) + 1
 
 
+def kept_regime(rope: RopeConfig, prompt: int, length: int) -> int | None:
+    """The regime of all keys of a prompt and the answer that made it `length` long; None when there are several."""
+    mixed = rope.scaling is not None and rope.scaling.kind == "dynamic"
+    return None if mixed and regime(rope, prompt) != regime(rope, length) else regime(rope, length)
+
+
 @lru_cache(maxsize=64)
 def frequencies(rope: RopeConfig, head_dim: int, regime: int) -> tuple[Frequencies, float]:
     """Radians a position for every pair (head_dim / 2,), and what cos and sin are multiplied with.
