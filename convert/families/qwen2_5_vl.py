@@ -18,7 +18,7 @@ from rave_mlx.convert.families.qwen import (
 )
 from rave_mlx.convert.source import Source
 
-_VISION: HubConfig = {
+VISION: HubConfig = {
     "depth": 32,
     "hidden_size": 3584,
     "hidden_act": "silu",
@@ -31,11 +31,12 @@ _VISION: HubConfig = {
     "out_hidden_size": 3584,
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
+"""Defaults of the tower."""
 
 
 def config(source: Source) -> LMMConfig:
     """The canonical configuration. A `window_size` of null means attention over the whole image in every layer."""
-    whole, text, vision = sections(source, QWEN2_TEXT, _VISION)
+    whole, text, vision = sections(source, QWEN2_TEXT, VISION)
     decoder = read_qwen2(whole, text, "qwen2_5_vl")
     vision.require("hidden_act", "silu")
     vision.require("out_hidden_size", decoder.hidden_size)

@@ -19,7 +19,7 @@ from rave_mlx.convert.families.qwen import (
 from rave_mlx.convert.source import Source
 
 _ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
-_VISION: HubConfig = {
+VISION: HubConfig = {
     "depth": 32,
     "embed_dim": 1280,
     "hidden_size": 3584,
@@ -30,11 +30,12 @@ _VISION: HubConfig = {
     "spatial_merge_size": 2,
     "temporal_patch_size": 2,
 }
+"""Defaults of the tower."""
 
 
 def config(source: Source) -> LMMConfig:
     """The canonical configuration. `hidden_size` of the tower is the decoder's; its own is `embed_dim`."""
-    whole, text, vision = sections(source, QWEN2_TEXT, _VISION)
+    whole, text, vision = sections(source, QWEN2_TEXT, VISION)
     decoder = read_qwen2(whole, text, "qwen2_vl")
     vision.require("hidden_size", decoder.hidden_size)
     width = vision.need("embed_dim", int)

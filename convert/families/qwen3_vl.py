@@ -21,7 +21,7 @@ from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError
 
 _ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu", "silu": "silu"}
-_TEXT: HubConfig = {
+TEXT: HubConfig = {
     "vocab_size": 151936,
     "hidden_size": 4096,
     "intermediate_size": 22016,
@@ -32,8 +32,8 @@ _TEXT: HubConfig = {
     "max_position_embeddings": 128000,
     "rms_norm_eps": 1e-6,
 }
-"""Without a rotary base: its default is 5e6 in transformers 4 and 5e5 in transformers 5, so it must be written."""
-_VISION: HubConfig = {
+"""Defaults of the decoder. The rotary base has none: it is 5e6 in transformers 4 and 5e5 in transformers 5."""
+VISION: HubConfig = {
     "depth": 27,
     "hidden_size": 1152,
     "hidden_act": "gelu_pytorch_tanh",
@@ -46,12 +46,13 @@ _VISION: HubConfig = {
     "num_position_embeddings": 2304,
     "deepstack_visual_indexes": [8, 16, 24],
 }
+"""Defaults of the tower."""
 _LINEAR = {"fc1": "linear_fc1", "fc2": "linear_fc2"}
 
 
 def config(source: Source) -> LMMConfig:
     """The canonical configuration."""
-    whole, text, vision = sections(source, _TEXT, _VISION)
+    whole, text, vision = sections(source, TEXT, VISION)
     text.require("use_sliding_window", False)
     rope = read_multimodal_rope(text, (24, 20, 20), interleaved=True)
     decoder = read_text(text, whole, "qwen3_vl", rope=rope, sliding_window=None)

@@ -79,6 +79,6 @@ def _neighbours(index: NDArray[np.int32], size: int, side: int) -> tuple[NDArray
     """The two learned positions around each patch along one axis of `size` patches, and their weights."""
     place = index.astype(np.float32) * np.float32(side - 1) / np.float32(max(size - 1, 1))
     first = np.floor(place)
-    after = place - first
-    around = np.stack([first, first + 1], axis=1).astype(np.int32)
-    return around.clip(max=side - 1), np.stack([1 - after, after], axis=1)
+    step = np.arange(2, dtype=np.float32)
+    weights = 1 - np.abs((place - first)[:, None] - step)
+    return (first[:, None] + step).clip(max=side - 1).astype(np.int32), weights
