@@ -11,7 +11,7 @@ from families import Case
 TEXT = {
     "model_type": "qwen2_5_vl_text", "vocab_size": 272, "hidden_size": 64, "intermediate_size": 96,
     "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
-    "eos_token_id": 2, "rms_norm_eps": 1e-6,
+    "bos_token_id": None, "eos_token_id": 2, "rms_norm_eps": 1e-6,
     "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0, "mrope_section": [2, 2, 4]},
 }  # fmt: skip
 VISION = {
