@@ -17,10 +17,10 @@ from PIL import ImageFont
 from rave_mlx.errors import ModelError
 
 DEBIAN_PACKAGES = (
-    "fonts-b612 fonts-cabin fonts-cantarell fonts-courier-prime fonts-crosextra-caladea fonts-crosextra- "
-    "carlito fonts-dejavu-core fonts-dejavu-extra fonts-ebgaramond fonts-firacode fonts-freefont-ttf fonts- "
-    "hack fonts-inconsolata fonts-jetbrains-mono fonts-lato fonts-liberation fonts-linuxlibertine fonts-noto- "
-    "core fonts-noto-mono fonts-open-sans fonts-play fonts-quicksand fonts-roboto-slab fonts-roboto-unhinted "
+    "fonts-b612 fonts-cabin fonts-cantarell fonts-courier-prime fonts-crosextra-caladea fonts-crosextra-carlito "
+    "fonts-dejavu-core fonts-dejavu-extra fonts-ebgaramond fonts-firacode fonts-freefont-ttf fonts-hack "
+    "fonts-inconsolata fonts-jetbrains-mono fonts-lato fonts-liberation fonts-linuxlibertine fonts-noto-core "
+    "fonts-noto-mono fonts-open-sans fonts-play fonts-quicksand fonts-roboto-slab fonts-roboto-unhinted "
     "fonts-sil-gentium-basic fonts-urw-base35"
 )
 """As `apt install` takes them."""

@@ -10,7 +10,7 @@ from rave_mlx.nano.documents import charts, fonts, forms, prose, tables
 from rave_mlx.nano.documents.sheet import Sheet, make_style
 from rave_mlx.nano.documents.values import Values, company
 
-KINDS = ("form", "receipt", "invoice", "table", "letter", "columns", "label", "chart", "lines")
+KINDS = ("form", "receipt", "invoice", "table", "letter", "columns", "label", "chart", "lines", "article")
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def _trim(sheet: Sheet, heights: tuple[int, ...]) -> None:
 
 def _compose(sheet: Sheet, config: PageConfig) -> str:
     rng = sheet.rng
-    weights = (26, 16, 9, 20, 4, 3, 5, 6, 12)
+    weights = (26, 16, 9, 20, 4, 3, 5, 6, 12, 11)
     kind = config.kind or rng.choices(KINDS, weights)[0]
-    if config.kind is None and sheet.height < 110 and kind in ("chart", "columns", "letter"):
+    if config.kind is None and sheet.height < 110 and kind in ("chart", "columns", "letter", "article"):
         kind = rng.choice(("form", "lines", "table"))
     if sheet.chance(0.5):
         sheet.y += rng.uniform(0, max(0.0, sheet.height * 0.25 - 20))
@@ -221,6 +221,11 @@ def _lines(sheet: Sheet, config: PageConfig) -> str:
     return "lines"
 
 
+def _article(sheet: Sheet, config: PageConfig) -> str:
+    prose.article(sheet)
+    return "article"
+
+
 def _frame(sheet: Sheet) -> None:
     """Sometimes a border around the page."""
     if sheet.chance(0.12):
@@ -239,4 +244,5 @@ _PAGES = {
     "label": _label,
     "chart": _chart,
     "lines": _lines,
+    "article": _article,
 }

@@ -121,6 +121,41 @@ def paragraph(sheet: Sheet, wanted: int, x0: float | None = None, x1: float | No
             sheet.line([(left, text.capitalize() if i == 0 else text + ("." if i == wanted - 1 else ""), body)])
 
 
+def section_heading(sheet: Sheet) -> str | None:
+    """A bold section heading of an article, often numbered; None when it does not fit."""
+    rng = sheet.rng
+    kind = sheet.type(rng.choice((1.1, 1.2, 1.3, 1.5)), bold=rng.random() < 0.85, heading=rng.random() < 0.4)
+    number = ".".join(str(rng.randint(1, 12)) for _ in range(rng.choice((0, 1, 2, 2, 3))))
+    if number and rng.random() < 0.2:
+        number = f"{rng.choice('ABCD')}.{number}" if rng.random() < 0.5 else f"{number}."
+    chosen = [
+        pseudoword(rng).lower() if rng.random() < 0.4 else rng.choice((*words.PLAIN_WORDS, *words.GOODS)).lower()
+        for _ in range(rng.randint(1, 6))
+    ]
+    text = " ".join(chosen).capitalize() if rng.random() < 0.7 else " ".join(w.capitalize() for w in chosen)
+    shown = f"{number} {text}".strip()
+    if not sheet.room(kind.size * 2) or not sheet.fit(shown, kind, sheet.x1 - sheet.x0):
+        return None
+    sheet.line([(sheet.x0, shown, kind)], pitch=round(kind.size * rng.uniform(1.3, 1.8)))
+    return shown
+
+
+def article(sheet: Sheet) -> None:
+    """A page out of a manual: a section heading over dense prose, perhaps a running head, a list, a next section."""
+    rng = sheet.rng
+    if rng.random() < 0.2:
+        small = sheet.type(0.85, italic=rng.random() < 0.5)
+        sheet.line([(sheet.x0, random_line(sheet, small, sheet.x1 - sheet.x0, mixed=False) or "-", small)])
+        sheet.rule(sheet.y)
+        sheet.y += rng.randint(3, 10)
+    sheet.title = section_heading(sheet)
+    while sheet.room(sheet.pitch()):
+        (bullets if rng.random() < 0.15 else paragraph)(sheet, rng.randint(2, 8))
+        sheet.y += rng.randint(2, 10)
+        if rng.random() < 0.15:
+            section_heading(sheet)
+
+
 def bullets(sheet: Sheet, wanted: int) -> None:
     """A list with dashes, stars or numbers."""
     rng, body = sheet.rng, sheet.body
