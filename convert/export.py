@@ -3,7 +3,7 @@
 The configuration files of the checkpoint that a rave directory was converted from lie in its `hub/` folder and go
 back as they were. Pair gates have no place in transformers: their tensors are exported beside the others
 (transformers names them and goes on without them) and their shape under a key of its own in config.json, so that this
-package reads them back.
+package reads them back. Tensors are read, translated and written one after the other.
 """
 
 from __future__ import annotations
@@ -11,40 +11,66 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
-from rave_mlx import store
+from rave_mlx import loading, store
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import GATE_KEY
 from rave_mlx.convert.translate import untranslate
 from rave_mlx.errors import ModelError
+from rave_mlx.safetensors_writer import write_files
 
 
-def export(model: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+def export(model: str | os.PathLike[str], out: str | os.PathLike[str], *, dequantize: bool = False) -> Path:
     """Write the rave directory `model` as a checkpoint that `transformers.from_pretrained` opens.
 
+    Args:
+        model: the rave directory.
+        out: the directory to create.
+        dequantize: write a quantized model as the numbers that its packed weights stand for, in the type of its
+            norms. What quantization lost does not come back.
+
     Raises:
-        ModelError: when `out` exists, the model is quantized, or it does not come from such a checkpoint.
+        ModelError: when `out` exists, the model is quantized and `dequantize` is not asked for, or it does not come
+            from such a checkpoint.
     """
     folder, target = Path(model), Path(out)
     config = store.read_config(folder)
-    if config.quantization is not None:
-        raise ModelError(f"{folder}: is quantized; export the model it was quantized from")
+    if config.quantization is not None and not dequantize:
+        raise ModelError(
+            f"{folder}: is quantized, in a way that transformers does not read; export the model that it was "
+            "quantized from, or write its weights in 16 bits (--dequantize, dequantize=True)"
+        )
     kept = folder / store.HUB
     if not (kept / store.CONFIG).is_file():
         raise ModelError(f"{folder}: has no {store.HUB}/{store.CONFIG}, the configuration to export with")
+    store.check_new(target)
     hub = store.read_json(kept / store.CONFIG)
+    tensors = store.open_tensors(folder)
+    named: Iterable[tuple[str, mx.array]] = tensors.items()
+    if config.quantization is not None:
+        _forget_quantization(hub)
+        named = loading.expand(tensors, config.quantization, tensors["decoder.norm.weight"].dtype)
     if config.gate is not None:
         hub[GATE_KEY] = config.gate.to_dict()
     family = detect(hub, str(kept / store.CONFIG))
-    tensors = dict(untranslate(store.read_tensors(folder).items(), family, config, hub))
     with store.new_directory(target) as part:
         for file in kept.iterdir():
             shutil.copyfile(file, part / file.name)
         (part / store.CONFIG).write_text(json.dumps(hub, indent=2) + "\n", encoding="utf-8")
-        mx.save_safetensors(str(part / "model.safetensors"), tensors, metadata={"format": "pt"})
+        write_files(part, untranslate(named, family, config, hub), metadata="pt")
         for name in (store.TOKENIZER, store.TEMPLATE):
             shutil.copyfile(folder / name, part / name)
     return target
+
+
+def _forget_quantization(hub: MutableMapping[str, Any]) -> None:
+    """Drop what an MLX package wrote into config.json about packed weights."""
+    for section in (hub, hub.get("text_config")):
+        if isinstance(section, MutableMapping):
+            for key in ("quantization", "quantization_config"):
+                section.pop(key, None)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import mlx.core as mx
 
 from rave_mlx import store
-from rave_mlx.config import LMMConfig
-from rave_mlx.convert.families.base import GATE_KEY, Family, HubConfig
+from rave_mlx.config import LMMConfig, QuantizationConfig
+from rave_mlx.convert import mlx_format
+from rave_mlx.convert.families.base import GATE_KEY, Family, HubConfig, Origin
+from rave_mlx.convert.quantize import gather, quantizable
 from rave_mlx.convert.source import Source
 from rave_mlx.errors import ModelError
+from rave_mlx.loading import dequantize
 
 _GATE = ".attention.gate."
+_PARTS = ("weight", "scales", "biases")
 
 
 def translate(
@@ -20,48 +27,164 @@ def translate(
 ) -> Iterator[tuple[str, mx.array]]:
     """The canonical tensors of a checkpoint, lazy, in the order of `expected` (initial values by canonical name).
 
-    Pair gates that the checkpoint does not have keep their initial values.
+    Pair gates that the checkpoint does not have keep their initial values. A matrix that the checkpoint has packed
+    comes packed: its `.scales` (and `.biases`) follow it.
 
     Raises:
         ModelError: when tensors are missing, left over or of the wrong size; all are named (ten at most are shown).
     """
-    found = {family.modern(name): (name, tensor) for name, tensor in source.tensors.items()}
-    found = {name: pair for name, pair in found.items() if not family.ignores(name)}
-    origins = {name: family.origin(name, config, source.config) for name in expected}
-    if config.text.tie_embeddings:
-        # A tied head that was written out nevertheless is the embedding, again.
-        found.pop("lm_head.weight", None)
-    fresh = {n for n, o in origins.items() if _GATE in n and o.name not in found}
-    _refuse_foreign_gates(found, {o.name for o in origins.values()}, source)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, origin in origins.items():
-        if name not in fresh:
-            shape = origin.shape or expected[name].shape
-            before = shapes[origin.name][0] if origin.rows and origin.name in shapes else 0
-            shapes[origin.name] = (before + shape[0], *shape[1:])
-    store.check_tensors({name: t.shape for name, (_, t) in found.items()}, shapes, str(source.path))
+    checkpoint = _Checkpoint.read(source, family, config, expected)
+    checkpoint.check(expected)
     for name, initial in expected.items():
-        if name in fresh:
+        if name in checkpoint.fresh:
             yield name, initial
-            continue
-        tensor = found[origins[name].name][1]
-        rows = origins[name].rows
-        yield name, (tensor if rows is None else tensor[rows[0] : rows[1]]).reshape(initial.shape)
+        elif name in checkpoint.packed and quantizable(name, initial.shape):
+            yield from checkpoint.parts(name)
+        else:
+            yield name, checkpoint.plain(name).reshape(initial.shape)
+
+
+def read_quantization(
+    source: Source, family: Family, config: LMMConfig, expected: Mapping[str, mx.array]
+) -> QuantizationConfig | None:
+    """How a checkpoint that an MLX package quantized is packed, by canonical names; None for one that is not.
+
+    Raises:
+        ModelError, ConfigError: for another package's quantization, or one that its tensors contradict.
+    """
+    known = mlx_format.declared(source)
+    checkpoint = _Checkpoint.read(source, family, config, expected)
+    if known is None:
+        return None
+    matrices = [name for name, initial in expected.items() if quantizable(name, initial.shape)]
+    return gather(known.base, {name.removesuffix(".weight"): checkpoint.packed.get(name) for name in matrices})
 
 
 def untranslate(
     tensors: Iterable[tuple[str, mx.array]], family: Family, config: LMMConfig, hub: HubConfig
 ) -> Iterator[tuple[str, mx.array]]:
-    """Canonical tensors as they lie in a checkpoint of transformers 5; the inverse of `translate`."""
-    parts: dict[str, dict[int, mx.array]] = {}
-    for name, tensor in tensors:
-        origin = family.origin(name, config, hub)
+    """Canonical tensors, lazy, as they lie in a checkpoint of transformers 5; the inverse of `translate`."""
+    waiting = dict(tensors)
+    origins = {name: family.origin(name, config, hub) for name in waiting}
+    missing = Counter(origin.name for origin in origins.values())
+    pieces: dict[str, dict[int, mx.array]] = {}
+    for name, origin in origins.items():
+        tensor = waiting.pop(name)
         if origin.rows is None:
             yield origin.name, tensor if origin.shape is None else tensor.reshape(origin.shape)
-        else:
-            parts.setdefault(origin.name, {})[origin.rows[0]] = tensor
-    for name, pieces in parts.items():
-        yield name, mx.concatenate([pieces[first] for first in sorted(pieces)])
+            continue
+        pieces.setdefault(origin.name, {})[origin.rows[0]] = tensor
+        missing[origin.name] -= 1
+        if not missing[origin.name]:
+            found = pieces.pop(origin.name)
+            yield origin.name, mx.concatenate([found[first] for first in sorted(found)])
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """Where the tensors that a model expects lie in a checkpoint.
+
+    Attributes:
+        source: the checkpoint.
+        names: a tensor's name in the checkpoint, by its modern name.
+        shapes: as torch would have them, by modern name; scales and biases left out.
+        origins: by canonical name.
+        fresh: canonical names that the checkpoint does not have and need not have.
+        packed: how canonical tensors are packed, those that are.
+    """
+
+    source: Source
+    names: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    origins: Mapping[str, Origin]
+    fresh: frozenset[str]
+    packed: Mapping[str, QuantizationConfig]
+
+    @classmethod
+    def read(cls, source: Source, family: Family, config: LMMConfig, expected: Mapping[str, mx.array]) -> _Checkpoint:
+        """Look at every tensor's name and shape, not at its bytes."""
+        names = _modern_names(source, family, config)
+        origins = {name: family.origin(name, config, source.config) for name in expected}
+        known = mlx_format.declared(source)
+        fresh = {n for n, o in origins.items() if _GATE in n and o.name not in names}
+        _refuse_foreign_gates(names, {o.name for o in origins.values()}, source)
+        packed: dict[str, QuantizationConfig] = {}
+        hidden: set[str] = set()
+        shapes = {modern: source.tensors[name].shape for modern, name in names.items()}
+        for name, origin in origins.items():
+            shape = origin.shape or expected[name].shape
+            if origin.name not in names:
+                continue
+            if len(shape) > 3:
+                tensor = source.tensors[names[origin.name]]
+                shapes[origin.name] = mlx_format.channels_first(names[origin.name], tensor, shape, source).shape
+            beside = [_beside(origin.name, part) for part in _PARTS[1:]]
+            if origin.name.endswith(".weight") and beside[0] in names:
+                parts = {p: source.tensors[names[n]] for p in _PARTS if (n := _beside(origin.name, p)) in names}
+                stem = names[origin.name].removesuffix(".weight")
+                packed[name] = mlx_format.packing(stem, shape[-1], parts, known)
+                shapes[origin.name] = (parts["weight"].shape[0], shape[-1])
+                hidden.update(beside)
+        shapes = {name: shape for name, shape in shapes.items() if name not in hidden}
+        return cls(source, names, shapes, origins, frozenset(fresh), packed)
+
+    def check(self, expected: Mapping[str, mx.array]) -> None:
+        """ModelError naming what is missing, left over or misshapen."""
+        wanted: dict[str, tuple[int, ...]] = {}
+        for name, origin in self.origins.items():
+            if name not in self.fresh:
+                shape = origin.shape or expected[name].shape
+                if name in self.packed:
+                    shape = (math.prod(shape[:-1]), shape[-1])
+                before = wanted[origin.name][0] if origin.rows and origin.name in wanted else 0
+                wanted[origin.name] = (before + shape[0], *shape[1:])
+        store.check_tensors(self.shapes, wanted, str(self.source.path))
+
+    def plain(self, name: str) -> mx.array:
+        """A canonical tensor in floating point, not yet of its canonical shape."""
+        origin = self.origins[name]
+        if name in self.packed:
+            weight, scales, *biases = (part for _, part in self.parts(name))
+            return dequantize(weight, scales, biases[0] if biases else None, self.packed[name])
+        tensor = self._part(origin, origin.name)
+        shape = origin.shape
+        if shape is not None and len(shape) > 3:
+            tensor = mlx_format.channels_first(self.names[origin.name], tensor, shape, self.source)
+        return tensor
+
+    def parts(self, name: str) -> Iterator[tuple[str, mx.array]]:
+        """A packed canonical matrix with what belongs to it."""
+        origin = self.origins[name]
+        for part in _PARTS:
+            modern = _beside(origin.name, part)
+            if modern in self.names:
+                yield _beside(name, part), self._part(origin, modern)
+
+    def _part(self, origin: Origin, modern: str) -> mx.array:
+        tensor = self.source.tensors[self.names[modern]]
+        return tensor if origin.rows is None else tensor[origin.rows[0] : origin.rows[1]]
+
+
+def _beside(weight: str, part: str) -> str:
+    """The name of a part of a packed matrix from that of its weight."""
+    return f"{weight.removesuffix('weight')}{part}"
+
+
+def _modern_names(source: Source, family: Family, config: LMMConfig) -> dict[str, str]:
+    """Names in the checkpoint by transformers 5's names, without those that are ignored."""
+    names: dict[str, str] = {}
+    for name in source.tensors:
+        modern = family.modern(name)
+        if family.ignores(modern):
+            continue
+        if modern in names:
+            raise ModelError(f"{source.path}: tensors {names[modern]} and {name} are the same weights, twice")
+        names[modern] = name
+    if config.text.tie_embeddings:
+        # A tied head that was written out nevertheless is the embedding, again.
+        for part in _PARTS:
+            names.pop(f"lm_head.{part}", None)
+    return names
 
 
 def _refuse_foreign_gates(found: Iterable[str], known: Iterable[str], source: Source) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rave_mlx.tokenizer import Tokenizer
 
 BUILT_IN = Path(__file__).parent / "nano" / "model"
 MODEL_VARIABLE = "RAVE_MLX_MODEL"
+_PARTS = ("weight", "scales", "biases")
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
@@ -26,6 +27,7 @@ def load(
     path_or_hub_id: str | os.PathLike[str] | None = None,
     *,
     dtype: str | mx.Dtype | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> LMM:
     """Open a model for inference or training.
@@ -34,10 +36,11 @@ def load(
         path_or_hub_id: a rave directory, a checkpoint directory in the Hub's layout, or a Hub id
             ("owner/name"). None: $RAVE_MLX_MODEL, and without it the built-in model.
         dtype: compute type, "float32", "float16" or "bfloat16". None: float32 on a CPU, else the checkpoint's own.
+        adapter: directory of an adapter to put on the model.
         revision: branch, tag or commit of a Hub id.
 
     Raises:
-        ModelError: when there is no such model, or it is incomplete or not supported.
+        ModelError: when there is no such model, or it is incomplete or not supported, or the adapter is another's.
         MemoryLimitError: when it does not fit into memory.
     """
     backend.prepare()
@@ -52,7 +55,11 @@ def load(
 
         lmm, tensors = to_memory(folder)
     fill(lmm, tensors, _dtype(dtype), str(folder))
-    return lmm
+    if adapter is None:
+        return lmm
+    from rave_mlx.adapters import load_adapter
+
+    return load_adapter(lmm, adapter)
 
 
 def open_directory(folder: Path) -> tuple[LMM, dict[str, mx.array]]:
@@ -75,23 +82,24 @@ def fill(lmm: LMM, tensors: dict[str, mx.array], dtype: mx.Dtype | None, where: 
     """Put tensors into a model, in the compute type, and read them from disk.
 
     Quantized tensors stay quantized where the backend is fast with them, and are expanded where it is not and
-    memory allows (`backend.expand_quantized`).
+    memory allows (`backend.expand_quantized`). `tensors` is emptied: what was read must not stay beside what was
+    made of it.
     """
     quantization = lmm.config.quantization
-    stored = sum(t.nbytes for t in tensors.values())
+    found = dict(tensors)
+    tensors.clear()
     if quantization is not None:
-        expanded = sum(_expanded_bytes(n, tensors, quantization) for n in tensors)
+        stored = sum(t.nbytes for t in found.values())
+        expanded = sum(_expanded_bytes(n, found, quantization) for n in found)
         if backend.expand_quantized(stored, expanded):
-            tensors = dict(_expand(tensors, quantization))
+            found = dict(expand(found, quantization))
         else:
-            _quantize_modules(lmm, tensors, quantization)
+            _quantize_modules(lmm, found, quantization)
     expected = {name: array.shape for name, array in lmm.named_weights().items()}
-    store.check_tensors({n: t.shape for n, t in tensors.items()}, expected, where)
+    store.check_tensors({n: t.shape for n, t in found.items()}, expected, where)
     dtype = dtype or backend.current().dtype
-    weights = [
-        (n, _cast(n, t, dtype, quantization is not None and f"{_module(n)}.scales" in tensors))
-        for n, t in tensors.items()
-    ]
+    weights = [(n, _cast(n, t, dtype, packed_module(n, found) is not None)) for n, t in found.items()]
+    found.clear()
     need = sum(t.nbytes for _, t in weights)
     backend.check_memory(need, f"the weights of {where}", "choose a smaller or quantized model")
     lmm.load_weights(weights, strict=True)
@@ -103,10 +111,42 @@ def fill(lmm: LMM, tensors: dict[str, mx.array], dtype: mx.Dtype | None, where: 
         ) from None
 
 
-def _cast(name: str, tensor: mx.array, dtype: mx.Dtype | None, quantized: bool) -> mx.array:
+def expand(
+    tensors: Mapping[str, mx.array], quantization: QuantizationConfig, dtype: mx.Dtype = mx.float32
+) -> Iterator[tuple[str, mx.array]]:
+    """The tensors, lazy, with every packed matrix as the numbers that it stands for, computed in float32.
+
+    Raises:
+        ModelError: for a packed matrix that `quantization` leaves out.
+    """
+    for name in tensors:
+        module = packed_module(name, tensors)
+        if module is None:
+            yield name, tensors[name]
+        elif name == f"{module}.weight":
+            scales, biases = tensors[f"{module}.scales"], tensors.get(f"{module}.biases")
+            yield name, dequantize(tensors[name], scales, biases, _setting(module, quantization)).astype(dtype)
+
+
+def dequantize(weight: mx.array, scales: mx.array, biases: mx.array | None, setting: QuantizationConfig) -> mx.array:
+    """The float32 numbers that a packed matrix stands for."""
+    if biases is not None:
+        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+    group_size, bits, mode = setting.group_size, setting.bits, setting.mode
+    return mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits, mode=mode, dtype=mx.float32)
+
+
+def packed_module(name: str, tensors: Container[str]) -> str | None:
+    """The module of which a tensor is the packed weight, the scales or the biases; None for any other tensor."""
+    module, _, part = name.rpartition(".")
+    packed = part in _PARTS and f"{module}.weight" in tensors and f"{module}.scales" in tensors
+    return module if packed else None
+
+
+def _cast(name: str, tensor: mx.array, dtype: mx.Dtype | None, packed: bool) -> mx.array:
     """Floating tensors in the compute type; gates stay float32, packed integers as they are."""
     if not mx.issubdtype(tensor.dtype, mx.floating):
-        if not quantized:
+        if not packed:
             raise ModelError(f"tensor {name} has type {tensor.dtype}; weights must be floating point or quantized")
         return tensor
     if ".attention.gate." in name:
@@ -114,52 +154,28 @@ def _cast(name: str, tensor: mx.array, dtype: mx.Dtype | None, quantized: bool) 
     return tensor if dtype is None else tensor.astype(dtype)
 
 
-def _module(name: str) -> str:
-    return name.rpartition(".")[0]
+def _setting(module: str, quantization: QuantizationConfig) -> QuantizationConfig:
+    setting = quantization.of(module)
+    if setting is None:
+        raise ModelError(f"tensor {module}.weight is packed, but the quantization in config.json leaves it as it is")
+    return setting
 
 
-def _settings(module: str, quantization: QuantizationConfig) -> dict[str, Any]:
-    chosen = quantization.layers.get(module, quantization)
-    return {"group_size": chosen.group_size, "bits": chosen.bits, "mode": chosen.mode}
+def _expanded_bytes(name: str, tensors: Mapping[str, mx.array], quantization: QuantizationConfig) -> int:
+    tensor, module = tensors[name], packed_module(name, tensors)
+    if module is None:
+        return tensor.size * 4
+    return tensor.nbytes * 8 // _setting(module, quantization).bits * 4 if name == f"{module}.weight" else 0
 
 
-def _expanded_bytes(name: str, tensors: dict[str, mx.array], quantization: QuantizationConfig) -> int:
-    tensor = tensors[name]
-    if name.endswith((".scales", ".biases")) and f"{_module(name)}.weight" in tensors:
-        return 0
-    if name.endswith(".weight") and f"{_module(name)}.scales" in tensors:
-        return tensor.nbytes * 8 // quantization.layers.get(_module(name), quantization).bits * 4
-    return tensor.size * 4
+def _quantize_modules(lmm: LMM, tensors: Container[str], quantization: QuantizationConfig) -> None:
+    def choose(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if not hasattr(module, "to_quantized") or packed_module(f"{path}.weight", tensors) is None:
+            return False
+        setting = _setting(path, quantization)
+        return {"group_size": setting.group_size, "bits": setting.bits, "mode": setting.mode}
 
-
-def _expand(tensors: dict[str, mx.array], quantization: QuantizationConfig) -> Iterable[tuple[str, mx.array]]:
-    for name, tensor in tensors.items():
-        module = _module(name)
-        if f"{module}.scales" not in tensors or not name.endswith((".weight", ".scales", ".biases")):
-            yield name, tensor
-        elif name.endswith(".weight"):
-            scales, biases = tensors[f"{module}.scales"], tensors.get(f"{module}.biases")
-            if mx.issubdtype(scales.dtype, mx.floating):
-                scales = scales.astype(mx.float32)
-            yield (
-                name,
-                mx.dequantize(
-                    tensor,
-                    scales,
-                    None if biases is None else biases.astype(mx.float32),
-                    dtype=mx.float32,
-                    **_settings(module, quantization),
-                ),
-            )
-
-
-def _quantize_modules(lmm: LMM, tensors: dict[str, mx.array], quantization: QuantizationConfig) -> None:
-    nn.quantize(
-        lmm,
-        class_predicate=lambda path, module: (
-            _settings(path, quantization) if f"{path}.scales" in tensors and hasattr(module, "to_quantized") else False
-        ),
-    )
+    nn.quantize(lmm, class_predicate=choose)
 
 
 def _template(folder: Path) -> str:

@@ -16,6 +16,15 @@ FORMAT = 1
 """Version of the rave directory layout; raised when an older reader could misread a newer directory."""
 
 
+_MODES = {
+    "affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)),
+    "mxfp4": ((4,), (32,)),
+    "mxfp8": ((8,), (32,)),
+    "nvfp4": ((4,), (16,)),
+}
+"""Widths in bits and group sizes of each mode of `mx.quantize`."""
+
+
 @dataclass(frozen=True)
 class TokenConfig(Part):
     """Ids of the tokens with a meaning for the runtime. `stop` ends an answer, `answer` stands where one begins."""
@@ -62,12 +71,41 @@ class GateConfig(Part):
 
 @dataclass(frozen=True)
 class QuantizationConfig(Part):
-    """How `.weight` tensors with `.scales` beside them are stored; `layers` overrides by canonical module name."""
+    """How weights are stored in few bits: `.weight` packed, with `.scales` (and `.biases` when affine) beside it.
+
+    The modes are those of `mx.quantize`. "affine": 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128 weights of a
+    row; the others have one width and one group size each.
+
+    `layers` overrides by canonical module name, or by the name of a part of the model ("vision", "decoder.layers.0");
+    the longest name counts. None: left as it is.
+    """
 
     bits: int
     group_size: int
     mode: Literal["affine", "mxfp4", "mxfp8", "nvfp4"] = "affine"
-    layers: dict[str, QuantizationConfig] = field(default_factory=dict)
+    layers: dict[str, QuantizationConfig | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.mode not in _MODES:
+            raise ConfigError(f"quantization: mode {self.mode!r} is not one of {', '.join(_MODES)}")
+        widths, groups = _MODES[self.mode]
+        if self.bits not in widths or self.group_size not in groups:
+            raise ConfigError(
+                f"quantization: {self.mode} has {_either(widths)} bits in groups of {_either(groups)}, "
+                f"not {self.bits} in {self.group_size}"
+            )
+        nested = [name for name, inner in self.layers.items() if inner is not None and inner.layers]
+        if nested:
+            raise ConfigError(f"quantization.layers.{nested[0]}: layers within layers have no meaning")
+
+    def of(self, module: str) -> QuantizationConfig | None:
+        """What holds for a module; None when it is left as it is."""
+        name = module
+        while name:
+            if name in self.layers:
+                return self.layers[name]
+            name = name.rpartition(".")[0]
+        return self
 
 
 @dataclass(frozen=True)
@@ -138,3 +176,8 @@ class LMMConfig(Part):
             outside = [i for i in gate.layers if not 0 <= i < self.text.num_layers]
             if outside:
                 raise ConfigError(f"gate.layers {outside}: the model has layers 0 to {self.text.num_layers - 1}")
+
+
+def _either(numbers: tuple[int, ...]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} or {last}" if most else last
