@@ -11,6 +11,7 @@ from rave_mlx.config import MlpConnectorConfig
 from rave_mlx.elementwise import ACTIVATIONS
 from rave_mlx.images import ImagePatches
 from rave_mlx.parallel import by_rows
+from rave_mlx.patches import Region
 
 
 class MlpConnector(nn.Module):
@@ -31,27 +32,30 @@ class MlpConnector(nn.Module):
 
     def __call__(self, x: mx.array, image: ImagePatches) -> mx.array:
         """(tiles, features, tower width) -> (visual tokens, decoder hidden)."""
-        whole = x[0] if self._lines else x.reshape(-1, x.shape[-1])
         if not self._lines:
-            return self._project(whole)
-        region = image.region
-        if region is None:
-            return mx.concatenate([self._project(whole), self.newline[None]])
-        rows, columns = image.arrangement
-        side = image.grid[1]
-        grid = x[1:].reshape(rows, columns, side, side, -1).swapaxes(1, 2).reshape(rows * side, columns * side, -1)
-        grid = grid[region.top : region.top + region.height, region.left : region.left + region.width]
-        shape = (region.height, region.width)
-        projected = self._project(mx.concatenate([whole, grid.reshape(shape[0] * shape[1], -1)]))
-        base, width = len(whole), projected.shape[-1]
-        lines = projected[base:].reshape(*shape, width)
+            return self._project(x.flatten(0, 1))
+        if image.region is None:
+            return mx.concatenate([self._project(x[0]), self.newline[None]])
+        region, whole, width = image.region, x.shape[1], self.newline.size
+        # Padding is left out before the projection, which takes every feature by itself: it is never computed.
+        shown = _shown(x[1:], image, region)
+        projected = self._project(mx.concatenate([x[0], shown]))
+        lines = projected[whole:].reshape(region.height, region.width, width)
         lines = scale_features(lines, region.rows, region.columns)
-        newline = mx.broadcast_to(self.newline.astype(lines.dtype), (region.rows, 1, width))
-        lines = mx.concatenate([lines, newline], axis=1).reshape(region.rows * (region.columns + 1), width)
-        return mx.concatenate([projected[:base], lines])
+        ends = mx.broadcast_to(self.newline, (region.rows, 1, width))
+        lines = mx.concatenate([lines, ends], axis=1)
+        return mx.concatenate([projected[:whole], lines.reshape(region.rows * (region.columns + 1), width)])
 
     def _project(self, x: mx.array) -> mx.array:
         return by_rows(lambda x: [self.fc2(self._activate(self.fc1(x)))], x, axis=0)[0]
+
+
+def _shown(x: mx.array, image: ImagePatches, region: Region) -> mx.array:
+    """(tiles, features, width) -> (height * width of the region, width), as the rows of one image."""
+    (rows, columns), side, width = image.arrangement, image.grid[1], x.shape[-1]
+    grid = x.reshape(rows, columns, side, side, width).swapaxes(1, 2).reshape(rows * side, columns * side, width)
+    grid = grid[region.top : region.top + region.height, region.left : region.left + region.width]
+    return grid.reshape(region.height * region.width, width)
 
 
 def scale_features(x: mx.array, rows: int, columns: int) -> mx.array:
