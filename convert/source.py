@@ -87,7 +87,8 @@ class Source:
                 if isinstance(template, str):
                     return template
         raise ModelError(
-            f"{self.path}: no chat template (chat_template.jinja, chat_template.json, tokenizer_config.json)"
+            f"{self.path}: has no chat template (chat_template.jinja, chat_template.json, tokenizer_config.json); "
+            f"a base model does not answer: take its chat or instruct version, or put a {store.TEMPLATE} there"
         )
 
 
@@ -103,8 +104,10 @@ def find(wanted: str | os.PathLike[str], revision: str | None = None) -> Path:
             raise ModelError(f"{path}: no {store.CONFIG}; this is not a model directory")
         return path
     name = str(wanted)
+    if path.is_file() and path.suffix == ".gguf":
+        return path
     if path.exists():
-        raise ModelError(f"{path}: is a file; give the model's directory")
+        raise ModelError(f"{path}: is a file; give the model's directory, or a .gguf file")
     if not HUB_ID.fullmatch(name):
         raise ModelError(f"{name}: no such model directory, and not a Hub id like {SUGGESTED}")
     return download(name, revision)
@@ -117,15 +120,19 @@ def hub_id(wanted: str | os.PathLike[str]) -> str | None:
 
 
 def read(path: Path, tensors: Mapping[str, mx.array] | None = None) -> Source:
-    """Open a checkpoint folder.
+    """Open a checkpoint folder, or a GGUF file.
 
     Args:
-        path: the folder.
+        path: the folder or the file.
         tensors: instead of those in its weight files.
 
     Raises:
         ConfigError, ModelError: when a file is missing or malformed.
     """
+    if path.is_file():
+        from rave_mlx.convert.gguf import read_gguf
+
+        return read_gguf(path)
     config = store.read_json(path / store.CONFIG)
 
     def optional(name: str) -> dict[str, Any]:
