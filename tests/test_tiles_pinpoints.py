@@ -139,8 +139,10 @@ def test_llava_onevision_reads_the_sizes_that_its_configuration_leaves_out():
     assert lmm.text.qkv_bias and lmm.text.tie_embeddings
     assert (lmm.vision.feature_layers, lmm.vision.activation, lmm.vision.class_token) == ((26,), "gelu_tanh", False)
     assert (lmm.image.max_features, lmm.image.tile_tokens, len(lmm.image.pinpoints)) == (9, 729, 36)
-    large = {"hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4, "num_hidden_layers": 28,
-             "intermediate_size": 18944, "model_type": "qwen2", "eos_token_id": 151645, "vocab_size": 152000}  # fmt: skip
+    large = {
+        "hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4, "num_hidden_layers": 28,
+        "intermediate_size": 18944, "model_type": "qwen2", "eos_token_id": 151645, "vocab_size": 152000,
+    }  # fmt: skip
     lmm = read("llava-onevision-qwen2-0.5b-ov-hf", text_config=large)
     assert (lmm.text.head_dim, lmm.connector.output_size, lmm.text.tie_embeddings) == (128, 3584, False)
 

@@ -15,7 +15,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import mlx.core as mx  # noqa: E402
-from parity import golden as reference  # noqa: E402
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # noqa: E402
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil  # noqa: E402
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil  # noqa: E402
@@ -27,6 +26,7 @@ from transformers.models.llava_onevision.processing_llava_onevision import Llava
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil  # noqa: E402
 
 import rave_mlx  # noqa: E402
+from parity import golden as reference  # noqa: E402
 from rave_mlx.config import ImageConfig, TileConfig  # noqa: E402
 from rave_mlx.models.connectors.mlp import scale_features  # noqa: E402
 from rave_mlx.patches import normalised  # noqa: E402
