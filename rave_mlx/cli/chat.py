@@ -30,6 +30,9 @@ def chat(
             help="Rave directory, checkpoint directory or Hub id. Without it: the small built-in model.",
         ),
     ] = None,
+    adapter: Annotated[
+        str | None, typer.Option("--adapter", metavar="DIR", help="Adapter to put on the model (LoRA, DoRA, gates).")
+    ] = None,
     system: Annotated[str | None, typer.Option("--system", help="System message that starts the conversation.")] = None,
     page: Annotated[
         int, typer.Option("--page", min=1, help="Page to read of PDF and TIFF files.", rich_help_panel=_READING)
@@ -96,7 +99,7 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    lmm = load(model)
+    lmm = load(model, adapter=adapter)
     session = Session(
         lmm, policy=attention, max_tokens=max_tokens, image_tokens=image_tokens, sampling=sampling, system=system
     )

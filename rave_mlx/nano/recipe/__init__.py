@@ -2,7 +2,7 @@
 
     python -m rave_mlx.nano.recipe.train --start DIR --out RUN --minutes 70
     python -m rave_mlx.nano.recipe.export --run RUN --like DIR --out HF
-    python -m rave_mlx.nano.recipe.evaluate --model HF --set own browser
+    rave-mlx evaluate --model RAVE_DIR --task docs
 
 Needs torch and safetensors, the fonts of `rave_mlx.nano.documents.fonts.DEBIAN_PACKAGES`, and Chromium for the
 `browser` set. On a machine shared with other work, `OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0` keeps a busy core from

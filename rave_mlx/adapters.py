@@ -1,0 +1,147 @@
+"""Adapters: low-rank updates of a model's projections (LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353), with the pair
+gates that were trained beside them.
+
+A directory holds `adapter_config.json` (an AdapterConfig) and `adapters.safetensors`: `MODULE.lora_a` (in, rank) and
+`MODULE.lora_b` (rank, out), for DoRA also `MODULE.m` (out,), under canonical module names, and the tensors of the
+gates. The layers themselves are mlx-lm's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from rave_mlx import store
+from rave_mlx.config import GateConfig
+from rave_mlx.config.part import Part, positive
+from rave_mlx.errors import ConfigError, ModelError
+from rave_mlx.models.lmm import LMM
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
+_GATE = ".attention.gate."
+
+
+@dataclass(frozen=True)
+class AdapterConfig(Part):
+    """What an adapter changes.
+
+    Attributes:
+        rank: of the updates.
+        scale: what the product of the two factors is multiplied with (alpha / rank, where alpha is spoken of).
+        modules: canonical names of the adapted projections ("decoder.layers.0.attention.q_proj").
+        kind: "lora" or "dora".
+        dropout: share of inputs left out in training.
+        gate: the pair gates that the adapter brings; None for none.
+    """
+
+    rank: int
+    scale: float
+    modules: tuple[str, ...] = ()
+    kind: Literal["lora", "dora"] = "lora"
+    dropout: float = 0.0
+    gate: GateConfig | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, "rank")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"adapter: dropout {self.dropout} is not in [0, 1)")
+
+
+def read_config(folder: Path) -> AdapterConfig:
+    """The configuration of an adapter directory.
+
+    Raises:
+        ConfigError: when it is missing, or PEFT's or another package's.
+    """
+    file = folder / CONFIG
+    data = store.read_json(file)
+    if "peft_type" in data:
+        raise ConfigError(f"{file}: is PEFT's layout; rave_mlx.convert.adapters.import_peft translates it")
+    return AdapterConfig.from_dict(data, str(file))
+
+
+def attach(lmm: LMM, config: AdapterConfig) -> None:
+    """Put fresh updates (that change nothing yet) on the projections of a model, in place.
+
+    Raises:
+        ModelError: for a module that the model does not have, or that is not a projection.
+    """
+    from mlx_lm.tuner.dora import DoRALinear
+    from mlx_lm.tuner.lora import LoRALinear
+
+    kind = DoRALinear if config.kind == "dora" else LoRALinear
+    modules = dict(lmm.named_modules())
+    wrong = [name for name in config.modules if not isinstance(modules.get(name), (nn.Linear, nn.QuantizedLinear))]
+    if wrong:
+        raise ModelError(f"the adapter is for another model: no projection {', '.join(wrong[:10])} here")
+    wrapped = [
+        (name, kind.from_base(modules[name], r=config.rank, scale=config.scale, dropout=config.dropout))
+        for name in config.modules
+    ]
+    lmm.update_modules(tree_unflatten(wrapped))
+
+
+def adapter_weights(lmm: LMM, config: AdapterConfig) -> dict[str, mx.array]:
+    """The adapter's tensors in a model that it is attached to."""
+    leaves = {f"{module}.{leaf}" for module in config.modules for leaf in ("lora_a", "lora_b", "m")}
+    return {n: x for n, x in lmm.named_weights().items() if n in leaves or (config.gate is not None and _GATE in n)}
+
+
+def save(lmm: LMM, config: AdapterConfig, out: str | os.PathLike[str]) -> Path:
+    """Write an adapter directory; `out` must not exist."""
+    target = Path(out)
+    with store.new_directory(target) as part:
+        write(part, config, adapter_weights(lmm, config))
+    return target
+
+
+def write(folder: Path, config: AdapterConfig, weights: Mapping[str, mx.array]) -> None:
+    """Write an adapter's two files into a folder."""
+    mx.save_safetensors(str(folder / WEIGHTS), dict(weights), metadata={"format": "mlx"})
+    (folder / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def read_weights(folder: Path) -> dict[str, mx.array]:
+    """An adapter's tensors, lazy."""
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder}: no {WEIGHTS}; this is not an adapter directory")
+    return store.read_tensors(folder)
+
+
+def load_adapter(lmm: LMM, folder: str | os.PathLike[str]) -> LMM:
+    """A model with an adapter on it. The given one is changed in place; use what is returned.
+
+    Raises:
+        ConfigError, ModelError: for an adapter that is malformed, or that belongs to another model.
+    """
+    place = Path(folder).expanduser()
+    config, weights = read_config(place), read_weights(place)
+    if config.gate is not None and lmm.config.gate != config.gate:
+        lmm = _with_gates(lmm, config.gate, place)
+    attach(lmm, config)
+    expected = {name: x.shape for name, x in adapter_weights(lmm, config).items()}
+    store.check_tensors({n: x.shape for n, x in weights.items()}, expected, str(place))
+    dtype = lmm.decoder.norm.weight.dtype
+    lmm.load_weights([(n, x.astype(mx.float32 if _GATE in n else dtype)) for n, x in weights.items()], strict=False)
+    mx.eval(lmm.parameters())
+    return lmm
+
+
+def _with_gates(lmm: LMM, gate: GateConfig, where: Path) -> LMM:
+    """The model with gates of this shape beside its weights, which are shared."""
+    if lmm.config.gate is not None:
+        raise ModelError(f"{where}: the adapter's pair gates have another shape than the model's")
+    gated = LMM(replace(lmm.config, gate=gate), lmm.tokenizer, lmm.template, lmm.path)
+    # Leaf modules are taken over whole, so that quantized ones stay quantized; single parameters by name.
+    leaves = [(name, module) for name, module in lmm.named_modules() if name and not module.children()]
+    gated.update_modules(tree_unflatten(leaves))
+    gated.load_weights(list(lmm.named_weights().items()), strict=False)
+    return gated

@@ -1,0 +1,70 @@
+"""`rave-mlx evaluate`: how well a model reads."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def evaluate(
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task",
+            metavar="NAME_OR_FILE",
+            help="docs: generated documents; browser: pages drawn by Chromium; a PDF: headings of its pages; a JSONL "
+            'file: {"image": path, "question": text, "answer": text or list} a line.',
+        ),
+    ] = "docs",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="DIR_OR_HUB_ID",
+            envvar="RAVE_MLX_MODEL",
+            help="Rave directory, checkpoint directory or Hub id. Without it: the small built-in model.",
+        ),
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option("--adapter", metavar="DIR", help="Adapter to put on the model.")
+    ] = None,
+    attention: Annotated[
+        Literal["none", "rave"] | None,
+        typer.Option("--attention", help="rave: use the model's pair gates; none: leave them out."),
+    ] = None,
+    pages: Annotated[
+        int, typer.Option("--pages", min=1, help="Pages to draw, for each split or kind; headings of a PDF.")
+    ] = 20,
+    image_tokens: Annotated[
+        int | None, typer.Option("--image-tokens", min=1, help="Most visual tokens an image may take.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write every answer, one JSON object a line.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Figures as one JSON object.")] = False,
+) -> None:
+    """Exact match, ANLS and character error rate of a model's answers.
+
+    [bold]rave-mlx evaluate --task docs[/bold]
+
+    Answers are greedy, one question at a time. Tables go to stdout, progress to stderr.
+    """
+    from rave_mlx.evaluate.output import as_json, as_tables, follow, write_answers
+    from rave_mlx.evaluate.runner import answer_all
+    from rave_mlx.evaluate.tasks import open_task
+    from rave_mlx.loading import load
+
+    items, breakdowns = open_task(task, pages)
+    lmm = load(model, adapter=adapter)
+    results = list(
+        answer_all(lmm, items, policy=attention, image_tokens=image_tokens, progress=follow() if not json else None)
+    )
+    if sys.stderr.isatty() and not json:
+        print(file=sys.stderr)
+    if out is not None:
+        write_answers(results, out)
+    print(as_json(results, breakdowns) if json else as_tables(results, breakdowns))

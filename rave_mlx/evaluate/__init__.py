@@ -1,0 +1,12 @@
+"""How well a model reads: tasks of images with questions and known answers, and the figures that are usual for them.
+
+rave-mlx evaluate --task docs                 # generated documents, nothing else needed
+rave-mlx evaluate --task questions.jsonl      # your own: {"image": ..., "question": ..., "answer": ...} a line
+"""
+
+from rave_mlx.evaluate.item import Item
+from rave_mlx.evaluate.metrics import anls, character_errors, exact
+from rave_mlx.evaluate.report import Figures, summarize
+from rave_mlx.evaluate.runner import Result, answer_all
+
+__all__ = ["Figures", "Item", "Result", "anls", "answer_all", "character_errors", "exact", "summarize"]

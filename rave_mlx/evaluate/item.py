@@ -1,0 +1,27 @@
+"""What a task is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rave_mlx.images import ImageSource
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A question about an image.
+
+    Attributes:
+        image: what to look at; items that follow each other with the same object are asked about one reading of it.
+        question: what to ask.
+        answers: every answer that counts as right.
+        tags: by what the figures are broken down ("split", "kind", "layout", "font").
+        longest: tokens an answer may take.
+    """
+
+    image: ImageSource
+    question: str
+    answers: tuple[str, ...]
+    tags: Mapping[str, str] = field(default_factory=dict)
+    longest: int = 64

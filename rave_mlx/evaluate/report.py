@@ -1,0 +1,62 @@
+"""Figures of a task: overall and by tag."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rave_mlx.evaluate.runner import Result
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Means over `count` answers.
+
+    Attributes:
+        exact: share that is exactly right.
+        error: standard error of that share.
+        anls: mean ANLS.
+        cer: character errors per character of the right answers.
+        seconds: median time of an answer.
+    """
+
+    count: int
+    exact: float
+    error: float
+    anls: float
+    cer: float
+    seconds: float
+
+
+def summarize(results: Sequence[Result]) -> Figures:
+    """Figures of some results; there must be at least one."""
+    count = len(results)
+    share = sum(r.exact for r in results) / count
+    return Figures(
+        count=count,
+        exact=share,
+        error=math.sqrt(share * (1 - share) / count),
+        anls=sum(r.anls for r in results) / count,
+        cer=sum(r.errors for r in results) / max(1, sum(r.length for r in results)),
+        seconds=sorted(r.seconds for r in results)[count // 2],
+    )
+
+
+def by_tags(results: Sequence[Result], tags: Sequence[str]) -> dict[tuple[str, ...], Figures]:
+    """Figures of every combination of these tags, in alphabetical order; results without one of them are left out."""
+    groups: dict[tuple[str, ...], list[Result]] = defaultdict(list)
+    for result in results:
+        if all(tag in result.tags for tag in tags):
+            groups[tuple(result.tags[tag] for tag in tags)].append(result)
+    return {key: summarize(groups[key]) for key in sorted(groups)}
+
+
+def table(results: Sequence[Result], tags: Sequence[str]) -> str:
+    """A table for people."""
+    lines = [f"{' / '.join(tags):44} {'exact':>13} {'ANLS':>6} {'CER':>6} {'s':>6} {'n':>6}"]
+    for key, f in by_tags(results, tags).items():
+        exact = f"{f.exact:.3f} ± {f.error:.3f}"
+        lines.append(f"{' / '.join(key):44} {exact:>13} {f.anls:6.3f} {f.cer:6.3f} {f.seconds:6.2f} {f.count:6}")
+    return "\n".join(lines)

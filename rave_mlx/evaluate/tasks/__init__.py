@@ -1,0 +1,43 @@
+"""Tasks by name, and from files of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rave_mlx.errors import UsageError
+from rave_mlx.evaluate.item import Item
+from rave_mlx.evaluate.tasks.browser import browser
+from rave_mlx.evaluate.tasks.docs import docs
+from rave_mlx.evaluate.tasks.lines import read_lines
+from rave_mlx.evaluate.tasks.pdf import headings
+
+NAMED: dict[str, Callable[[int], Iterator[Item]]] = {"docs": docs, "browser": browser}
+"""Tasks that draw their own pages, from (pages a split or kind)."""
+
+BREAKDOWNS = {
+    "docs": (("split", "kind"), ("layout",), ("font",)),
+    "browser": (("split", "kind"), ("font",)),
+    "headings": (("split",),),
+}
+"""By which tags a task's figures are broken down."""
+
+
+def open_task(name: str, pages: int) -> tuple[Iterator[Item], tuple[tuple[str, ...], ...]]:
+    """Items of a task and its breakdowns.
+
+    Args:
+        name: "docs", "browser", a PDF (headings of its pages) or a JSONL file.
+        pages: how many pages to draw: a split, a kind, or of the PDF.
+
+    Raises:
+        UsageError: for a name that is none of these, or a malformed file.
+    """
+    if name in NAMED:
+        return NAMED[name](pages), BREAKDOWNS[name]
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UsageError(f"{name}: no such task or file; tasks: {', '.join(NAMED)}, a PDF or a JSONL file")
+    if path.suffix.lower() == ".pdf":
+        return headings(path, pages), BREAKDOWNS["headings"]
+    return read_lines(path), ()

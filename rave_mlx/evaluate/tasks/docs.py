@@ -1,0 +1,64 @@
+"""Pages of the generator that the built-in model was trained on, with what it has never seen.
+
+Values are always unseen. The splits further hold out fonts, layouts, labels or phrasings, one at a time, then all of
+them. Every question of the first split is also asked of another page, which shows what can be guessed without looking.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from random import Random
+
+from PIL import Image
+
+from rave_mlx.evaluate.item import Item
+from rave_mlx.nano.documents import PageConfig, Question, held_out_page, make
+
+SEED = 990_000
+"""Far from the seeds of training."""
+SHUFFLED = "values, another page"
+_FAMILIAR = PageConfig(held_values=True)
+SPLITS = {
+    "values": _FAMILIAR,
+    "values+fonts": replace(_FAMILIAR, held_fonts=True),
+    "values+layouts": replace(_FAMILIAR, held_layouts=True),
+    "values+labels": replace(_FAMILIAR, held_labels=True),
+    "values+phrasing": replace(_FAMILIAR, held_phrasing=True),
+    "all": held_out_page(),
+}
+_VALUE_KINDS = ("field", "price", "quantity")
+_LONGEST = 200
+
+
+def docs(pages: int) -> Iterator[Item]:
+    """Questions about `pages` generated pages of every split."""
+    for name, split in SPLITS.items():
+        previous: Image.Image | None = None
+        for number in range(pages):
+            rng = Random(SEED + number)
+            config = replace(split, width=rng.randint(192, 448), height=rng.randint(64, 400))
+            page = make(rng, config, with_words=False)
+            asked = list(_pick(rng, page.questions))
+            for image, label in ((page.image, name), (previous if name == "values" else None, SHUFFLED)):
+                for q in asked if image is not None else ():
+                    tags = {"split": label, "kind": group(q.kind), "layout": page.layout, "font": page.font}
+                    assert image is not None
+                    yield Item(image, q.text, (q.answer,), tags, _LONGEST)
+            previous = page.image
+
+
+def group(kind: str) -> str:
+    """Fields, prices and quantities are all labelled values."""
+    return "value" if kind in _VALUE_KINDS else kind
+
+
+def _pick(rng: Random, questions: Iterable[Question]) -> Iterator[Question]:
+    """At most three values or cells, a line, the title, one other; the whole text of every fourth page."""
+    by: dict[str, list[Question]] = defaultdict(list)
+    for q in questions:
+        by[group(q.kind)].append(q)
+    wanted = {"value": 3, "cell": 3, "chart": 2, "line": 1, "title": 1, "read": int(rng.random() < 0.25)}
+    for kind, found in by.items():
+        yield from rng.sample(found, min(len(found), wanted.get(kind, int(rng.random() < 0.5))))
