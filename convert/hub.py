@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -45,7 +47,10 @@ def download(name: str, revision: str | None = None) -> Path:
 
 def download_settings(name: str, revision: str | None = None) -> Path:
     """The same folder with everything but weights."""
-    return _fetch(name, revision, _SMALL)
+    folder = _fetch(name, revision, _SMALL)
+    if not (folder / store.CONFIG).is_file():
+        raise ModelError(f"{name}: has no {store.CONFIG} in its main folder; this is not a model to convert")
+    return folder
 
 
 def read_headers(name: str, folder: Path) -> dict[str, Entry]:
@@ -97,7 +102,8 @@ def asking(request: Callable[[], _Result], name: str, revision: str | None = Non
     from huggingface_hub import errors
 
     try:
-        return request()
+        with _quiet_unless_terminal():
+            return request()
     except errors.GatedRepoError:
         reason = "its owner asks you to accept terms: do so on its Hub page, then run `hf auth login`"
     except errors.RepositoryNotFoundError:
@@ -109,10 +115,12 @@ def asking(request: Callable[[], _Result], name: str, revision: str | None = Non
             "it is not in the local cache and the Hub cannot be reached; connect (and unset HF_HUB_OFFLINE) and run "
             "the command again, or give a local directory"
         )
-    except (errors.HFValidationError, errors.EntryNotFoundError, errors.SafetensorsParsingError) as error:
+    except (errors.EntryNotFoundError, errors.SafetensorsParsingError, ValueError) as error:
         reason = _line(error)
-    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined,unused-ignore]  # the client's own base
-        reason = f"the Hub's answer failed ({_line(error)}); run the command again to go on where it stopped"
+    # HTTPError is that of whichever HTTP library the client uses; RuntimeError a part of an upload that failed.
+    except (errors.HTTPError, OSError, RuntimeError) as error:  # type: ignore[attr-defined]
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        reason = f"the Hub or the way to it failed ({_line(cause)}); run the command again to go on where it stopped"
     raise ModelError(f"{name}: {reason}")
 
 
@@ -143,5 +151,20 @@ def _refuse_without_weights(name: str, commit: str) -> None:
     raise ModelError(f"{name}: has no *.safetensors files in its main folder; choose another model or revision")
 
 
-def _line(error: Exception) -> str:
+@contextmanager
+def _quiet_unless_terminal() -> Iterator[None]:
+    """The client's progress bars are for people."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]

@@ -58,19 +58,26 @@ class Entry:
 class Tensors(Mapping[str, mx.array]):
     """Lazy tensors of several files by name.
 
-    Every access gives a new array whose bytes are read when it is evaluated, and none is kept: what the caller drops
-    is out of memory.
+    An access gives a new array whose bytes are read when it is evaluated, and none but the latest is kept: what the
+    caller drops is out of memory. Asked for the latest again (several slices of one tensor), it is the same array.
     """
 
     def __init__(self, entries: Mapping[str, Entry]):
         self.entries = entries
         self._opened: dict[Path, dict[str, mx.array]] = {}
+        self._latest: tuple[str, mx.array] | None = None
 
     def __getitem__(self, name: str) -> mx.array:
+        if self._latest is not None and self._latest[0] == name:
+            return self._latest[1]
         file = self.entries[name].file
         if name not in self._opened.get(file, {}):
             self._opened[file] = _load(file)
-        return self._opened[file].pop(name)
+        self._latest = name, self._opened[file].pop(name)
+        return self._latest[1]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
