@@ -25,12 +25,15 @@ from rave_mlx.convert.hashes import Hashes
 from rave_mlx.convert.plan import Plan, make_plan, placeholders
 from rave_mlx.convert.plausible import check_plausible
 from rave_mlx.convert.push import push
-from rave_mlx.convert.translate import translate
+from rave_mlx.convert.quantize import Options
+from rave_mlx.convert.quantize import apply as pack
+from rave_mlx.convert.quantize import plan as make_quantization
+from rave_mlx.convert.translate import read_quantization, translate
 from rave_mlx.errors import ModelError
 from rave_mlx.models.lmm import LMM
 from rave_mlx.safetensors_writer import Progress
 
-__all__ = ["Plan", "convert", "plan", "push", "to_memory"]
+__all__ = ["Options", "Plan", "convert", "plan", "push", "to_memory"]
 
 _GATE = ".attention.gate."
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -42,6 +45,7 @@ def convert(
     *,
     dtype: str | None = None,
     gate: GateConfig | None = None,
+    quantize: Options | None = None,
     revision: str | None = None,
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
@@ -55,6 +59,7 @@ def convert(
         out: the directory to create.
         dtype: type to store weights in ("float32", "float16", "bfloat16"); None keeps the checkpoint's.
         gate: add pair gates of this shape, initialised to have no effect.
+        quantize: pack weights into fewer bits; None leaves them (and leaves packed those of MLX packages).
         revision: branch, tag or commit of a Hub id.
         progress: called with the bytes written and the bytes in all, after each tensor.
         note: called with a line about what a person should know (NaN weights); None prints it to stderr.
@@ -66,7 +71,7 @@ def convert(
     target = Path(out)
     store.check_new(target)
     origin = sources.read(_find(source, revision))
-    lmm, tensors = _open(origin, gate, dtype)
+    lmm, tensors = _open(origin, gate, dtype, quantize)
     check = FiniteCheck()
     with Hashes(origin.files()) as hashes:
         store.write(
@@ -90,6 +95,7 @@ def plan(
     *,
     dtype: str | None = None,
     gate: GateConfig | None = None,
+    quantize: Options | None = None,
     revision: str | None = None,
 ) -> Plan:
     """What `convert` would do. Of the weights, only headers are read (and of a Hub model, only those are fetched).
@@ -98,7 +104,7 @@ def plan(
         ModelError, ConfigError: as `convert` would.
     """
     origin = _peek(source, revision)
-    lmm, tensors = _open(origin, gate, dtype)
+    lmm, tensors = _open(origin, gate, dtype, quantize)
     return make_plan(origin, lmm.config, lmm.named_weights(), dict(tensors))
 
 
@@ -130,9 +136,12 @@ def _refuse_rave_directory(folder: Path) -> None:
 
 
 def _open(
-    origin: sources.Source, gate: GateConfig | None = None, dtype: str | None = None
+    origin: sources.Source,
+    gate: GateConfig | None = None,
+    dtype: str | None = None,
+    quantize: Options | None = None,
 ) -> tuple[LMM, Iterator[tuple[str, mx.array]]]:
-    """A model without weights and its lazy canonical tensors, in `dtype` (gates apart)."""
+    """A model without weights and its lazy canonical tensors, in `dtype` (gates apart), packed if asked for."""
     if dtype is not None and dtype not in _DTYPES:
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     family = detect(origin.config, str(origin.path / store.CONFIG))
@@ -143,8 +152,18 @@ def _open(
             raise ModelError(f"{origin.path}: has pair gates already")
         config = replace(config, gate=gate)
     lmm = loading.build(config, origin.tokenizer, origin.template, origin.path)
-    tensors = translate(origin, family, config, lmm.named_weights())
-    return lmm, tensors if dtype is None else _cast(tensors, _DTYPES[dtype])
+    expected = lmm.named_weights()
+    packing = read_quantization(origin, family, config, expected)
+    tensors = translate(origin, family, config, expected)
+    if dtype is not None:
+        tensors = _cast(tensors, _DTYPES[dtype])
+    if quantize is not None:
+        if packing is not None:
+            raise ModelError(f"{origin.path}: is quantized already; convert it as it is, or quantize the original")
+        packing = make_quantization(config, expected, quantize)
+        tensors = pack(tensors, packing)
+    lmm.config = replace(config, quantization=packing)
+    return lmm, tensors
 
 
 def _cast(tensors: Iterator[tuple[str, mx.array]], dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:

@@ -11,7 +11,7 @@ from support import relative
 
 import rave_mlx
 from rave_mlx.cli.main import app
-from rave_mlx.convert import convert
+from rave_mlx.convert import Options, convert
 
 CASES = cases()
 
@@ -39,6 +39,15 @@ def test_a_rave_directory_gives_the_same_logits(model, tmp_path):
     converted = rave_mlx.load(tmp_path / "rave")
     prompt = lmm.prepare(CONVERSATIONS[case.conversations[-1]])
     assert (np.array(lmm.logits(prompt)) == np.array(converted.logits(prompt))).all()
+
+
+def test_eight_bits_stay_close(model, tmp_path):
+    case, folder, lmm = model
+    convert(folder, tmp_path / "rave", quantize=Options(bits=8, group_size=32))
+    quantized = rave_mlx.load(tmp_path / "rave")
+    assert quantized.config.quantization is not None
+    prompt = lmm.prepare(CONVERSATIONS[case.conversations[-1]])
+    assert 0 < relative(quantized.logits(prompt), lmm.logits(prompt)) < 0.1
 
 
 def test_the_older_configuration_and_names(model, tmp_path):

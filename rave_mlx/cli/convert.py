@@ -12,6 +12,8 @@ import typer
 
 from rave_mlx.errors import UsageError
 
+_QUANTIZATION = "Quantization"
+
 
 def convert(
     source: Annotated[str, typer.Argument(help="Checkpoint directory or Hub id.")],
@@ -22,6 +24,44 @@ def convert(
     ] = None,
     gate: Annotated[
         bool, typer.Option("--gate", help="Add pair gates that do nothing yet, ready to be trained.")
+    ] = False,
+    quantize: Annotated[
+        int | None,
+        typer.Option(
+            "--quantize",
+            "-q",
+            metavar="BITS",
+            min=2,
+            max=8,
+            help="Bits a weight: 2, 3, 4, 5, 6 or 8. Vision tower, connector, norms and gates stay as they are.",
+            rich_help_panel=_QUANTIZATION,
+        ),
+    ] = None,
+    mode: Annotated[
+        Literal["affine", "mxfp4", "mxfp8", "nvfp4"] | None,
+        typer.Option("--mode", help="Number format. Default: affine.", rich_help_panel=_QUANTIZATION),
+    ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option("--group-size", help="Weights that share a scale: 32, 64 or 128.", rich_help_panel=_QUANTIZATION),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="NAME_OR_FILE",
+            help="Mixed widths: mixed_2_6, mixed_3_4, mixed_3_6, mixed_4_6 or mixed_4_8; or a file of lines "
+            "'pattern: bits'.",
+            rich_help_panel=_QUANTIZATION,
+        ),
+    ] = None,
+    quantize_vision: Annotated[
+        bool,
+        typer.Option(
+            "--quantize-vision",
+            help="Quantize the vision tower and the connector, too.",
+            rich_help_panel=_QUANTIZATION,
+        ),
     ] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")] = None,
     dry_run: Annotated[
@@ -39,21 +79,29 @@ def convert(
 ) -> None:
     """Convert a checkpoint to a rave directory.
 
-    [bold]rave-mlx convert Qwen/Qwen2.5-VL-3B-Instruct qwen-3b[/bold]
+    [bold]rave-mlx convert Qwen/Qwen2.5-VL-3B-Instruct qwen-3b --quantize 4[/bold]
     """
     from rave_mlx import convert as converter
     from rave_mlx.config import GateConfig
     from rave_mlx.convert.push import check_push
+    from rave_mlx.convert.quantize import Options
 
     gates = GateConfig() if gate else None
+    packing = None
+    if quantize is not None or mode is not None or recipe is not None:
+        packing = Options(quantize, group_size, mode or "affine", recipe, quantize_vision)
+    elif group_size is not None or quantize_vision:
+        raise UsageError("--group-size and --quantize-vision go with --quantize, --mode or --recipe")
     if dry_run:
-        print("\n".join(converter.plan(source, dtype=dtype, gate=gates, revision=revision).lines()))
+        print("\n".join(converter.plan(source, dtype=dtype, gate=gates, quantize=packing, revision=revision).lines()))
         return
     if push is not None:
         check_push(push)
     if out is not None:
         with _bar() as progress:
-            path = converter.convert(source, out, dtype=dtype, gate=gates, revision=revision, progress=progress)
+            path = converter.convert(
+                source, out, dtype=dtype, gate=gates, quantize=packing, revision=revision, progress=progress
+            )
         print(path)
     elif push is None:
         raise UsageError("missing OUT, the directory to create")
