@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from families import CONVERSATIONS, cases, write_checkpoint
+from safetensors.numpy import load_file, save_file
 from support import picture
 
+import rave_mlx
 from rave_mlx.config import TileConfig
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.source import Source
@@ -206,3 +209,17 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         read(source(tmp_path, SMOL, 512, 2048, size={"height": 512, "width": 512}))
     with pytest.raises(ConfigError, match="32 patches a side of a tile cannot be joined 3 by 3"):
         read(source(tmp_path, SMOL | {"scale_factor": 3}, 512, 2048))
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "internvl"])
+def test_checkpoints_of_mlx_packages(tmp_path, name):
+    """Their prefixes, and the channels of convolutions last."""
+    case = cases()[name]
+    lmm = rave_mlx.load(write_checkpoint(case, tmp_path / "torch"))
+    folder = write_checkpoint(case, tmp_path / "mlx", old=True)
+    weights = load_file(folder / "model.safetensors")
+    convolution = next(n for n, w in weights.items() if w.ndim == 4)
+    weights[convolution] = np.ascontiguousarray(np.moveaxis(weights[convolution], 1, -1))
+    save_file(weights, folder / "model.safetensors", {"format": "mlx"})
+    prompt = lmm.prepare(CONVERSATIONS["odd size"])
+    np.testing.assert_array_equal(np.array(rave_mlx.load(folder).logits(prompt)), np.array(lmm.logits(prompt)))

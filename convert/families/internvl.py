@@ -17,10 +17,7 @@ from rave_mlx.errors import ConfigError
 ERAS = (
     ("language_model.lm_head.", "lm_head."),
     ("language_model.model.", "model.language_model."),
-    ("language_model.", "model.language_model."),
-    ("model.language_model.model.", "model.language_model."),
     ("vision_tower.", "model.vision_tower."),
-    ("vision_model.", "model.vision_tower."),
     ("multi_modal_projector.", "model.multi_modal_projector."),
 )
 """Names of transformers 4 and of MLX packages."""
