@@ -141,6 +141,7 @@ def test_published_models(tmp_path, name):
     assert cut_tiles(picture(2000, 1400), found.image).layout == ("<img>", 7 * 256, "</img>")
     assert (found.vision.side, found.vision.post_norm, found.vision.feature_layers) == (32, False, (-1,))
     assert found.text.rope.scaling.kind == "dynamic"
+    assert read(tmp_path, MODELS[name] | {"vision_feature_layer": -4}).vision.feature_layers == (21,)
 
 
 def test_what_cannot_be_read_is_refused(tmp_path):
@@ -153,6 +154,8 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         read(tmp_path, config | {"vision_config": config["vision_config"] | {"image_size": [448, 224]}})
     with pytest.raises(ConfigError, match="vision_feature_select_strategy 'full' is not supported"):
         read(tmp_path, config | {"vision_feature_select_strategy": "full"})
+    with pytest.raises(ConfigError, match="a tower of 24 layers has 25 states"):
+        read(tmp_path, config | {"vision_feature_layer": -26})
     with pytest.raises(ConfigError, match=r"downsample_ratio 0.4 is not one over a whole number"):
         read(tmp_path, config | {"downsample_ratio": 0.4})
     with pytest.raises(ConfigError, match="model_type 'internlm2' is not supported"):

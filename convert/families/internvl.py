@@ -9,7 +9,7 @@ from rave_mlx.convert.families.base import Family, HubConfig, Origin
 from rave_mlx.convert.families.shuffled import read_model, tile_tokens
 from rave_mlx.convert.families.square_images import processor_keys, read_levels
 from rave_mlx.convert.families.text import text_origin
-from rave_mlx.convert.families.towers import ACTIVATIONS
+from rave_mlx.convert.families.towers import ACTIVATIONS, state_indices
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError
@@ -72,7 +72,7 @@ def _tower(vision: Keys, layer: int) -> TileVisionConfig:
         tile_size=_side(vision, "image_size", 448),
         patch_size=_side(vision, "patch_size", 14),
         # -1 is the tower's output; other numbers count the states before its last norm, embeddings first.
-        feature_layers=(layer if layer >= -1 else depth + 1 + layer,),
+        feature_layers=(-1,) if layer == -1 else state_indices(layer, depth, vision.where),
         activation=vision.choice("hidden_act", ACTIVATIONS, "gelu"),
         norm=vision.choice("norm_type", {"layer_norm": "layer", "rms_norm": "rms"}, "layer_norm"),
         norm_eps=vision.get("layer_norm_eps", float, 1e-6),
