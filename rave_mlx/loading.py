@@ -48,18 +48,22 @@ def load(
     from rave_mlx.convert.source import find
 
     folder = find(wanted, revision)
-    if store.is_rave_directory(folder):
-        lmm, tensors = open_directory(folder)
-    else:
-        from rave_mlx.convert import to_memory
-
-        lmm, tensors = to_memory(folder)
+    lmm, tensors = open_folder(folder)
     fill(lmm, tensors, _dtype(dtype), str(folder))
     if adapter is None:
         return lmm
     from rave_mlx.adapters import load_adapter
 
     return load_adapter(lmm, adapter)
+
+
+def open_folder(folder: Path) -> tuple[LMM, dict[str, mx.array]]:
+    """A model with random weights and the (lazy) canonical tensors to fill it with, from a folder of either kind."""
+    if store.is_rave_directory(folder):
+        return open_directory(folder)
+    from rave_mlx.convert import to_memory
+
+    return to_memory(folder)
 
 
 def open_directory(folder: Path) -> tuple[LMM, dict[str, mx.array]]:
