@@ -79,7 +79,7 @@ def convert(
             lmm.config,
             check.over(tensors),
             tokenizer=origin.tokenizer,
-            template=origin.template,
+            template=_template(origin),
             card=lambda: card(lmm.config, Origin.of(origin, hashes.result())),
             hub=origin.hub_files(),
             evaluate=check.evaluate,
@@ -151,7 +151,7 @@ def _open(
         if config.gate is not None:
             raise ModelError(f"{origin.path}: has pair gates already")
         config = replace(config, gate=gate)
-    lmm = loading.build(config, origin.tokenizer, origin.template, origin.path)
+    lmm = loading.build(config, origin.tokenizer, _template(origin), origin.path)
     expected = lmm.named_weights()
     packing = read_quantization(origin, family, config, expected)
     tensors = translate(origin, family, config, expected)
@@ -164,6 +164,13 @@ def _open(
         tensors = pack(tensors, packing)
     lmm.config = replace(config, quantization=packing)
     return lmm, tensors
+
+
+def _template(origin: sources.Source) -> str:
+    """The chat template: the checkpoint's own file, else the family's, else what the tokenizer's settings hold."""
+    family = detect(origin.config, str(origin.path / store.CONFIG))
+    own = (origin.path / store.TEMPLATE).is_file()
+    return origin.template if own or family.template is None else family.template
 
 
 def _cast(tensors: Iterator[tuple[str, mx.array]], dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:

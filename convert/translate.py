@@ -70,6 +70,9 @@ def untranslate(
     pieces: dict[str, dict[int, mx.array]] = {}
     for name, origin in origins.items():
         tensor = waiting.pop(name)
+        if origin.rest:
+            yield from _spread(tensor, origin)
+            continue
         if origin.rows is None:
             yield origin.name, tensor if origin.shape is None else tensor.reshape(origin.shape)
             continue
@@ -138,6 +141,7 @@ class _Checkpoint:
                     shape = (math.prod(shape[:-1]), shape[-1])
                 before = wanted[origin.name][0] if origin.rows and origin.name in wanted else 0
                 wanted[origin.name] = (before + shape[0], *shape[1:])
+                wanted.update({piece.name: piece.shape for piece in origin.rest if piece.shape is not None})
         store.check_tensors(self.shapes, wanted, str(self.source.path))
 
     def plain(self, name: str) -> mx.array:
@@ -150,7 +154,8 @@ class _Checkpoint:
         shape = origin.shape
         if shape is not None and len(shape) > 3:
             tensor = mlx_format.channels_first(self.names[origin.name], tensor, shape, self.source)
-        return tensor
+        rest = [self._part(piece, piece.name) for piece in origin.rest]
+        return mx.concatenate([tensor, *rest]) if rest else tensor
 
     def parts(self, name: str) -> Iterator[tuple[str, mx.array]]:
         """A packed canonical matrix with what belongs to it."""
@@ -185,6 +190,17 @@ def _modern_names(source: Source, family: Family, config: LMMConfig) -> dict[str
         for part in _PARTS:
             names.pop(f"lm_head.{part}", None)
     return names
+
+
+def _spread(tensor: mx.array, origin: Origin) -> Iterator[tuple[str, mx.array]]:
+    """The tensors that a canonical one lies in; their rows that it does not use are zero."""
+    start = 0
+    for piece in (origin, *origin.rest):
+        assert piece.shape is not None
+        used = piece.shape[0] if piece.rows is None else piece.rows[1] - piece.rows[0]
+        unused = mx.zeros((piece.shape[0] - used, *piece.shape[1:]), tensor.dtype)
+        yield piece.name, mx.concatenate([tensor[start : start + used], unused])
+        start += used
 
 
 def _refuse_foreign_gates(found: Iterable[str], known: Iterable[str], source: Source) -> None:

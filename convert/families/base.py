@@ -24,12 +24,15 @@ class Origin:
     Attributes:
         name: its name there, as transformers 5 calls the parameter (see `Family.eras` for others).
         shape: its shape there; None for the canonical one.
-        rows: the part [first, end) of the first axis, of a tensor that holds several canonical ones.
+        rows: the part [first, end) of the first axis, of a tensor that holds several canonical ones, or rows that
+            are not used (then with `shape`).
+        rest: further tensors, each with its shape, whose rows follow: a canonical tensor that lies in several.
     """
 
     name: str
     shape: tuple[int, ...] | None = None
     rows: tuple[int, int] | None = None
+    rest: tuple[Origin, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class Family:
         eras: (prefix, modern prefix) of names written by other versions of transformers, or by MLX packages; the
             first that fits is replaced.
         ignored: regular expressions of modern names that are no weights of the model (buffers, unused heads).
+        template: the chat template of checkpoints that bring none as a file of its own, or None.
     """
 
     config: Callable[[Source], LMMConfig]
     origin: Callable[[str, LMMConfig, HubConfig], Origin]
     eras: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    template: str | None = None
 
     def modern(self, name: str) -> str:
         """The name of transformers 5 for a tensor's name in a checkpoint of any era."""

@@ -72,6 +72,7 @@ class RopeConfig(Part):
 class TextConfig(Part):
     """The text decoder: pre-norm, grouped-query attention, SwiGLU.
 
+    `head_bias`: whether the scores of the vocabulary have a bias (AKI).
     `sliding_window`: in `sliding_layers`, a token sees itself and the tokens before it, this many in all; None: all.
     """
 
@@ -88,6 +89,7 @@ class TextConfig(Part):
     qkv_bias: bool = False
     qk_norm: bool = False
     tie_embeddings: bool = False
+    head_bias: bool = False
     sliding_window: int | None = None
     sliding_layers: Literal["all"] | tuple[int, ...] = "all"
 
@@ -95,6 +97,8 @@ class TextConfig(Part):
         positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_kv_heads", "head_dim")
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(f"text: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.tie_embeddings and self.head_bias:
+            raise ConfigError("text: tied embeddings have no head, so head_bias must be false")
         if self.head_dim % 2:
             raise ConfigError(f"text: head_dim {self.head_dim} is odd; rotary positions need pairs")
         if self.rope.sections is not None and sum(self.rope.sections) * 2 != self.head_dim:

@@ -130,7 +130,7 @@ class Decoder(nn.Module):
         ]
         self.norm = nn.RMSNorm(text.hidden_size, text.norm_eps)
         if not text.tie_embeddings:
-            self.head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+            self.head = nn.Linear(text.hidden_size, text.vocab_size, bias=text.head_bias)
         self._text = text
 
     @property
