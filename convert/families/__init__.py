@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rave_mlx.convert.families import (
+    aki,
     idefics3,
     internvl,
     llava,
@@ -20,6 +21,7 @@ from rave_mlx.convert.families import (
     qwen3_vl,
     text_only,
 )
+from rave_mlx.convert.families.aki_parts import describes
 from rave_mlx.convert.families.base import Family
 from rave_mlx.convert.families.text import BACKBONES
 from rave_mlx.errors import ModelError
@@ -34,6 +36,7 @@ FAMILIES: dict[str, Family] = {
     "idefics3": idefics3.FAMILY,
     "smolvlm": idefics3.FAMILY,
     "internvl": internvl.FAMILY,
+    "aki": aki.FAMILY,
     **dict.fromkeys(BACKBONES, text_only.FAMILY),
 }
 """By `model_type` of config.json."""
@@ -51,7 +54,7 @@ def detect(config: Mapping[str, Any], where: str) -> Family:
     Raises:
         ModelError: for a model type that is not supported; the message lists those that are.
     """
-    name = config.get("model_type")
+    name = "aki" if describes(config) else config.get("model_type")
     if name in _ELSEWHERE:
         raise ModelError(f"{where}: {_ELSEWHERE[name]}")
     if name not in FAMILIES:
