@@ -50,6 +50,8 @@ class Source:
 
     def files(self) -> list[Path]:
         """The files whose content decides what the model answers: settings, tokenizer, template and weights."""
+        if self.path.is_file():
+            return [self.path]
         weights = {entry.file for entry in self.tensors.entries.values()} if isinstance(self.tensors, Tensors) else ()
         settings = (*_KEPT, store.TOKENIZER, store.TEMPLATE, "chat_template.json")
         return [f for f in (self.path / name for name in settings) if f.is_file()] + sorted(weights)
