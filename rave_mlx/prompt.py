@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -303,32 +303,53 @@ def _plain_positions(length: int) -> NDArray[np.int32]:
     return np.tile(np.arange(length, dtype=np.int32), (3, 1))
 
 
-def _render(messages: Sequence[Message], template: ChatTemplate, add_generation_prompt: bool) -> Iterator[_Piece]:
-    """The rendered conversation as template and content pieces, in order."""
+def _render(messages: Sequence[Message], template: ChatTemplate, add_generation_prompt: bool) -> list[_Piece]:
+    """The rendered conversation as template and content pieces, in order.
+
+    Templates of vision-language models often know content as a list of parts only, and leave out what is given as
+    a string; where that fails, all messages are rendered as parts.
+    """
+    for message in messages:
+        if message.role not in _ROLES:
+            number = messages.index(message) + 1
+            raise PromptError(f"message {number}: unknown role {message.role!r}; use system, user or assistant")
+    try:
+        return _render_as(messages, template, add_generation_prompt)
+    except PromptError:
+        if not any(message.plain for message in messages):
+            raise
+        try:
+            return _render_as([replace(m, plain=False) for m in messages], template, add_generation_prompt)
+        except PromptError:
+            pass
+        raise
+
+
+def _render_as(messages: Sequence[Message], template: ChatTemplate, add_generation_prompt: bool) -> list[_Piece]:
     nonce = secrets.token_hex(8)
     stand_ins: dict[str, _Piece] = {}
     shown: list[Mapping[str, Any]] = []
     for index, message in enumerate(messages):
-        if message.role not in _ROLES:
-            raise PromptError(f"message {index + 1}: unknown role {message.role!r}; use system, user or assistant")
         content = [_show(part, index, message.role, nonce, stand_ins) for part in message.parts]
         plain = message.plain and all("text" in part for part in content)
         shown.append({"role": message.role, "content": "".join(p["text"] for p in content) if plain else content})
     text = template.render(shown, add_generation_prompt=add_generation_prompt)
+    pieces: list[_Piece] = []
     seen: set[str] = set()
     while text:
         head, mark, rest = text.partition(f"\ue000{nonce}.")
         if head:
-            yield _Piece(head, Role.TEMPLATE)
+            pieces.append(_Piece(head, Role.TEMPLATE))
         if not mark:
             break
         key, _, text = rest.partition("\ue001")
         seen.add(key)
-        yield stand_ins[key]
+        pieces.append(stand_ins[key])
     dropped = [piece.message for key, piece in stand_ins.items() if key not in seen]
     if dropped:
         number = dropped[0] + 1
         raise PromptError(f"the model's chat template leaves out message {number} ({messages[number - 1].role})")
+    return pieces
 
 
 def _show(

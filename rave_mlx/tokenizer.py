@@ -7,7 +7,7 @@ switched off, so "<|im_end|>" in a question is nine characters of text and not t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +27,18 @@ class Control:
 
 
 class Tokenizer:
-    """A `tokenizer.json` with the distinction between text and control tokens."""
+    """A `tokenizer.json` with the distinction between text and control tokens.
 
-    def __init__(self, path: Path):
+    Args:
+        path: the file.
+        control: ids that count as control tokens though the file does not mark them as special, as some checkpoints'
+            image placeholders.
+
+    Raises:
+        ModelError: for a file that is no usable tokenizer.
+    """
+
+    def __init__(self, path: Path, control: Collection[int] = ()):
         try:
             self._core: _Tokenizer = _Tokenizer.from_file(str(path))
         except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every kind of bad file
@@ -40,7 +49,7 @@ class Tokenizer:
         self.control = {
             token.content: Control(index, token.lstrip, token.rstrip)
             for index, token in self._core.get_added_tokens_decoder().items()
-            if token.special
+            if token.special or index in control
         }
         longest_first = sorted(self.control, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

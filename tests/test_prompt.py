@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from support import IMAGE, ask, picture, tiny_model
@@ -158,3 +160,33 @@ def test_a_streamed_answer_consists_of_whole_characters(lmm):
     shown = "".join(cut.add(i) for i in ids[: len("Zürich ".encode()) + 1])
     assert shown == "Zürich "
     assert cut.finish() == "\ufffd"
+
+
+PARTS_ONLY = (
+    "{% for m in messages %}{{ m.role }}: {% for part in m.content %}{% if part.type == 'image' %}<|image_pad|>"
+    "{% elif part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}\n{% endfor %}"
+)
+
+
+def test_text_given_as_a_string_reaches_templates_that_know_parts_only():
+    prompt = build(PARTS_ONLY, [HELLO, SHOW])
+    assert Tokenizer(BUILT_IN / "tokenizer.json").decode(prompt.ids[0].tolist()) == "user: Hellouser: What?"
+    assert (prompt.token_map.role == Role.USER).sum() > 2
+    with pytest.raises(PromptError, match="leaves out message 1"):
+        build("{% for m in messages %}{{ m.role }}\n{% endfor %}", [HELLO])
+
+
+def test_a_placeholder_that_the_tokenizer_does_not_mark_as_special_still_counts(tmp_path):
+    source = json.loads((BUILT_IN / "tokenizer.json").read_text())
+    for token in source["added_tokens"]:
+        token["special"] = token["special"] and token["id"] != 6
+    (tmp_path / "tokenizer.json").write_text(json.dumps(source))
+    tokens = TokenConfig(stop=(2,), image=6)
+    for control, placed in (((), False), ((6,), True)):
+        tokenizer = Tokenizer(tmp_path / "tokenizer.json", control)
+        if placed:
+            prompt = build_prompt([SHOW], tokenizer, ChatTemplate(PARTS_ONLY), tokens=tokens, merge_size=2)
+            assert prompt.visual_tokens == SHOW.parts[0].patches.tokens
+        else:
+            with pytest.raises(PromptError, match="placed 0"):
+                build_prompt([SHOW], tokenizer, ChatTemplate(PARTS_ONLY), tokens=tokens, merge_size=2)

@@ -39,7 +39,7 @@ def config(source: Source) -> LMMConfig:
     image = _images(source, tower, tile_tokens(tower, scale, whole.where))
 
     def connector(decoder: TextConfig) -> ShuffleConnectorConfig:
-        return ShuffleConnectorConfig(tower.hidden_size, scale, decoder.hidden_size, "idefics3")
+        return ShuffleConnectorConfig(tower.hidden_size, scale, decoder.hidden_size)
 
     return read_model(source, tower, image, connector, text="llama", placeholder=128257, tied=False)
 

@@ -54,7 +54,7 @@ def config(source: Source) -> LMMConfig:
 
     def connector(decoder: TextConfig) -> ShuffleConnectorConfig:
         width = decoder.hidden_size
-        return ShuffleConnectorConfig(tower.hidden_size, scale, width, "internvl", width, activation)
+        return ShuffleConnectorConfig(tower.hidden_size, scale, width, width, activation)
 
     return read_model(source, tower, image, connector, text="qwen2", placeholder=151667, tied=True)
 

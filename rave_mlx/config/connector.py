@@ -7,14 +7,13 @@ from typing import Literal
 
 from rave_mlx.config.part import Part, positive
 from rave_mlx.config.vision import Activation
-from rave_mlx.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class ConnectorConfig(Part):
     """Qwen-VL: a norm, the merge_size^2 patches of a cell side by side, a two-layer MLP with GELU.
 
-    `norm_after` of the deepstack mergers is after the patches stand side by side, of the main one before.
+    The norm of DeepStack's mergers comes after the patches stand side by side.
     """
 
     hidden_size: int
@@ -45,14 +44,13 @@ class MlpConnectorConfig(Part):
 class ShuffleConnectorConfig(Part):
     """Pixel shuffle: `scale` x `scale` neighbouring features become one, `scale`^2 times as wide.
 
-    `layout`: "idefics3" (arXiv 2408.12637; then one linear layer without bias) or "internvl" (arXiv 2404.16821; then
-    layer norm and a two-layer MLP of width `hidden_size`), which differ in the order within the wide feature.
+    Then one linear layer without bias (Idefics3, arXiv 2408.12637), or, with `hidden_size`, layer norm and a two-layer
+    MLP of that width (InternVL, arXiv 2404.16821).
     """
 
     input_size: int
     scale: int
     output_size: int
-    layout: Literal["idefics3", "internvl"]
     hidden_size: int | None = None
     activation: Activation = "gelu"
     norm_eps: float = 1e-5
@@ -60,8 +58,6 @@ class ShuffleConnectorConfig(Part):
 
     def __post_init__(self) -> None:
         positive(self, "input_size", "scale", "output_size")
-        if (self.layout == "internvl") != (self.hidden_size is not None):
-            raise ConfigError("connector: hidden_size belongs to the internvl layout, and only to it")
 
 
 @dataclass(frozen=True)
