@@ -54,6 +54,8 @@ def export_peft(adapter: str | os.PathLike[str], base: str | os.PathLike[str], o
     """
     folder = Path(adapter)
     config, weights = adapters.read_config(folder), adapters.read_weights(folder)
+    if config.full:
+        raise ModelError(f"{folder}: replaces the whole {' and '.join(config.full)}, which PEFT's LoRA cannot hold")
     names = _module_names(Path(base), config.modules)
     tensors, gates = {}, {}
     for name, x in weights.items():

@@ -1,9 +1,9 @@
 """Adapters: low-rank updates of a model's projections (LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353), with the pair
-gates that were trained beside them.
+gates, and the whole parts of the model, that were trained beside them.
 
 A directory holds `adapter_config.json` (an AdapterConfig) and `adapters.safetensors`: `MODULE.lora_a` (in, rank) and
-`MODULE.lora_b` (rank, out), for DoRA also `MODULE.m` (out,), under canonical module names, and the tensors of the
-gates. The layers themselves are mlx-lm's.
+`MODULE.lora_b` (rank, out), for DoRA also `MODULE.m` (out,), under canonical module names, the tensors of the gates,
+and all of the parts that were trained in full. The layers themselves are mlx-lm's.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from rave_mlx import store
 from rave_mlx.config import GateConfig
 from rave_mlx.config.part import Part, positive
 from rave_mlx.errors import ConfigError, ModelError
+from rave_mlx.fingerprint import fingerprint
 from rave_mlx.models.lmm import LMM
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 _GATE = ".attention.gate."
+
+ModelPart = Literal["decoder", "connector", "vision"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class AdapterConfig(Part):
         kind: "lora" or "dora".
         dropout: share of inputs left out in training.
         gate: the pair gates that the adapter brings; None for none.
+        full: parts of the model that the adapter replaces.
+        base: fingerprint of the model that it was trained on; None when that is not known.
     """
 
     rank: int
@@ -48,11 +53,15 @@ class AdapterConfig(Part):
     kind: Literal["lora", "dora"] = "lora"
     dropout: float = 0.0
     gate: GateConfig | None = None
+    full: tuple[ModelPart, ...] = ()
+    base: str | None = None
 
     def __post_init__(self) -> None:
         positive(self, "rank")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"adapter: dropout {self.dropout} is not in [0, 1)")
+        if "decoder" in self.full and self.modules:
+            raise ConfigError("adapter: projections of a decoder that is replaced as a whole cannot be adapted as well")
 
 
 def read_config(folder: Path) -> AdapterConfig:
@@ -92,7 +101,13 @@ def attach(lmm: LMM, config: AdapterConfig) -> None:
 def adapter_weights(lmm: LMM, config: AdapterConfig) -> dict[str, mx.array]:
     """The adapter's tensors in a model that it is attached to."""
     leaves = {f"{module}.{leaf}" for module in config.modules for leaf in ("lora_a", "lora_b", "m")}
-    return {n: x for n, x in lmm.named_weights().items() if n in leaves or (config.gate is not None and _GATE in n)}
+
+    def belongs(name: str) -> bool:
+        if _GATE in name:
+            return config.gate is not None
+        return name in leaves or name.partition(".")[0] in config.full
+
+    return {name: x for name, x in lmm.named_weights().items() if belongs(name)}
 
 
 def save(lmm: LMM, config: AdapterConfig, out: str | os.PathLike[str]) -> Path:
@@ -124,8 +139,14 @@ def load_adapter(lmm: LMM, folder: str | os.PathLike[str]) -> LMM:
     """
     place = Path(folder).expanduser()
     config, weights = read_config(place), read_weights(place)
+    return put_on(lmm, config, weights, place)
+
+
+def put_on(lmm: LMM, config: AdapterConfig, weights: Mapping[str, mx.array], place: Path) -> LMM:
+    """`load_adapter` for what was read from `place` already."""
+    check_base(lmm, config, place)
     if config.gate is not None and lmm.config.gate != config.gate:
-        lmm = _with_gates(lmm, config.gate, place)
+        lmm = with_gates(lmm, config.gate, place)
     attach(lmm, config)
     expected = {name: x.shape for name, x in adapter_weights(lmm, config).items()}
     store.check_tensors({n: x.shape for n, x in weights.items()}, expected, str(place))
@@ -135,7 +156,23 @@ def load_adapter(lmm: LMM, folder: str | os.PathLike[str]) -> LMM:
     return lmm
 
 
-def _with_gates(lmm: LMM, gate: GateConfig, where: Path) -> LMM:
+def check_base(lmm: LMM, config: AdapterConfig, place: Path) -> None:
+    """Refuse an adapter that was trained on another model, where it says on which.
+
+    Raises:
+        ModelError: naming both fingerprints.
+    """
+    if config.base is None:
+        return
+    found = fingerprint(lmm)
+    if found != config.base:
+        raise ModelError(
+            f"{place}: the adapter was trained on another base model (fingerprint {config.base[:12]}, this one has "
+            f'{found[:12]}); open that model, or remove "base" from {CONFIG} to put it on this one all the same'
+        )
+
+
+def with_gates(lmm: LMM, gate: GateConfig, where: Path) -> LMM:
     """The model with gates of this shape beside its weights, which are shared."""
     if lmm.config.gate is not None:
         raise ModelError(f"{where}: the adapter's pair gates have another shape than the model's")

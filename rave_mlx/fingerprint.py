@@ -1,0 +1,67 @@
+"""Which base model is this? A fingerprint that an adapter keeps of the model that it was trained on.
+
+It covers the name and shape of every weight and a sample of its values, rounded to bfloat16. So it is the same
+whether a checkpoint is opened in float32 or bfloat16, packed or expanded, with or without adapters on it, and it
+reads a few kilobytes of however many gigabytes. Pair gates do not count: adapters bring their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from rave_mlx.models.lmm import LMM
+
+_SAMPLES = 32
+_PACKED = (nn.QuantizedLinear, nn.QuantizedEmbedding)
+_GATE = ".attention.gate."
+
+
+def fingerprint(lmm: LMM) -> str:
+    """SHA-256, in hexadecimal, over names, shapes and sampled values of a model's weights."""
+    parts = sorted(_samples(lmm))
+    values = np.array(mx.concatenate([x for _, _, x in parts]).astype(mx.bfloat16).astype(mx.float32))
+    digest = hashlib.sha256()
+    for name, shape, _ in parts:
+        digest.update(f"{name} {list(shape)}\n".encode())
+    # Zero has two signs, and dequantized weights may have the other one.
+    digest.update((values + 0.0).astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def _samples(lmm: LMM) -> Iterator[tuple[str, tuple[int, ...], mx.array]]:
+    """Canonical name, shape and sampled values (float32) of every weight of the base."""
+    for name, module in lmm.named_modules():
+        # An adapted projection keeps the base's under this name.
+        canonical = name.removesuffix(".linear")
+        weight = module.get("weight") if isinstance(module, _PACKED) else None
+        if weight is not None:
+            row = _first_row(module)
+            yield f"{canonical}.weight", (weight.shape[0], row.size), _pick(row)
+        for leaf, x in module.items():
+            skipped = weight is not None and leaf in ("weight", "scales", "biases")
+            if isinstance(x, mx.array) and not skipped and leaf not in ("lora_a", "lora_b", "m"):
+                full = f"{canonical}.{leaf}" if name else leaf
+                if _GATE not in full:
+                    # Of a packed matrix only a row is unpacked; so only a row counts of a plain one.
+                    yield full, tuple(x.shape), _pick(x.reshape(x.shape[0], -1)[0] if x.ndim == 2 else x)
+
+
+def _first_row(module: nn.Module) -> mx.array:
+    """The first row that a packed matrix stands for, in float32."""
+    scales, biases = module.scales[:1], module.get("biases")
+    if biases is not None:
+        scales, biases = scales.astype(mx.float32), biases[:1].astype(mx.float32)
+    setting = {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
+    return mx.dequantize(module.weight[:1], scales, biases, **setting, dtype=mx.float32)[0]
+
+
+def _pick(x: mx.array) -> mx.array:
+    """At most `_SAMPLES` values, evenly spread."""
+    flat = x.reshape(-1)
+    count = min(_SAMPLES, flat.size)
+    return flat[mx.array(np.linspace(0, flat.size - 1, count).astype(np.int64))].astype(mx.float32)
