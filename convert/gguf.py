@@ -1,8 +1,8 @@
 """GGUF files (llama.cpp's format): one file with settings, tokenizer and weights.
 
-A file is presented as a checkpoint of transformers would be, packed by MLX where the file is packed: Q4_0, Q4_1 and
-Q8_0 are affine groups of 32 and stay as they are; MLX expands other packings (the K-quants) to float16. llama.cpp
-stores the rows of queries and keys in another order for its `llama` architecture, which is undone.
+A file is presented as a checkpoint of transformers would be, packed by MLX where the file is packed (`gguf_blocks`).
+llama.cpp stores the rows of queries and keys in another order for its `llama` architecture, which is undone. MLX's own
+reader is not used: it knows fewer types, and gives wrong numbers for Q4_K (MLX 0.32).
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -18,9 +18,10 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 
 from rave_mlx import store
+from rave_mlx.convert.gguf_blocks import GROUP, parts
+from rave_mlx.convert.gguf_file import Stored, read_file
 from rave_mlx.convert.gguf_tokenizer import build_tokenizer
 from rave_mlx.convert.source import Source
 from rave_mlx.errors import ModelError
@@ -55,7 +56,6 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_GROUP = 32
 _FREQUENCIES = "rope_freqs.weight"
 """Divisors of the rotary frequencies (Llama 3.1 and later)."""
 
@@ -111,38 +111,21 @@ def read_gguf(path: Path) -> GgufSource:
     Raises:
         ModelError: when it is incomplete, or of an architecture or with settings that are not supported.
     """
-    try:
-        loaded = mx.load(str(path), format="gguf", return_metadata=True)
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as GGUF ({error}); download it again") from None
-    assert isinstance(loaded, tuple)
-    tensors, metadata = loaded[0], {name: _plain(value) for name, value in loaded[1].items()}
+    metadata, stored = read_file(path)
     architecture = metadata.get("general.architecture")
     if architecture not in ARCHITECTURES:
         raise ModelError(
             f"{path}: GGUF architecture {architecture!r} is not supported, only {', '.join(ARCHITECTURES)}; "
             "convert the original checkpoint instead"
         )
-    config = _config(path, architecture, metadata, tensors)
-    renamed = dict(_rename(path, config, tensors))
-    ids = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
-    generation = {"eos_token_id": list(dict.fromkeys(i for i in ids if i is not None))}
-    return GgufSource(path, config, generation, {}, renamed, metadata)
+    config = _config(path, architecture, metadata, stored)
+    tensors = dict(_tensors(path, config, stored))
+    ids = [_token(path, metadata, name) for name in ("eos", "eot", "eom")]
+    stops = list(dict.fromkeys(i for i in ids if i is not None))
+    return GgufSource(path, config, {"eos_token_id": stops} if stops else {}, {}, tensors, metadata)
 
 
-def _plain(value: Any) -> Any:
-    """Metadata as Python values; numbers of 32 bits in the shortest decimal that means them."""
-    if not isinstance(value, mx.array):
-        return value
-    numbers: NDArray[Any] = np.array(value)
-    if numbers.ndim:
-        return numbers.tolist()
-    return float(str(numbers)) if numbers.dtype == np.float32 else numbers.item()
-
-
-def _config(
-    path: Path, architecture: str, metadata: Mapping[str, Any], tensors: Mapping[str, mx.array]
-) -> dict[str, Any]:
+def _config(path: Path, architecture: str, metadata: Mapping[str, Any], stored: Mapping[str, Stored]) -> dict[str, Any]:
     """What config.json would say."""
     stem = f"{architecture}."
     given = {name.removeprefix(stem): value for name, value in metadata.items() if name.startswith(stem)}
@@ -150,7 +133,7 @@ def _config(
     if unknown:
         raise ModelError(f"{path}: settings that are not supported: {', '.join(stem + name for name in unknown)}")
     missing = sorted(set(_SIZES.values()) - given.keys())
-    if missing or "token_embd.weight" not in tensors:
+    if missing or "token_embd.weight" not in stored:
         raise ModelError(f"{path}: {', '.join(missing) or 'token_embd.weight'} is missing; download it again")
     config = {name: _integer(path, stem + key, given[key]) for name, key in _SIZES.items()}
     heads = config["num_attention_heads"]
@@ -158,7 +141,7 @@ def _config(
     for key in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
         if given.get(key, head_dim) != head_dim:
             raise ModelError(f"{path}: {stem}{key} {given[key]} differs from the width of a head, {head_dim}")
-    ids = {key: metadata.get(f"tokenizer.ggml.{name}_token_id") for key, name in _IDS.items()}
+    ids = {key: _token(path, metadata, name) for key, name in _IDS.items()}
     return {
         "model_type": architecture,
         "architectures": [f"{architecture.capitalize()}ForCausalLM"],
@@ -169,31 +152,43 @@ def _config(
         "head_dim": _integer(path, "the width of a head", head_dim),
         "hidden_act": "silu",
         "rms_norm_eps": given.get("attention.layer_norm_rms_epsilon", 1e-6),
-        "vocab_size": tensors["token_embd.weight"].shape[0],
-        "tie_word_embeddings": "output.weight" not in tensors,
+        "vocab_size": stored["token_embd.weight"].shape[0],
+        "tie_word_embeddings": "output.weight" not in stored,
         **{key: value for key, value in ids.items() if value is not None},
-        "rope_parameters": _rope(path, given, tensors.get(_FREQUENCIES)),
-        **_quantization(tensors),
+        "rope_parameters": _rope(path, given, stored.get(_FREQUENCIES)),
+        **_quantization(stored),
     }
 
 
 _IDS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 
 
+def _token(path: Path, metadata: Mapping[str, Any], name: str) -> int | None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    index = metadata.get(key)
+    if index is not None and (
+        not isinstance(index, int) or not 0 <= index < len(metadata.get("tokenizer.ggml.tokens", ()))
+    ):
+        raise ModelError(f"{path}: {key} is {index!r}, which is no token; download it again")
+    return index
+
+
 def _integer(path: Path, name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ModelError(f"{path}: {name} is {value!r}; only models whose layers are all alike are supported")
+    if isinstance(value, list):
+        raise ModelError(f"{path}: {name} differs from layer to layer, which is not supported")
+    if not isinstance(value, int) or value < 1:
+        raise ModelError(f"{path}: {name} is {value!r}, which makes no sense; download it again")
     return value
 
 
-def _rope(path: Path, given: Mapping[str, Any], divisors: mx.array | None) -> dict[str, Any]:
+def _rope(path: Path, given: Mapping[str, Any], divisors: Stored | None) -> dict[str, Any]:
     """rope_parameters. Divisors of the frequencies are a longrope whose factors never change."""
     theta = {"rope_theta": given.get("rope.freq_base", 10000.0)}
     kind, length = given.get("rope.scaling.type", "none"), given["context_length"]
     if divisors is not None:
         if kind not in ("none", "longrope"):
             raise ModelError(f"{path}: has both {_FREQUENCIES} and rope scaling {kind!r}")
-        factors: list[float] = divisors.astype(mx.float32).tolist()  # type: ignore[assignment]  # of a vector
+        factors = parts(divisors.block, divisors.shape, divisors.data)["weight"].tolist()
         long = {"short_factor": factors, "long_factor": factors, "factor": 1.0, "attention_factor": 1.0}
         return {"rope_type": "longrope", **theta, **long, "original_max_position_embeddings": length}
     if kind == "none":
@@ -209,36 +204,36 @@ def _rope(path: Path, given: Mapping[str, Any], divisors: mx.array | None) -> di
     }
 
 
-def _quantization(tensors: Mapping[str, mx.array]) -> dict[str, Any]:
+def _quantization(stored: Mapping[str, Stored]) -> dict[str, Any]:
     """The packing as MLX packages declare it: the commonest width in bits, and the modules that have another."""
-    bits = {
-        _module(name): tensor.shape[1] // tensors[f"{_stem(name)}.scales"].shape[1]
-        for name, tensor in tensors.items()
-        if name.endswith(".weight") and f"{_stem(name)}.scales" in tensors
-    }
-    if not bits:
+    packed = {name: tensor for name, tensor in stored.items() if tensor.block.bits is not None}
+    if not packed:
         return {}
-    widths = list(bits.values())
+    widths = [tensor.block.bits for tensor in packed.values()]
     common = max(set(widths), key=widths.count)
-    others = {name: {"group_size": _GROUP, "bits": b} for name, b in bits.items() if b != common}
-    return {"quantization": {"group_size": _GROUP, "bits": common, **others}}
+    others = {
+        _module(name): {"group_size": GROUP, "bits": tensor.block.bits}
+        for name, tensor in packed.items()
+        if tensor.block.bits != common
+    }
+    return {"quantization": {"group_size": GROUP, "bits": common, **others}}
 
 
-def _rename(path: Path, config: Mapping[str, Any], tensors: Mapping[str, mx.array]) -> Iterator[tuple[str, mx.array]]:
+def _tensors(path: Path, config: Mapping[str, Any], stored: Mapping[str, Stored]) -> Iterator[tuple[str, mx.array]]:
     """Tensors by transformers' names, in its order of rows."""
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    for name, tensor in tensors.items():
+    for name, tensor in stored.items():
         if name == _FREQUENCIES:
             continue
-        part = _stem(name).rpartition(".")[2]
-        if part not in _NAMES:
+        stem, _, leaf = name.rpartition(".")
+        part = stem.rpartition(".")[2]
+        if part not in _NAMES or leaf not in ("weight", "bias"):
             raise ModelError(f"{path}: tensor {name} is not known; convert the original checkpoint instead")
-        renamed = f"{_module(name)}.{name.rpartition('.')[2]}"
+        rows = None
         if config["model_type"] == "llama" and part in heads:
             rows = _paired_rows(tensor.shape[0], heads[part])
-            yield renamed, tensor[rows]
-        else:
-            yield renamed, tensor
+        for kind, array in parts(tensor.block, tensor.shape, tensor.data).items():
+            yield f"{_module(name)}.{leaf if kind == 'weight' else kind}", array if rows is None else array[rows]
 
 
 def _paired_rows(rows: int, heads: int) -> mx.array:
@@ -247,11 +242,7 @@ def _paired_rows(rows: int, heads: int) -> mx.array:
     return mx.array(order.astype(np.int32))
 
 
-def _stem(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
 def _module(name: str) -> str:
     """transformers' module of a tensor."""
-    start, _, part = _stem(name).rpartition(".")
+    start, _, part = name.rpartition(".")[0].rpartition(".")
     return f"model.layers.{start.removeprefix('blk.')}.{_NAMES[part]}" if start else _NAMES[part]

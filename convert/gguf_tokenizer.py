@@ -51,10 +51,9 @@ def build_tokenizer(metadata: Mapping[str, Any], where: str) -> Tokenizer:
         raise ModelError(f"{where}: tokenizer {kind!r} is not supported, only 'gpt2' (byte-level BPE); {advice}")
     if split not in SPLITS:
         raise ModelError(f"{where}: tokenizer.ggml.pre {split!r} is not supported, only {', '.join(SPLITS)}; {advice}")
-    tokens, merges = (metadata.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges"))
-    kinds = metadata.get("tokenizer.ggml.token_type")
-    if not tokens or merges is None or kinds is None or len(kinds) != len(tokens):
-        raise ModelError(f"{where}: tokenizer.ggml.tokens, merges or token_type is missing; download it again")
+    tokens, merges, kinds = (_list(metadata, name, where) for name in ("tokens", "merges", "token_type"))
+    if len(kinds) != len(tokens) or not all(isinstance(x, str) for x in (*tokens, *merges)):
+        raise ModelError(f"{where}: tokenizer.ggml.tokens, merges and token_type do not fit; download it again")
     vocabulary = {token: index for index, token in enumerate(tokens) if kinds[index] != _UNUSED}
     if len(vocabulary) != len(tokens) - kinds.count(_UNUSED):
         raise ModelError(f"{where}: tokenizer.ggml.tokens holds a token twice; {advice}")
@@ -65,6 +64,13 @@ def build_tokenizer(metadata: Mapping[str, Any], where: str) -> Tokenizer:
         [AddedToken(t, normalized=False, special=True) for t, kind in chosen if kind == _CONTROL]
     )
     return tokenizer
+
+
+def _list(metadata: Mapping[str, Any], name: str, where: str) -> list[Any]:
+    found = metadata.get(f"tokenizer.ggml.{name}")
+    if not isinstance(found, list):
+        raise ModelError(f"{where}: tokenizer.ggml.{name} is missing; download it again")
+    return found
 
 
 def _assemble(split: str, vocabulary: dict[str, int], merges: list[tuple[str, ...]], where: str) -> Tokenizer:

@@ -43,8 +43,9 @@ CASES = [
     case("mistral-sliding", "mistral", rope(), sliding_window=6, head_dim=16),
     case("qwen2", "qwen2", rope(), use_sliding_window=False, sliding_window=6, max_window_layers=1),
     case("qwen2-sliding", "qwen2", rope(), use_sliding_window=True, sliding_window=6, max_window_layers=2),
+    case("qwen3", "qwen3", rope(), head_dim=32, num_key_value_heads=4),
     case(
-        "qwen3", "qwen3", rope(), head_dim=32, use_sliding_window=True, sliding_window=9,
+        "qwen3-sliding", "qwen3", rope(), head_dim=32, use_sliding_window=True, sliding_window=9,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
     case("phi3", "phi3", rope(partial_rotary_factor=1.0), sliding_window=11, tie_word_embeddings=False),

@@ -1,0 +1,317 @@
+"""GGUF files: tiny models written as llama.cpp's converter writes them, their packings, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from families import CONVERSATIONS, cases, draw, golden, kept_positions, write_checkpoint
+from support import relative
+
+import rave_mlx
+from rave_mlx.convert import convert
+from rave_mlx.convert.families import detect
+from rave_mlx.convert.gguf import read_gguf
+from rave_mlx.convert.gguf_blocks import BLOCKS, parts
+from rave_mlx.errors import ModelError, RaveError
+from rave_mlx.loading import BUILT_IN
+
+CASES = cases()
+MODELS = ("llama", "llama-tied", "llama-llama3", "llama-linear", "qwen2", "qwen2-yarn", "qwen3")
+NAMES = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "model.layers": "blk",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+TEMPLATE = (BUILT_IN / "chat_template.jinja").read_text()
+
+
+def permuted(weights, heads):
+    """`LlamaModel.permute` of llama.cpp's convert_hf_to_gguf.py."""
+    return weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:]).swapaxes(1, 2).reshape(
+        weights.shape
+    )  # fmt: skip
+
+
+def tensors(case):
+    """The case's weights under llama.cpp's names and in its order."""
+    shapes, _ = golden(case)
+    heads = {"q_proj": case.config["num_attention_heads"], "k_proj": case.config["num_key_value_heads"]}
+    found = {}
+    for name, shape in shapes.items():
+        weights, short = draw(name, shape), name
+        for part, count in heads.items():
+            if part in name and case.config["model_type"] == "llama":
+                weights = permuted(weights, count)
+        for long, replacement in NAMES.items():
+            short = short.replace(long, replacement)
+        found[short] = mx.array(np.ascontiguousarray(weights))
+    return found
+
+
+def metadata(case, **changes):
+    """The case's settings, and the built-in model's tokenizer."""
+    config, tokenizer = case.config, json.loads((BUILT_IN / "tokenizer.json").read_text())
+    tokens = [token for token, _ in sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])]
+    kinds = [1] * len(tokens)
+    for token in tokenizer["added_tokens"]:
+        kinds[token["id"]] = 3 if token["special"] else 4
+    tokens[7], kinds[7] = "ab", 1  # instead of <|video_pad|>: there has to be a merge
+    kind, rope = config["model_type"], config["rope_parameters"]
+    heads = {"head_count": "num_attention_heads", "head_count_kv": "num_key_value_heads"}
+    width = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    found = {
+        "general.architecture": kind,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": mx.array(np.array(kinds, np.int32)),
+        "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.eos_token_id": mx.array(2, mx.uint32),
+        "tokenizer.ggml.bos_token_id": mx.array(1, mx.uint32),
+        "tokenizer.chat_template": TEMPLATE,
+        f"{kind}.embedding_length": mx.array(config["hidden_size"], mx.uint32),
+        f"{kind}.feed_forward_length": mx.array(config["intermediate_size"], mx.uint32),
+        f"{kind}.block_count": mx.array(config["num_hidden_layers"], mx.uint32),
+        f"{kind}.context_length": mx.array(config["max_position_embeddings"], mx.uint32),
+        f"{kind}.attention.layer_norm_rms_epsilon": mx.array(config["rms_norm_eps"], mx.float32),
+        f"{kind}.attention.key_length": mx.array(width, mx.uint32),
+        f"{kind}.rope.freq_base": mx.array(rope["rope_theta"], mx.float32),
+        **{f"{kind}.attention.{name}": mx.array(config[key], mx.uint32) for name, key in heads.items()},
+    }
+    if rope["rope_type"] in ("linear", "yarn"):
+        found[f"{kind}.rope.scaling.type"] = rope["rope_type"]
+        found[f"{kind}.rope.scaling.factor"] = mx.array(rope["factor"], mx.float32)
+    if rope["rope_type"] == "yarn":
+        original = rope["original_max_position_embeddings"]
+        found[f"{kind}.rope.scaling.original_context_length"] = mx.array(original, mx.uint32)
+    return {name: value for name, value in {**found, **changes}.items() if value is not None}
+
+
+def write(path, case, weights=None, **changes):
+    """A GGUF file of a case."""
+    arrays = tensors(case) if weights is None else weights
+    if case.config["rope_parameters"]["rope_type"] == "llama3":
+        arrays["rope_freqs.weight"] = mx.array(llama3_divisors(case.config["rope_parameters"]))
+    mx.save_gguf(str(path), arrays, metadata(case, **changes))
+    return path
+
+
+def llama3_divisors(rope, head_dim=16):
+    """What llama.cpp's converter writes for Llama 3.1: `generate_extra_tensors` of `LlamaModel`."""
+    original, low, high = (
+        rope[k] for k in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
+    )  # fmt: skip
+    factors = []
+    for frequency in rope["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim):
+        wavelength = 2 * np.pi / frequency
+        if wavelength < original / high:
+            factors.append(1)
+        elif wavelength > original / low:
+            factors.append(rope["factor"])
+        else:
+            smooth = (original / wavelength - low) / (high - low)
+            factors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
+    return np.array(factors, np.float32)
+
+
+@pytest.fixture(params=MODELS)
+def case(request):
+    return CASES[request.param]
+
+
+def test_logits(case, tmp_path):
+    """The checkpoint's tokens through the file's weights, and the file's own tokenizer and template."""
+    lmm = rave_mlx.load(write(tmp_path / "model.gguf", case))
+    original = rave_mlx.load(write_checkpoint(case, tmp_path / "hf"))
+    _, logits = golden(case)
+    prompt = original.prepare(CONVERSATIONS["text"])
+    found = lmm.logits(prompt)[0, kept_positions(len(prompt))]
+    assert relative(found, logits["text"]) <= 1e-5
+    text = "Größe: 12.5 cm\n\t-> naïve 日本 🙂 <|im_end|>"
+    assert lmm.tokenizer.encode(text)[0] == original.tokenizer.encode(text)[0]
+    assert lmm.config.text.max_positions == original.config.text.max_positions
+
+
+def test_a_rave_directory_and_an_export(tmp_path):
+    from rave_mlx.convert.export import export
+
+    case = CASES["llama"]
+    lmm = rave_mlx.load(write(tmp_path / "model.gguf", case))
+    convert(tmp_path / "model.gguf", tmp_path / "rave")
+    export(tmp_path / "rave", tmp_path / "hf")
+    prompt = lmm.prepare(CONVERSATIONS["text"])
+    expected = np.array(lmm.logits(prompt))
+    for folder in ("rave", "hf"):
+        again = rave_mlx.load(tmp_path / folder)
+        assert (np.array(again.logits(again.prepare(CONVERSATIONS["text"]))) == expected).all()
+    assert json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text())["eos_token"] == "<|im_end|>"
+    assert "model.gguf" in (tmp_path / "rave" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("pack", ["Q4_0", "Q4_1", "Q8_0", "mixed"])
+def test_packed_weights_stay_packed(pack, tmp_path):
+    """Files that the `gguf` package packed: the numbers are the ones it unpacks."""
+    gguf = pytest.importorskip("gguf")
+    case, path = CASES["llama"], tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, value in metadata(case).items():
+        if name != "general.architecture":
+            add(writer, gguf, name, value)
+    expected = {}
+    for name, weights in tensors(case).items():
+        plain = np.array(weights)
+        kind = {"mixed": "Q8_0" if "ffn" in name else "Q4_1"}.get(pack, pack)
+        quantized = plain.ndim == 2
+        expected[name] = plain
+        if not quantized:
+            writer.add_tensor(name, plain)
+            continue
+        kind = gguf.GGMLQuantizationType[kind]
+        data = gguf.quants.quantize(plain, kind)
+        expected[name] = gguf.quants.dequantize(data, kind)
+        writer.add_tensor(name, data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    mx.save_gguf(str(tmp_path / "plain.gguf"), {n: mx.array(x) for n, x in expected.items()}, metadata(case))
+    lmm, plain = rave_mlx.load(path), rave_mlx.load(tmp_path / "plain.gguf")
+    setting = lmm.config.quantization
+    bits = {"Q8_0": 8}.get(pack, 4)
+    assert (setting.bits, setting.group_size, setting.mode) == (bits, 32, "affine")
+    assert setting.of("decoder.layers.1.mlp.up_proj").bits == (8 if pack == "mixed" else bits)
+    assert plain.config.quantization is None
+    prompt = lmm.prepare(CONVERSATIONS["text"])
+    assert relative(lmm.logits(prompt), plain.logits(prompt)) <= 1e-5
+    convert(path, tmp_path / "rave")
+    again = rave_mlx.load(tmp_path / "rave")
+    assert again.config == lmm.config
+    assert (np.array(again.logits(prompt)) == np.array(lmm.logits(prompt))).all()
+
+
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=lambda block: block.name)
+def test_every_packing(block):
+    """Random bytes with sane scales, against the unpacking of the `gguf` package."""
+    gguf = pytest.importorskip("gguf")
+    rng = np.random.default_rng(0)
+    shape = (6, 512 // block.weights, block.bytes)
+    data = rng.integers(0, 256, shape, dtype=np.uint8)
+    scales = {"F32": (), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+    for first in scales.get(block.name, (0,)):
+        data[..., first : first + 2] = rng.normal(0, 0.01, shape[:2]).astype(np.float16)[..., None].view(np.uint8)
+    if block.name == "F32":
+        data = rng.normal(0, 1, shape[:2]).astype(np.float32).view(np.uint8)
+    data = data.reshape(6, -1)
+    expected = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[block.name])
+    found = parts(block, (6, 512), data)
+    weight = found.pop("weight")
+    if block.bits is not None:
+        wide = [found[name].astype(mx.float32) for name in ("scales", "biases")]
+        weight = mx.dequantize(weight, *wide, group_size=32, bits=block.bits)
+    # The scales of K-quants are products, which are rounded to float16.
+    assert relative(weight.astype(mx.float32), expected) <= (5e-4 if block.name.endswith("K") else 0)
+
+
+def add(writer, gguf, name, value):
+    """One setting, in the type that llama.cpp's converter gives it."""
+    kinds = gguf.GGUFValueType
+    if isinstance(value, str):
+        writer.add_key_value(name, value, kinds.STRING)
+    elif isinstance(value, list):
+        writer.add_array(name, value)
+    elif value.ndim:
+        writer.add_array(name, value.tolist())
+    elif value.dtype == mx.uint32:
+        writer.add_key_value(name, value.item(), kinds.UINT32)
+    else:
+        writer.add_key_value(name, value.item(), kinds.FLOAT32)
+
+
+REFUSED = {
+    "an architecture": ({"general.architecture": "mamba"}, "architecture 'mamba'"),
+    "experts": ({"llama.expert_count": mx.array(8, mx.uint32)}, "llama.expert_count"),
+    "a missing size": ({"llama.block_count": None}, "block_count is missing"),
+    "heads by layer": (
+        {"llama.attention.head_count_kv": mx.array([2, 1, 2], mx.uint32)},
+        "differs from layer to layer",
+    ),
+    "part of a head": ({"llama.rope.dimension_count": mx.array(8, mx.uint32)}, "dimension_count 8"),
+    "a rope scaling": ({"llama.rope.scaling.type": "ntk"}, "rope scaling 'ntk'"),
+    "a sentencepiece tokenizer": ({"tokenizer.ggml.model": "llama"}, "tokenizer 'llama'"),
+    "an unknown split": ({"tokenizer.ggml.pre": "poro-chat"}, "'poro-chat'"),
+    "no split": ({"tokenizer.ggml.pre": None}, "pre None"),
+    "no merges": ({"tokenizer.ggml.merges": None}, "merges is missing"),
+    "a merge of nothing": ({"tokenizer.ggml.merges": ["a nothing"]}, "merges do not fit"),
+    "no template": ({"tokenizer.chat_template": None}, "base model"),
+    "no heads": ({"llama.attention.head_count": mx.array(0, mx.uint32)}, "head_count is 0"),
+    "tokens that are numbers": ({"tokenizer.ggml.merges": mx.array([1, 2], mx.uint32)}, "do not fit"),
+    "an end that is no token": ({"tokenizer.ggml.eos_token_id": mx.array(272, mx.uint32)}, "272, which is no token"),
+    "no end": ({"tokenizer.ggml.eos_token_id": None}, "eos_token_id"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_refused(what, tmp_path):
+    changes, message = REFUSED[what]
+    path = write(tmp_path / "model.gguf", CASES["llama"], **changes)
+    with pytest.raises(RaveError, match=message) as caught:
+        rave_mlx.load(path)
+    assert "model.gguf" in str(caught.value)
+
+
+def test_a_tensor_that_is_not_known_is_refused(tmp_path):
+    weights = tensors(CASES["llama"])
+    weights["blk.0.ffn_gate_inp.weight"] = mx.zeros((4, 64))
+    with pytest.raises(ModelError, match=r"ffn_gate_inp"):
+        read_gguf(write(tmp_path / "model.gguf", CASES["llama"], weights))
+
+
+@pytest.mark.parametrize("keep", [0, 3, 5, 20, 60, 3000, 0.5, 0.999])
+def test_an_incomplete_file_is_refused(keep, tmp_path):
+    path = write(tmp_path / "model.gguf", CASES["llama"])
+    data = path.read_bytes()
+    path.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+    with pytest.raises(ModelError, match=r"model\.gguf: cannot be read as GGUF"):
+        rave_mlx.load(path)
+
+
+def test_types_that_are_not_read_are_named(tmp_path):
+    data = write(tmp_path / "model.gguf", CASES["llama"]).read_bytes()
+    name = b"blk.1.ffn_up.weight"
+    at = data.index(name) + len(name) + 4 + 2 * 8
+    assert data[at : at + 4] == bytes(4)
+    (tmp_path / "model.gguf").write_bytes(data[:at] + bytes([11, 0, 0, 0]) + data[at + 4 :])
+    with pytest.raises(ModelError, match=r"blk\.1\.ffn_up\.weight has type Q3_K, which is not read"):
+        rave_mlx.load(tmp_path / "model.gguf")
+
+
+def test_damaged_settings_never_crash(tmp_path):
+    """Every byte before the weights matters; a changed one is an error with a message, or another model."""
+    path = write(tmp_path / "model.gguf", CASES["llama"])
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    end = data.index(b"blk.2.ffn_up.weight")
+    refused = 0
+    for _ in range(200):
+        broken = bytearray(data)
+        for place in rng.integers(0, end, rng.integers(1, 4)):
+            broken[place] = rng.integers(0, 256)
+        path.write_bytes(broken)
+        try:
+            source = read_gguf(path)
+            detect(source.config, str(path)).config(source)
+            _ = source.tokenizer
+        except RaveError:
+            refused += 1
+    assert refused > 50
+
+
+def test_further_ends_of_an_answer(tmp_path):
+    changes = {
+        f"tokenizer.ggml.{name}_token_id": mx.array(index, mx.uint32) for name, index in (("eot", 5), ("eom", 2))
+    }
+    assert rave_mlx.load(write(tmp_path / "model.gguf", CASES["llama"], **changes)).config.tokens.stop == (2, 5)
