@@ -29,6 +29,9 @@ ERAS = (
 )
 """Names of transformers 4 (with and without the prefixes of 4.52) and of mlx-vlm."""
 
+ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
+"""transformers' names for the activations of plain MLPs."""
+
 QWEN2_TEXT: HubConfig = {
     "vocab_size": 152064,
     "hidden_size": 8192,
@@ -48,16 +51,17 @@ QWEN2_MERGER = {"norm": "ln_q", "fc1": "mlp.0", "fc2": "mlp.2"}
 """Names in the mergers of Qwen2-VL and Qwen2.5-VL."""
 
 
-def sections(source: Source, text: HubConfig, vision: HubConfig) -> tuple[Keys, Keys, Keys]:
+def read_parts(source: Source, text: HubConfig, vision: HubConfig) -> tuple[Keys, Keys, Keys]:
     """The whole config.json, then the decoder's keys and the tower's, over their defaults.
 
     The decoder's keys lie in `text_config`, or (transformers before 4.52) beside it.
     """
     whole = Keys(source.config, str(source.path / "config.json"))
     inner, tower = whole.section("text_config", fallback=True), whole.section("vision_config")
+    nested = source.config.get("text_config")
     return (
         whole,
-        Keys({**text, **(source.config.get("text_config") or source.config)}, inner.where),
+        Keys({**text, **(source.config if nested is None else nested)}, inner.where),
         Keys({**vision, **source.config["vision_config"]}, tower.where),
     )
 

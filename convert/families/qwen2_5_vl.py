@@ -12,9 +12,9 @@ from rave_mlx.convert.families.qwen import (
     QWEN2_TEXT,
     assemble,
     qwen_origin,
+    read_parts,
     read_qwen2,
     read_tower,
-    sections,
 )
 from rave_mlx.convert.source import Source
 
@@ -36,7 +36,7 @@ VISION: HubConfig = {
 
 def config(source: Source) -> LMMConfig:
     """The canonical configuration. A `window_size` of null means attention over the whole image in every layer."""
-    whole, text, vision = sections(source, QWEN2_TEXT, VISION)
+    whole, text, vision = read_parts(source, QWEN2_TEXT, VISION)
     decoder = read_qwen2(whole, text, "qwen2_5_vl")
     vision.require("hidden_act", "silu")
     vision.require("out_hidden_size", decoder.hidden_size)

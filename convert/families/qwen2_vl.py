@@ -7,18 +7,18 @@ from functools import partial
 from rave_mlx.config import LMMConfig
 from rave_mlx.convert.families.base import Family, HubConfig
 from rave_mlx.convert.families.qwen import (
+    ACTIVATIONS,
     ERAS,
     QWEN2_MERGER,
     QWEN2_TEXT,
     assemble,
     qwen_origin,
+    read_parts,
     read_qwen2,
     read_tower,
-    sections,
 )
 from rave_mlx.convert.source import Source
 
-_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
 VISION: HubConfig = {
     "depth": 32,
     "embed_dim": 1280,
@@ -35,7 +35,7 @@ VISION: HubConfig = {
 
 def config(source: Source) -> LMMConfig:
     """The canonical configuration. `hidden_size` of the tower is the decoder's; its own is `embed_dim`."""
-    whole, text, vision = sections(source, QWEN2_TEXT, VISION)
+    whole, text, vision = read_parts(source, QWEN2_TEXT, VISION)
     decoder = read_qwen2(whole, text, "qwen2_vl")
     vision.require("hidden_size", decoder.hidden_size)
     width = vision.need("embed_dim", int)
@@ -45,7 +45,7 @@ def config(source: Source) -> LMMConfig:
         intermediate_size=int(width * vision.need("mlp_ratio", float)),
         norm="layer",
         mlp="plain",
-        activation=vision.choice("hidden_act", _ACTIVATIONS, None),
+        activation=vision.choice("hidden_act", ACTIVATIONS, None),
     )
     return assemble("qwen2_vl", source, whole, text, decoder, tower)
 

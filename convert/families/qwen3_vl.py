@@ -8,19 +8,19 @@ from math import isqrt
 from rave_mlx.config import LMMConfig
 from rave_mlx.convert.families.base import Family, HubConfig
 from rave_mlx.convert.families.qwen import (
+    ACTIVATIONS,
     ERAS,
     assemble,
     qwen_origin,
     read_multimodal_rope,
+    read_parts,
     read_tower,
-    sections,
 )
 from rave_mlx.convert.families.text import read_text
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError
 
-_ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu", "silu": "silu"}
 TEXT: HubConfig = {
     "vocab_size": 151936,
     "hidden_size": 4096,
@@ -52,7 +52,7 @@ _LINEAR = {"fc1": "linear_fc1", "fc2": "linear_fc2"}
 
 def config(source: Source) -> LMMConfig:
     """The canonical configuration."""
-    whole, text, vision = sections(source, TEXT, VISION)
+    whole, text, vision = read_parts(source, TEXT, VISION)
     text.require("use_sliding_window", False)
     rope = read_multimodal_rope(text, (24, 20, 20), interleaved=True)
     decoder = read_text(text, whole, "qwen3_vl", rope=rope, sliding_window=None)
@@ -63,7 +63,7 @@ def config(source: Source) -> LMMConfig:
         intermediate_size=vision.need("intermediate_size", int),
         norm="layer",
         mlp="plain",
-        activation=vision.choice("hidden_act", _ACTIVATIONS, None),
+        activation=vision.choice("hidden_act", ACTIVATIONS, None),
         patch_bias=True,
         position_side=_side(vision),
         deepstack_layers=_deepstack(vision),
