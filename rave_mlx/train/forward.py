@@ -1,0 +1,159 @@
+"""The forward pass of training: what `LMM.logits` computes, over a batch padded on the right, up to the hidden states.
+
+The vocabulary scores are left to `loss`, which needs them at few positions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from rave_mlx.attention import Path, decoder_mask
+from rave_mlx.models.decoder import Decoder, Step
+from rave_mlx.models.frequencies import regime
+from rave_mlx.models.lmm import LMM
+from rave_mlx.models.rope import text_table
+from rave_mlx.train.batch import Batch
+
+
+def hidden_states(
+    lmm: LMM,
+    batch: Batch,
+    features: Mapping[str, mx.array] | None = None,
+    *,
+    checkpoint: bool = False,
+    path: Path | None = "train",
+) -> mx.array:
+    """Normalized hidden states (B, L, hidden) of a batch; those of padding mean nothing.
+
+    Args:
+        lmm: the model. Gates are computed wherever it has them, inert ones too: they are being trained.
+        batch: what to read, at least one row.
+        features: of images by digest, where the tower and the connector are frozen (`features.FeatureCache`); others
+            go through them, with their gradient.
+        checkpoint: keep only the input of each decoder layer and compute the rest again for the gradient.
+        path: attention path; "train" has a gradient whose memory grows with L, not with its square.
+    """
+    text = lmm.config.text
+    longest = batch.positions.max(axis=(1, 2)) + 1
+    regimes = [regime(text.rope, int(n)) for n in longest]
+    if len(set(regimes)) > 1:
+        return _by_regime(lmm, batch, features, regimes, checkpoint, path)
+    x, deepstack = _embed(lmm, batch, features)
+    run = _recomputing if checkpoint else Decoder.hidden
+    hidden: mx.array = run(
+        lmm.decoder,
+        x,
+        mx.array(batch.positions),
+        mx.array(batch.visual),
+        gate_span=batch.span if lmm.decoder.gates else None,
+        opened=None if batch.opened is None else mx.array(batch.opened),
+        deepstack=deepstack,
+        longest=int(longest.max()),
+        path=path,
+    )
+    return hidden
+
+
+def recomputed(module: nn.Module, function: Callable[..., mx.array], *args: mx.array) -> mx.array:
+    """`function(*args)`, which uses `module`: nothing inside is kept for the gradient, it is computed again instead.
+
+    Random numbers (dropout) are the same both times, which `mx.checkpoint` alone does not see to.
+    """
+    trainable = module.trainable_parameters()
+    following, key = mx.random.split(mx.random.state[0])
+    mx.random.state[0][:] = following
+
+    def inner(parameters: dict[str, Any], *args: mx.array) -> mx.array:
+        outside = mx.array(mx.random.state[0])
+        mx.random.state[0][:] = key
+        module.update(parameters)
+        out = function(*args)
+        # What stands in for the parameters here must not stay in the module: outside it has no gradient.
+        module.update(trainable)
+        mx.random.state[0][:] = outside
+        return out
+
+    out: mx.array = mx.checkpoint(inner)(trainable, *args)
+    return out
+
+
+def _recomputing(
+    decoder: Decoder,
+    x: mx.array,
+    positions: mx.array,
+    visual: mx.array,
+    *,
+    gate_span: tuple[int, int] | None,
+    opened: mx.array | None,
+    deepstack: mx.array | None,
+    longest: int,
+    path: Path | None,
+) -> mx.array:
+    """`Decoder.hidden` of whole sequences, in which every layer is computed again for its gradient."""
+    text, length = decoder._text, x.shape[1]
+    step = Step(
+        text_table(text.rope, text.head_dim, positions, longest),
+        decoder_mask(length, length, opened=opened),
+        decoder_mask(length, length, opened=opened, window=text.sliding_window),
+        visual,
+        gate_span,
+        path,
+    )
+    for index, layer in enumerate(decoder.layers):
+        x = recomputed(layer, lambda x, layer=layer: layer(x, step, None), x)
+        if deepstack is not None and index < deepstack.shape[0]:
+            x = x + deepstack[index]
+    normalized: mx.array = decoder.norm(x)
+    return normalized
+
+
+def _embed(
+    lmm: LMM, batch: Batch, features: Mapping[str, mx.array] | None
+) -> tuple[mx.array, mx.array | None]:
+    """Input embeddings (B, L, hidden) and DeepStack features (n, B, L, hidden) or None."""
+    x: mx.array = lmm.decoder.embed(mx.array(batch.ids))
+    if not batch.images:
+        return x, None
+    known = features or {}
+    shown = [known[i.digest] if i.digest in known else lmm.features(i) for i in batch.images]
+    table = mx.concatenate(shown).astype(x.dtype)
+    picked, hidden = table[mx.array(batch.feature)], x.shape[-1]
+    marks = mx.array(batch.visual)[..., None]
+    x = mx.where(marks, picked[..., :hidden], x)
+    layers = picked.shape[-1] // hidden - 1
+    if not layers:
+        return x, None
+    deep = mx.where(marks, picked[..., hidden:], 0).reshape(*x.shape[:2], layers, hidden)
+    return x, deep.transpose(2, 0, 1, 3)
+
+
+def _by_regime(
+    lmm: LMM,
+    batch: Batch,
+    features: Mapping[str, mx.array] | None,
+    regimes: Sequence[int],
+    checkpoint: bool,
+    path: Path | None,
+) -> mx.array:
+    """Rows whose rotary frequencies differ (they follow the length) one by one."""
+    rows = []
+    for index in range(len(regimes)):
+        one = slice(index, index + 1)
+        row = replace(
+            batch,
+            ids=batch.ids[one],
+            positions=batch.positions[one],
+            visual=batch.visual[one],
+            trained=batch.trained[one],
+            feature=batch.feature[one],
+            opened=None if batch.opened is None else batch.opened[one],
+            lengths=batch.lengths[one],
+            where=batch.where[one],
+        )
+        rows.append(hidden_states(lmm, row, features, checkpoint=checkpoint, path=path))
+    return mx.concatenate(rows)
