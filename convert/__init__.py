@@ -15,21 +15,22 @@ from pathlib import Path
 import mlx.core as mx
 
 from rave_mlx import loading, store
-from rave_mlx.config import GateConfig
+from rave_mlx.config import GateConfig, LMMConfig
 from rave_mlx.convert import hub
 from rave_mlx.convert import source as sources
 from rave_mlx.convert.card import Origin, card
 from rave_mlx.convert.families import detect
+from rave_mlx.convert.families.base import Family
 from rave_mlx.convert.finite import FiniteCheck
 from rave_mlx.convert.hashes import Hashes
 from rave_mlx.convert.plan import Plan, make_plan, placeholders
-from rave_mlx.convert.plausible import check_plausible
+from rave_mlx.convert.plausible import check_layers, check_plausible
 from rave_mlx.convert.push import push
 from rave_mlx.convert.quantize import Options
 from rave_mlx.convert.quantize import apply as pack
 from rave_mlx.convert.quantize import plan as make_quantization
 from rave_mlx.convert.translate import read_quantization, translate
-from rave_mlx.errors import ModelError
+from rave_mlx.errors import ConfigError, ModelError
 from rave_mlx.models.lmm import LMM
 from rave_mlx.safetensors_writer import Progress
 
@@ -145,7 +146,8 @@ def _open(
     if dtype is not None and dtype not in _DTYPES:
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     family = detect(origin.config, str(origin.path / store.CONFIG))
-    config = family.config(origin)
+    check_layers(origin)
+    config = _read_config(family, origin)
     check_plausible(config, origin)
     if gate is not None:
         if config.gate is not None:
@@ -171,6 +173,16 @@ def _template(origin: sources.Source) -> str:
     family = detect(origin.config, str(origin.path / store.CONFIG))
     own = (origin.path / store.TEMPLATE).is_file()
     return origin.template if own or family.template is None else family.template
+
+
+def _read_config(family: Family, origin: sources.Source) -> LMMConfig:
+    """The canonical configuration; an error that speaks of its fields alone gets the file's name."""
+    try:
+        return family.config(origin)
+    except ConfigError as error:
+        if str(origin.path) in str(error):
+            raise
+        raise ConfigError(f"{origin.path / store.CONFIG}: {error}") from None
 
 
 def _cast(tensors: Iterator[tuple[str, mx.array]], dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:

@@ -11,11 +11,31 @@ from rave_mlx.config.part import Part
 from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError
 
-_LAYERS = {"depth", "num_layers"}
+_LAYERS = {"depth", "num_layers", "num_hidden_layers"}
 _NOT_SIZES = {"max_positions", "sliding_window", "window_size", "feature_layers", "full_attention_layers"}
 """Numbers that shape no tensor and no module."""
 _PACKING = 16
 """Weights in the bytes of one tensor element, at most: two-bit ones in 32-bit words."""
+
+
+def check_layers(source: Source) -> None:
+    """Compare the layers that config.json claims, in all its sections, with the number of tensors.
+
+    Before anything else: settings of one value a layer are spelled out while it is read.
+
+    Raises:
+        ConfigError: naming the number.
+    """
+    count = len(source.tensors)
+    sections = [source.config]
+    while sections:
+        section = sections.pop()
+        for name, value in section.items():
+            if isinstance(value, dict):
+                sections.append(value)
+            elif name in _LAYERS and isinstance(value, int) and value > count:
+                where = source.path / "config.json"
+                raise ConfigError(f"{where}: {name} is {value}; the weight files have {count} tensors")
 
 
 def check_plausible(config: LMMConfig, source: Source) -> None:
