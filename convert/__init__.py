@@ -72,13 +72,13 @@ def convert(
     target = Path(out)
     store.check_new(target)
     origin = sources.read(_find(source, revision))
-    lmm, tensors = _open(origin, gate, dtype, quantize)
     check = FiniteCheck()
+    lmm, tensors = _open(origin, gate, dtype, quantize, check)
     with Hashes(origin.files()) as hashes:
         store.write(
             target,
             lmm.config,
-            check.over(tensors),
+            tensors,
             tokenizer=origin.tokenizer,
             template=_template(origin),
             card=lambda: card(lmm.config, Origin.of(origin, hashes.result())),
@@ -141,6 +141,7 @@ def _open(
     gate: GateConfig | None = None,
     dtype: str | None = None,
     quantize: Options | None = None,
+    check: FiniteCheck | None = None,
 ) -> tuple[LMM, Iterator[tuple[str, mx.array]]]:
     """A model without weights and its lazy canonical tensors, in `dtype` (gates apart), packed if asked for."""
     if dtype is not None and dtype not in _DTYPES:
@@ -159,6 +160,8 @@ def _open(
     tensors = translate(origin, family, config, expected)
     if dtype is not None:
         tensors = _cast(tensors, _DTYPES[dtype])
+    if check is not None:
+        tensors = check.over(tensors)
     if quantize is not None:
         if packing is not None:
             raise ModelError(f"{origin.path}: is quantized already; convert it as it is, or quantize the original")

@@ -21,8 +21,8 @@ _LARGEST = {
 class FiniteCheck:
     """Looks at every floating tensor that passes, when it is computed.
 
-    Quantization hides a NaN among the numbers that it packs; so this stands before it, and what is written later
-    under the name of a tensor, or computed from it, brings the look at the tensor itself.
+    Quantization hides a NaN among the numbers that it packs, so this stands before it: what is written under a
+    tensor's name later brings the look at the tensor itself.
     """
 
     def __init__(self) -> None:
@@ -37,8 +37,11 @@ class FiniteCheck:
             yield name, tensor
 
     def evaluate(self, name: str, tensor: mx.array) -> None:
-        """Compute `tensor`, which is or comes from the one called `name`, and look at that."""
-        origin = self._waiting.pop(name, tensor)
+        """Compute `tensor`; if one of its name has passed, look at that, from which it may be computed."""
+        origin = self._waiting.pop(name, None)
+        if origin is None:
+            mx.eval(tensor)
+            return
         mx.eval(tensor, origin)
         if not is_finite(origin):
             self.names.append(name)

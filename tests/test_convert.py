@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 import rave_mlx
 from rave_mlx import safetensors_writer, store
 from rave_mlx.config import GateConfig, QuantizationConfig
-from rave_mlx.convert import convert, plan
+from rave_mlx.convert import Options, convert, plan
 from rave_mlx.convert.card import Origin, card
 
 COMMAND = [sys.executable, "-c", "from rave_mlx.cli.main import run; run()"]
@@ -126,21 +126,21 @@ def large(tmp_path_factory):
 
 GROWTH = """
 import resource, sys
-from rave_mlx.convert import convert
+from rave_mlx.convert import Options, convert
 convert(SMALL, OUT + "-warm")
 unit = 1 if sys.platform == "darwin" else 1024
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-convert(LARGE, OUT, **OPTIONS)
+convert(LARGE, OUT, OPTIONS)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before)
 """
 
 
-@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16"}], ids=["as it is", "cast"])
+@pytest.mark.parametrize("options", ["", "dtype='bfloat16'", "quantize=Options(4)"], ids=["as it is", "cast", "packed"])
 def test_memory_does_not_grow_with_the_model(large, checkpoint, tmp_path, options):
     """400 MB in tensors of 17 MB at most: three of those and a little is all that conversion may take."""
     size = (large / "model.safetensors").stat().st_size
-    values = {"SMALL": str(checkpoint), "LARGE": str(large), "OUT": str(tmp_path / "out"), "OPTIONS": options}
-    code = "".join(f"{name} = {value!r}\n" for name, value in values.items()) + GROWTH
+    values = {"SMALL": str(checkpoint), "LARGE": str(large), "OUT": str(tmp_path / "out")}
+    code = "".join(f"{name} = {value!r}\n" for name, value in values.items()) + GROWTH.replace("OPTIONS", options)
     # In a process that a small one starts: a child counts its parent's memory as its own peak until it starts.
     launch = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {code!r}]))"
     done = subprocess.run([sys.executable, "-S", "-c", launch], capture_output=True, text=True, check=True)
@@ -204,6 +204,15 @@ def test_values_that_are_no_numbers_are_named(checkpoint, tmp_path, value, dtype
     done = rave("convert", folder, tmp_path / "again")
     assert done.returncode == 0
     assert notes[0] in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["affine", "mxfp4"])
+def test_quantization_does_not_hide_them(checkpoint, tmp_path, mode):
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    edit(folder, lambda t: t["model.language_model.layers.1.mlp.up_proj.weight"].__setitem__((3, 5), np.nan))
+    notes = []
+    convert(folder, tmp_path / "out", quantize=Options(mode=mode, group_size=32), note=notes.append)
+    assert notes[0].startswith("warning: NaN or infinite weights in decoder.layers.1.mlp.up_proj.weight;")
 
 
 def test_ten_names_and_what_a_cast_makes_infinite(checkpoint, tmp_path):
