@@ -6,6 +6,8 @@ tokens crosses the 28 of one case of longrope.
 
 from __future__ import annotations
 
+import copy
+
 from families import Case
 
 SIZES = {
@@ -17,7 +19,11 @@ CONVERSATION = "text"
 
 
 def case(name, kind, rope, old_scaling=None, **changes):
-    """A case with `rope` as transformers 5 writes it and (`old_scaling`) as transformers 4 wrote the rest of it."""
+    """A case with `rope` as transformers 5 writes it and (`old_scaling`) as transformers 4 wrote the rest of it.
+
+    Nothing is shared between cases: transformers writes into the dictionaries that it is given.
+    """
+    rope = copy.deepcopy(rope)
     config = {"model_type": kind, **SIZES, **changes}
     old = config | {"rope_theta": rope["rope_theta"], "rope_scaling": old_scaling}
     return Case(name, config | {"rope_parameters": rope}, image_text="", conversations=(CONVERSATION,), old_config=old)
