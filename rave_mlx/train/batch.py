@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,7 +99,7 @@ def _padded(x: NDArray[np.int32], length: int) -> NDArray[np.int32]:
     return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, length - x.shape[-1])])
 
 
-def _stack(rows: Sequence[NDArray[np.generic]], length: int, dtype: type[np.generic], *inner: int) -> NDArray[np.generic]:
+def _stack(rows: Sequence[NDArray[Any]], length: int, dtype: type[np.generic], *inner: int) -> NDArray[Any]:
     """(B, *inner, length), zeros behind every row."""
     out = np.zeros((len(rows), *inner, length), dtype)
     for target, row in zip(out, rows, strict=True):

@@ -48,7 +48,7 @@ def make_example(lmm: LMM, messages: Sequence[Message], where: str) -> Example:
 def targets(lmm: LMM, messages: Sequence[Message], prompt: Prompt) -> NDArray[np.bool_]:
     """(L,) marks of the tokens that `messages`' assistant turns have in their prompt."""
     tokens, ids = prompt.token_map, prompt.ids[0]
-    trained = tokens.role == Role.ASSISTANT
+    trained: NDArray[np.bool_] = tokens.role == Role.ASSISTANT
     for index, message in enumerate(messages):
         if message.role != "assistant":
             continue

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 from rave_mlx.errors import ModelError
 from rave_mlx.generation import encode
@@ -80,7 +81,9 @@ class FeatureCache:
         if file is None or not file.is_file():
             return None
         try:
-            found = mx.load(str(file))["features"]
+            stored = mx.load(str(file))
+            assert isinstance(stored, dict)
+            found: mx.array = stored["features"]
             mx.eval(found)
         except (RuntimeError, KeyError):
             return None  # written by something else, or damaged: it is computed and written again
@@ -109,5 +112,5 @@ def fingerprint(lmm: LMM) -> str:
     for name, tensor in sorted(lmm.named_weights().items()):
         if name.startswith(("vision.", "connector.")):
             found.update(f"{name} {tensor.shape} {tensor.dtype}".encode())
-            found.update(memoryview(mx.contiguous(tensor).view(mx.uint8)))
+            found.update(np.array(mx.contiguous(tensor).view(mx.uint8)).data)
     return found.hexdigest()[:32]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -65,21 +65,29 @@ def recomputed(module: nn.Module, function: Callable[..., mx.array], *args: mx.a
     Random numbers (dropout) are the same both times, which `mx.checkpoint` alone does not see to.
     """
     trainable = module.trainable_parameters()
-    following, key = mx.random.split(mx.random.state[0])
-    mx.random.state[0][:] = following
+    state = _random_state()
+    following, key = mx.random.split(state)
+    state[:] = following
 
     def inner(parameters: dict[str, Any], *args: mx.array) -> mx.array:
-        outside = mx.array(mx.random.state[0])
-        mx.random.state[0][:] = key
+        state = _random_state()
+        outside = mx.array(state)
+        state[:] = key
         module.update(parameters)
         out = function(*args)
         # What stands in for the parameters here must not stay in the module: outside it has no gradient.
         module.update(trainable)
-        mx.random.state[0][:] = outside
+        state[:] = outside
         return out
 
     out: mx.array = mx.checkpoint(inner)(trainable, *args)
     return out
+
+
+def _random_state() -> mx.array:
+    """The key that the next random numbers are drawn with; written to in place, it changes them."""
+    state: mx.array = cast("list[mx.array]", mx.random.state)[0]
+    return state
 
 
 def _recomputing(
@@ -112,9 +120,7 @@ def _recomputing(
     return normalized
 
 
-def _embed(
-    lmm: LMM, batch: Batch, features: Mapping[str, mx.array] | None
-) -> tuple[mx.array, mx.array | None]:
+def _embed(lmm: LMM, batch: Batch, features: Mapping[str, mx.array] | None) -> tuple[mx.array, mx.array | None]:
     """Input embeddings (B, L, hidden) and DeepStack features (n, B, L, hidden) or None."""
     x: mx.array = lmm.decoder.embed(mx.array(batch.ids))
     if not batch.images:

@@ -53,13 +53,12 @@ def cross_entropy(decoder: Decoder, states: mx.array, targets: mx.array, *, chun
     head = decoder.embed if text.tie_embeddings else decoder.head
     chunk = chunk or max(1, CHUNK_SCORES // text.vocab_size)
 
-    def part(states: mx.array, targets: mx.array) -> mx.array:
-        scores = decoder.logits(states).astype(mx.float32)
-        right = mx.take_along_axis(scores, targets[:, None], axis=-1)[:, 0]
-        return mx.sum(mx.logsumexp(scores, axis=-1) - right)
+    def part(start: int) -> mx.array:
+        def scored(states: mx.array) -> mx.array:
+            scores = decoder.logits(states).astype(mx.float32)
+            right = mx.take_along_axis(scores, targets[start : start + chunk, None], axis=-1)[:, 0]
+            return mx.sum(mx.logsumexp(scores, axis=-1) - right)
 
-    sums = [
-        recomputed(head, part, states[start : start + chunk], targets[start : start + chunk])
-        for start in range(0, states.shape[0], chunk)
-    ]
-    return mx.sum(mx.stack(sums))
+        return recomputed(head, scored, states[start : start + chunk])
+
+    return mx.sum(mx.stack([part(start) for start in range(0, states.shape[0], chunk)]))

@@ -5,6 +5,7 @@ The state to go on from is therefore two numbers, epoch and position in it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class Order:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return -(-len(self.lengths) // self.batch_size)
+        return math.ceil(len(self.lengths) / self.batch_size)
 
     def batches(self, epoch: int) -> list[tuple[int, ...]]:
         """Rows of this process in every batch of an epoch, in order.
