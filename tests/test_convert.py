@@ -296,7 +296,7 @@ def test_the_card_says_where_the_model_came_from(checkpoint, tmp_path):
     (folder / "README.md").write_text("---\nlicense: apache-2.0\nlanguage:\n- en\n---\n")
     out = convert(folder, tmp_path / "out", gate=GateConfig(rank=5))
     text = (out / "README.md").read_text()
-    assert text.startswith("---\nlibrary_name: \"rave-mlx\"\n")
+    assert text.startswith('---\nlibrary_name: "rave-mlx"\n')
     assert 'pipeline_tag: "image-text-to-text"' in text
     assert 'license: "apache-2.0"' in text
     assert "base_model" not in text
@@ -315,3 +315,27 @@ def test_the_card_of_a_quantized_model_from_the_hub():
     assert 'base_model: "Qwen/Qwen2.5-VL-3B-Instruct"\nbase_model_relation: "quantized"\n' in text
     assert "affine, 4 bits in groups of 64, some layers with 6 bits" in text
     assert "`Qwen/Qwen2.5-VL-3B-Instruct` at commit `0123abc`" in text
+
+
+def test_the_command_line_quantizes_and_checks(tmp_path):
+    case = cases()["qwen2_5_vl"]
+    folder = write_checkpoint(case, tmp_path / "hf")
+    done = rave("convert", folder, tmp_path / "four", "--quantize", "4", "--group-size", "32", "--check")
+    assert done.returncode == 0, done.stderr
+    first, *report = done.stdout.splitlines()
+    assert first == str(tmp_path / "four")
+    assert "compared with the original" in report[0]
+    assert any("decoder.layers" in line for line in report)
+    packing = store.read_config(tmp_path / "four").quantization
+    assert packing is not None
+    assert (packing.bits, packing.group_size, packing.mode) == (4, 32, "affine")
+    for wrong, message in (
+        (("--group-size", "32"), "go with --quantize"),
+        (("--quantize", "4", "--check-image", "a.png"), "goes with --check"),
+        (("--quantize", "7"), "7"),
+        (("--recipe", "none"), "no such file"),
+    ):
+        failed = rave("convert", folder, tmp_path / "no", *wrong)
+        assert failed.returncode == 2, failed.stderr
+        assert message in failed.stderr
+    assert not (tmp_path / "no").exists()

@@ -63,6 +63,24 @@ def convert(
             rich_help_panel=_QUANTIZATION,
         ),
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Afterwards compare answers with the original's on a few documents, so that bits can be chosen "
+            "knowingly: divergence of next-token probabilities, agreement, the worst weights. Runs both models.",
+            rich_help_panel=_QUANTIZATION,
+        ),
+    ] = False,
+    check_image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--check-image",
+            metavar="FILE",
+            help="A document of your own for --check; repeat for several.",
+            rich_help_panel=_QUANTIZATION,
+        ),
+    ] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done, from headers alone; write nothing.")
@@ -83,8 +101,10 @@ def convert(
     """
     from rave_mlx import convert as converter
     from rave_mlx.config import GateConfig
+    from rave_mlx.convert.check import check as compare
     from rave_mlx.convert.push import check_push
     from rave_mlx.convert.quantize import Options
+    from rave_mlx.convert.source import find
 
     gates = GateConfig() if gate else None
     packing = None
@@ -92,6 +112,10 @@ def convert(
         packing = Options(quantize, group_size, mode or "affine", recipe, quantize_vision)
     elif group_size is not None or quantize_vision:
         raise UsageError("--group-size and --quantize-vision go with --quantize, --mode or --recipe")
+    if check_image and not check:
+        raise UsageError("--check-image goes with --check")
+    if check and out is None:
+        raise UsageError("--check goes with a conversion: give OUT")
     if dry_run:
         print("\n".join(converter.plan(source, dtype=dtype, gate=gates, quantize=packing, revision=revision).lines()))
         return
@@ -103,6 +127,8 @@ def convert(
                 source, out, dtype=dtype, gate=gates, quantize=packing, revision=revision, progress=progress
             )
         print(path)
+        if check:
+            print(compare(find(source, revision), path, check_image or ()).text())
     elif push is None:
         raise UsageError("missing OUT, the directory to create")
     else:
