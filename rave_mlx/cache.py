@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from rave_mlx.attention.policies.run import Run
+
 _STEP = 256
 
 
@@ -52,12 +54,14 @@ class Cache:
     Attributes:
         gated: whether gate features are computed and kept.
         visual_span: [first, last + 1) positions that hold every visual token, (0, 0) without one.
+        run: the attention policies that keys and values were made under, and what they know; None without any.
     """
 
-    def __init__(self, num_layers: int, *, gated: bool):
+    def __init__(self, num_layers: int, *, gated: bool, run: Run | None = None):
         self.layers = [LayerCache() for _ in range(num_layers)]
         self.gated = gated
         self.visual_span = (0, 0)
+        self.run = run
 
     @property
     def length(self) -> int:
@@ -75,12 +79,19 @@ class Cache:
         self.visual_span = (min(low, first), max(high, last)) if low < high else (first, last)
 
     def trim(self, length: int) -> None:
-        """Forget every token from position `length` on."""
+        """Forget every token from position `length` on.
+
+        Layers after a pruning policy hold fewer tokens; they forget as many of the last ones as the first layer does.
+        """
+        drop = max(0, self.length - length)
         for layer in self.layers:
-            layer.trim(length)
+            layer.trim(max(0, layer.length - drop))
+        if self.run is not None:
+            self.run.trim(length)
         low, high = self.visual_span
         self.visual_span = (low, min(high, length)) if low < length else (0, 0)
 
     def evaluate(self) -> None:
         """Compute everything stored, so that no graph of earlier steps is kept alive."""
-        mx.eval([x for layer in self.layers for x in layer.arrays])
+        states = [] if self.run is None else self.run.arrays
+        mx.eval([x for layer in self.layers for x in layer.arrays] + states)

@@ -71,6 +71,9 @@ def prefill(
         image = prompt.images[index]
         if image.digest not in known:
             known[image.digest] = encode(lmm, image)
+    if cache.run is not None:
+        cache.run.plan(lmm, [prompt], known)
+        chunk = chunk if cache.run.chunkable else len(prompt)
     while True:
         stop = _chunk_end(prompt, cache.length, chunk)
         with backend.row_parallel():
@@ -166,6 +169,8 @@ def _continued(prompt: Prompt, answer: Sequence[int]) -> Prompt:
 
 def step(lmm: LMM, cache: Cache, token: mx.array, position: int, *, path: Path | None = None) -> mx.array:
     """Logits (1, vocab) after one more text token (1,) at a rotary position."""
+    if cache.run is not None:
+        cache.run.write(position)
     hidden = lmm.decoder.hidden(
         lmm.decoder.embed(token[None]),
         mx.full((1, 3, 1), position, dtype=mx.int32),
@@ -174,6 +179,7 @@ def step(lmm: LMM, cache: Cache, token: mx.array, position: int, *, path: Path |
         gate_span=cache.visual_span if cache.gated else None,
         longest=position + 1,
         path=path,
+        run=cache.run,
     )
     return lmm.decoder.logits(hidden)[:, 0]
 

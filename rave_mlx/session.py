@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 
+from rave_mlx.attention.policies.parse import Attention, Steering, steering
 from rave_mlx.cache import Cache
 from rave_mlx.generation import Clock, Finish, Piece, decode, encode, prefill
 from rave_mlx.images import ImageSource
@@ -23,7 +24,6 @@ from rave_mlx.models.lmm import LMM
 from rave_mlx.prompt import ImagePart, Message, Prompt, TextPart
 from rave_mlx.sampling import Sampling
 
-Policy = Literal["none", "rave"]
 _FEATURES_KEPT = 8
 
 
@@ -57,19 +57,23 @@ class Session:
 
     Args:
         lmm: the model.
-        policy: attention policy: "rave" uses the model's pair gates, "none" leaves them out. None: gates if the
-            model has any that do something.
+        policy: attention policy, as after `--attention`, or `Policy` objects: "rave" uses the model's pair gates,
+            "none" leaves them out, "var:paper" leaves them out and steers, "rave+var:paper" does both. None: gates if
+            the model has any that do something.
         max_tokens: limit of an answer's length.
         image_tokens: budget of visual tokens an image; None for the default.
         sampling: how tokens are drawn.
         system: a system message that starts every conversation.
+
+    Raises:
+        UsageError: for a policy that does not exist, or that the model cannot take.
     """
 
     def __init__(
         self,
         lmm: LMM,
         *,
-        policy: Policy | None = None,
+        policy: Attention = None,
         max_tokens: int = 256,
         image_tokens: int | None = None,
         sampling: Sampling | None = None,
@@ -82,11 +86,25 @@ class Session:
         self._opening = [] if system is None else [Message("system", (TextPart(system),), plain=True)]
         self.messages: list[Message] = list(self._opening)
         self.stats: TurnStats | None = None
-        self._gate = {"none": False, "rave": True, None: None}[policy]
         self._cache: Cache | None = None
         self._seen: Prompt | None = None
         self._regime: int | None = 0
         self._features: OrderedDict[str, mx.array] = OrderedDict()
+        self._steering = Steering()
+        self.policy = steering(policy)
+
+    @property
+    def policy(self) -> Steering:
+        """The attention policy. Setting another one keeps the conversation, to be read again: keys and values made
+        under one policy are not those of another."""
+        return self._steering
+
+    @policy.setter
+    def policy(self, policy: Attention) -> None:
+        self._steering = steering(policy)
+        for each in self._steering.policies:
+            each.check(self.lmm.config)
+        self._cache = self._seen = None
 
     def send(self, text: str, images: Sequence[ImageSource | ImagePart] = ()) -> Generator[Piece]:
         """Ask a question and stream the answer; both become part of the conversation.
@@ -122,6 +140,8 @@ class Session:
     def _answer(self, messages: list[Message]) -> Generator[Piece]:
         clock = Clock()
         shown = latest_turn(messages) if self.lmm.config.turns == "last" else messages
+        for policy in self._steering.policies:
+            shown = list(policy.revise(self.lmm, shown))
         prompt = self.lmm.prompt(shown)
         cache, reused = self._reuse(prompt)
         encoded = self._encode(prompt, reused)
@@ -149,9 +169,11 @@ class Session:
     def _reuse(self, prompt: Prompt) -> tuple[Cache, int]:
         """The cache, trimmed to what it shares with `prompt` (at least one token is left to read)."""
         if self._cache is None:
-            self._cache = self.lmm.make_cache(gate=self._gate)
+            self._cache = self.lmm.make_cache(gate=self._steering.gate, policies=self._steering.policies)
         shared = 0 if self._seen is None else min(self._seen.same_until(prompt), len(prompt) - 1, self._cache.length)
         if self._regime != regime(self.lmm.config.text.rope, prompt.token_map.next_position):
+            shared = 0
+        if self._cache.run is not None and not self._cache.run.prefix_reusable:
             shared = 0
         self._cache.trim(shared)
         self._seen = None

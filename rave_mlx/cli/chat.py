@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -48,10 +48,13 @@ def chat(
         ),
     ] = None,
     attention: Annotated[
-        Literal["none", "rave"] | None,
+        str | None,
         typer.Option(
             "--attention",
-            help="rave: use the model's pair gates; none: leave them out. Default: rave where the model has gates.",
+            metavar="NAME[:PRESET][:KEY=VALUE,...]",
+            help="Where the model looks. rave: use its pair gates; none: leave them out; default: rave where there are "
+            "gates. Policies: var (presets paper, released, cosine) and others, rave+var:paper for both; a wrong name "
+            "lists them all. A model trained with the mutual mask (AKI) always uses it.",
             rich_help_panel=_READING,
         ),
     ] = None,
@@ -86,6 +89,7 @@ def chat(
 
     Without --prompt a conversation starts (type /help in it); questions may also come from a pipe, one a line.
     """
+    from rave_mlx.attention.policies.parse import steering
     from rave_mlx.cli.repl import Repl
     from rave_mlx.loading import load
     from rave_mlx.sampling import Sampling
@@ -99,9 +103,10 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
+    policy = steering(attention)
     lmm = load(model, adapter=adapter)
     session = Session(
-        lmm, policy=attention, max_tokens=max_tokens, image_tokens=image_tokens, sampling=sampling, system=system
+        lmm, policy=policy, max_tokens=max_tokens, image_tokens=image_tokens, sampling=sampling, system=system
     )
     repl = Repl(session, built_in=model is None, json=json)
     for file in image or []:

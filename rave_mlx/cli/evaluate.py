@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -33,8 +33,12 @@ def evaluate(
         str | None, typer.Option("--adapter", metavar="DIR", help="Adapter to put on the model.")
     ] = None,
     attention: Annotated[
-        Literal["none", "rave"] | None,
-        typer.Option("--attention", help="rave: use the model's pair gates; none: leave them out."),
+        str | None,
+        typer.Option(
+            "--attention",
+            metavar="NAME[:PRESET][:KEY=VALUE,...]",
+            help="rave: use the model's pair gates; none: leave them out; or a policy, as var:paper, rave+var:paper.",
+        ),
     ] = None,
     pages: Annotated[
         int, typer.Option("--pages", min=1, help="Pages to draw, for each split or kind; headings of a PDF.")
@@ -53,15 +57,17 @@ def evaluate(
 
     Answers are greedy, one question at a time. Tables go to stdout, progress to stderr.
     """
+    from rave_mlx.attention.policies.parse import steering
     from rave_mlx.evaluate.output import as_json, as_tables, follow, write_answers
     from rave_mlx.evaluate.runner import answer_all
     from rave_mlx.evaluate.tasks import open_task
     from rave_mlx.loading import load
 
+    policy = steering(attention)
     items, breakdowns = open_task(task, pages)
     lmm = load(model, adapter=adapter)
     results = list(
-        answer_all(lmm, items, policy=attention, image_tokens=image_tokens, progress=follow() if not json else None)
+        answer_all(lmm, items, policy=policy, image_tokens=image_tokens, progress=follow() if not json else None)
     )
     if sys.stderr.isatty() and not json:
         print(file=sys.stderr)

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from rave_mlx.attention.policies.parse import Attention
 from rave_mlx.evaluate.item import Item
 from rave_mlx.evaluate.metrics import anls, character_errors, exact
 from rave_mlx.models.lmm import LMM
 from rave_mlx.prompt import ImagePart
-from rave_mlx.session import Policy, Session
+from rave_mlx.session import Session
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def answer_all(
     lmm: LMM,
     items: Iterable[Item],
     *,
-    policy: Policy | None = None,
+    policy: Attention = None,
     image_tokens: int | None = None,
     progress: Callable[[Result], None] | None = None,
 ) -> Iterator[Result]:

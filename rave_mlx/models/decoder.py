@@ -6,12 +6,14 @@ depends on array values, so it can be traced by `mx.compile`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from rave_mlx.attention import Mask, PairGate, Path, attend, decoder_mask
+from rave_mlx.attention.policies.base import Kept
+from rave_mlx.attention.policies.run import Block, Run
 from rave_mlx.cache import Cache, LayerCache
 from rave_mlx.config import LMMConfig, TextConfig
 from rave_mlx.elementwise import silu_mul
@@ -66,21 +68,34 @@ class Attention(nn.Module):
         v = self.v_proj(x).reshape(batch, length, self._kv_heads, -1)
         return (self.q_norm(q), self.k_norm(k), v) if self._qk_norm else (q, k, v)
 
-    def __call__(self, q: mx.array, k: mx.array, v: mx.array, step: Step, cache: LayerCache | None) -> mx.array:
+    def __call__(
+        self,
+        q: mx.array,
+        k: mx.array,
+        v: mx.array,
+        step: Step,
+        cache: LayerCache | None,
+        block: Block | None = None,
+    ) -> mx.array:
         """Attend from projected states; returns the heads side by side (B, L, H * d)."""
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         gated = step.gate_span is not None and "gate" in self
         u = self.gate.query_features(q) if gated else None
-        stored = [step.table.apply(k), v] + ([self.gate.key_features(k, step.visual)] if gated else [])
+        features = [self.gate.key_features(k, step.visual)] if gated else []
+        turned = step.table.apply(k)
+        queries = step.table.apply(q)
+        if block is not None:
+            queries, turned, v = block.edit(q, k, queries, turned, v)
+        stored = [turned, v, *features]
         if cache is not None:
             stored = cache.append(*stored)
         terms = None
         if u is not None and step.gate_span is not None:
             terms = self.gate.terms(u, stored[2], step.gate_span)
-        q = step.table.apply(q)
         keys, values = stored[:2]
         mask = step.sliding_mask if self._slides else step.mask
-        out = attend(q, keys, values, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)
+        door = attend if block is None else block.attend
+        out = door(queries, keys, values, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)
         return out.swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
 
@@ -107,9 +122,12 @@ class DecoderLayer(nn.Module):
         self.post_attention_norm = nn.RMSNorm(text.hidden_size, text.norm_eps)
         self.mlp = MLP(text)
 
-    def __call__(self, x: mx.array, step: Step, cache: LayerCache | None) -> mx.array:
+    def __call__(self, x: mx.array, step: Step, cache: LayerCache | None, block: Block | None = None) -> mx.array:
         q, k, v = by_rows(lambda x: self.attention.project(self.input_norm(x)), x, axis=1)
-        attended = self.attention(q, k, v, step, cache)
+        attended = self.attention(q, k, v, step, cache, block)
+        if block is not None and block.edits_sublayers:
+            x = x + block.sublayer("attention", self.attention.o_proj(attended))
+            return x + block.sublayer("mlp", self.mlp(self.post_attention_norm(x)))
         return by_rows(self._finish, x, attended, axis=1)[0]
 
     def _finish(self, x: mx.array, attended: mx.array) -> list[mx.array]:
@@ -151,6 +169,7 @@ class Decoder(nn.Module):
         deepstack: mx.array | None = None,
         longest: int | None = None,
         path: Path | None = None,
+        run: Run | None = None,
     ) -> mx.array:
         """Run the layers over new tokens.
 
@@ -167,9 +186,10 @@ class Decoder(nn.Module):
             longest: length in positions of the sequence that the tokens belong to, for rotary frequencies that
                 depend on it; None: these tokens end it.
             path: forced attention path.
+            run: attention policies, to which the new tokens have been announced.
 
         Returns:
-            Normalized hidden states of the new tokens (B, L, hidden).
+            Normalized hidden states of the new tokens (B, L, hidden); of those that a pruning policy kept.
         """
         text, length = self._text, x.shape[1]
         keys = length + (0 if cache is None else cache.length)
@@ -178,13 +198,63 @@ class Decoder(nn.Module):
         table = text_table(text.rope, text.head_dim, positions, longest)
         step = Step(table, mask, sliding, visual, gate_span, path)
         for index, layer in enumerate(self.layers):
-            x = layer(x, step, None if cache is None else cache.layers[index])
+            block = None
+            if run is not None:
+                step = self._follow(step, run, index, length)
+                block = run.enter(index, x)
+            x = layer(x, step, None if cache is None else cache.layers[index], block)
             if deepstack is not None and index < deepstack.shape[0]:
                 x = x + deepstack[index]
+            if run is not None and block is not None and (kept := block.leave(x)) is not None:
+                run.prune(index, kept)
+                x = _taken(x, kept.index, 1) if kept.x is None else kept.x
+                deepstack = None if deepstack is None else mx.stack([_taken(d, kept.index, 1) for d in deepstack])
+                step = self._narrow(step, run, index + 1, kept)
         normalized: mx.array = self.norm(x)
         return normalized
+
+    def _narrow(self, step: Step, run: Run, layer: int, kept: Kept) -> Step:
+        """The step of the layers from `layer` on, for the tokens that a policy kept."""
+        table, index = step.table, kept.index
+        if kept.positions is not None:
+            table = text_table(self._text.rope, self._text.head_dim, kept.positions, _longest(run))
+        else:
+            table = RotaryTable(_taken(table.cos, index, 2), _taken(table.sin, index, 2))
+        masks = [
+            m if m is None or isinstance(m, str) else _taken(_taken(m, index, 2), index, 3)
+            for m in (step.mask, step.sliding_mask)
+        ]
+        visual = None if step.visual is None else _taken(step.visual, index, 1)
+        span = None if step.gate_span is None else (0, index.shape[1])
+        return Step(table, masks[0], masks[1], visual, span, step.path)
+
+    def _follow(self, step: Step, run: Run, layer: int, length: int) -> Step:
+        """The step of a layer that holds fewer keys than the one before it, for tokens that come after pruning."""
+        tokens = run.tokens_of(layer)
+        if layer == 0 or tokens is run.tokens_of(layer - 1) or run.pruned_now(layer):
+            return step
+        text = self._text
+        table = text_table(text.rope, text.head_dim, mx.array(tokens.positions[..., -length:]), _longest(run))
+        sliding = decoder_mask(length, len(tokens), window=text.sliding_window)
+        span = None if step.gate_span is None else (0, len(tokens))
+        return replace(step, table=table, mask="causal", sliding_mask=sliding, gate_span=span)
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Vocabulary scores (B, L, vocab) of hidden states (B, L, hidden)."""
         scores: mx.array = self.embed.as_linear(hidden) if self._text.tie_embeddings else self.head(hidden)
         return scores
+
+
+def _taken(x: mx.array, index: mx.array, axis: int) -> mx.array:
+    """Entries (B, n) of an axis of x, whose batch may be 1."""
+    batch = max(x.shape[0], index.shape[0])
+    shape = [1] * x.ndim
+    shape[0], shape[axis] = index.shape
+    x = mx.broadcast_to(x, (batch, *x.shape[1:]))
+    where = mx.broadcast_to(index.reshape(shape), (batch, *x.shape[1:axis], index.shape[1], *x.shape[axis + 1 :]))
+    return mx.take_along_axis(x, where, axis=axis)
+
+
+def _longest(run: Run) -> int:
+    """Length in positions of what has been read."""
+    return int(run.tokens.positions.max()) + 1

@@ -12,6 +12,8 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from rave_mlx.attention import Path as AttentionPath
+from rave_mlx.attention.policies.base import Policy
+from rave_mlx.attention.policies.run import Run
 from rave_mlx.cache import Cache
 from rave_mlx.chat_template import ChatTemplate
 from rave_mlx.config import ImageConfig, LMMConfig
@@ -86,11 +88,25 @@ class LMM(nn.Module):
         features: mx.array = self.connector(self.vision(pixels, image.grid), image)
         return features
 
-    def make_cache(self, *, gate: bool | None = None) -> Cache:
-        """An empty cache. `gate` None: gates are used unless they are all zero."""
+    def make_cache(self, *, gate: bool | None = None, policies: Sequence[Policy] = ()) -> Cache:
+        """An empty cache. `gate` None: gates are used unless they are all zero.
+
+        Raises:
+            UsageError: for a policy that the model cannot take.
+        """
         if gate is None:
             gate = any(not g.is_inert for g in self.decoder.gates)
-        return Cache(self.config.text.num_layers, gated=gate and bool(self.decoder.gates))
+        return Cache(self.config.text.num_layers, gated=gate and bool(self.decoder.gates), run=self.make_run(policies))
+
+    def make_run(self, policies: Sequence[Policy]) -> Run | None:
+        """The state of policies over a conversation that begins; None without policies.
+
+        Raises:
+            UsageError: for a policy that the model cannot take.
+        """
+        for policy in policies:
+            policy.check(self.config)
+        return Run(policies, self.config.text.num_layers) if policies else None
 
     def embed(
         self, prompt: Prompt, start: int, stop: int, features: Mapping[str, mx.array] | None = None
@@ -133,6 +149,8 @@ class LMM(nn.Module):
         visual = np.flatnonzero(tokens.visual[start:stop])
         if visual.size:
             cache.see(start + int(visual[0]), start + int(visual[-1]) + 1)
+        if cache.run is not None:
+            cache.run.read(tokens, start, stop)
         x, deepstack = self.embed(prompt, start, stop, features)
         opened = None if tokens.opened is None else tokens.opened[None, :, start:stop]
         return self.decoder.hidden(
@@ -145,14 +163,21 @@ class LMM(nn.Module):
             deepstack=deepstack,
             longest=tokens.next_position,
             path=path,
+            run=cache.run,
         )
 
     def logits(
-        self, prompt: Prompt | Sequence[Prompt], *, gate: bool | None = None, path: AttentionPath | None = None
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        gate: bool | None = None,
+        path: AttentionPath | None = None,
+        run: Run | None = None,
     ) -> mx.array:
         """Scores of every next token (B, L, vocab); several prompts are padded on the left to one length.
 
-        `gate` False switches the pair gates off, True computes them even if they are all zero.
+        `gate` False switches the pair gates off, True computes them even if they are all zero. `run` is a fresh one of
+        `make_run`: attention policies for this call.
         """
         prompts = [prompt] if isinstance(prompt, Prompt) else list(prompt)
         length = max(map(len, prompts))
@@ -165,6 +190,9 @@ class LMM(nn.Module):
         valid = np.arange(length) >= np.array(pads)[:, None]
         columns = np.flatnonzero(visual.any(axis=0))
         span = (int(columns[0]), int(columns[-1]) + 1) if columns.size else (0, 0)
+        if run is not None:
+            run.plan(self, prompts, {})
+            run.read_batch([m for m, _ in maps], length)
         opened = [np.pad(m.opened + n, [(0, 0), (n, 0)]) for m, n in maps if m.opened is not None]
         hidden = self.decoder.hidden(
             x,
@@ -176,6 +204,7 @@ class LMM(nn.Module):
             deepstack=_batch_deepstack([deep for _, deep in embedded], x, pads),
             longest=max(m.next_position for m, _ in maps),
             path=path,
+            run=run,
         )
         return self.decoder.logits(hidden)
 

@@ -1,0 +1,124 @@
+"""What policies know about the keys of a layer, and state that grows, shrinks and dies with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+_STEP = 256
+
+
+@dataclass
+class Tokens:
+    """Roles of all keys of a layer, on the host. B sequences, K keys.
+
+    Attributes:
+        role: (B, K) values of `prompt.Role`; -1 for padding.
+        image: (B, K) index of the image a visual token belongs to, -1 for the others.
+        positions: (B, 3, K) rotary positions.
+        shift: how many positions earlier than in the prompt the next token stands (after pruning).
+    """
+
+    role: NDArray[np.int8]
+    image: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    shift: int = 0
+    _marks: dict[str, mx.array] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def empty(cls, batch: int = 1) -> Tokens:
+        """No keys yet."""
+        return cls(np.zeros((batch, 0), np.int8), np.zeros((batch, 0), np.int32), np.zeros((batch, 3, 0), np.int32))
+
+    def __len__(self) -> int:
+        return int(self.role.shape[1])
+
+    @property
+    def visual(self) -> NDArray[np.bool_]:
+        """(B, K) marks of visual keys."""
+        return self.image >= 0
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(B, K) marks of keys that are not padding."""
+        return self.role >= 0
+
+    def marks(self, kind: str) -> mx.array:
+        """(B, K) marks on the device: "visual", "text" (neither visual nor padding) or "valid"."""
+        if kind not in self._marks:
+            chosen = {"visual": self.visual, "text": self.valid & ~self.visual, "valid": self.valid}[kind]
+            self._marks[kind] = mx.array(chosen)
+        return self._marks[kind]
+
+    def extend(self, role: NDArray[np.int8], image: NDArray[np.int32], positions: NDArray[np.int32]) -> None:
+        """Add new tokens: (B, n), (B, n), (B, 3, n)."""
+        if not len(self):
+            self.role, self.image, self.positions = role, image, positions
+        else:
+            self.role = np.concatenate([self.role, role], axis=1)
+            self.image = np.concatenate([self.image, image], axis=1)
+            self.positions = np.concatenate([self.positions, positions - self.shift], axis=2)
+        self._marks.clear()
+
+    def trim(self, length: int) -> None:
+        """Forget every key from `length` on."""
+        self.role, self.image = self.role[:, :length], self.image[:, :length]
+        self.positions = self.positions[..., :length]
+        self._marks.clear()
+
+    def take(self, index: NDArray[np.int64], positions: NDArray[np.int32] | None, shift: int) -> Tokens:
+        """The keys (B, n) that are kept."""
+        moved = np.take_along_axis(self.positions, index[:, None], axis=2) if positions is None else positions
+        role = np.take_along_axis(self.role, index, axis=1)
+        image = np.take_along_axis(self.image, index, axis=1)
+        return Tokens(role, image, moved, self.shift + shift)
+
+
+class KeyRows:
+    """An array with a row for each key, (B, K, ...), that may lag behind: rows never written are zero."""
+
+    def __init__(self) -> None:
+        self._array: mx.array | None = None
+        self.length = 0
+
+    def write(self, start: int, new: mx.array) -> None:
+        """Set rows from key `start` on to `new` (B, n, ...)."""
+        stop = start + new.shape[1]
+        room = -(-stop // _STEP) * _STEP
+        if self._array is None:
+            self._array = mx.zeros((new.shape[0], room, *new.shape[2:]), new.dtype)
+        elif room > self._array.shape[1]:
+            self._array = self._padded(room)
+        self._array[:, start:stop] = new
+        self.length = max(self.length, stop)
+
+    def upto(self, keys: int) -> mx.array:
+        """Rows of the first `keys` keys.
+
+        Raises:
+            ValueError: when nothing was ever written.
+        """
+        if self._array is None:
+            raise ValueError("no rows were written")
+        if keys > self._array.shape[1]:
+            self._array = self._padded(-(-keys // _STEP) * _STEP)
+        return self._array[:, :keys]
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """The stored array, for evaluation."""
+        return [] if self._array is None else [self._array]
+
+    def trim(self, length: int) -> None:
+        """Forget every row from `length` on."""
+        if self._array is not None and length < self.length:
+            self._array = self._array[:, :length]
+            self.length = length
+
+    def _padded(self, room: int) -> mx.array:
+        assert self._array is not None
+        more = room - self._array.shape[1]
+        return mx.pad(self._array, [(0, 0), (0, more)] + [(0, 0)] * (self._array.ndim - 2))
