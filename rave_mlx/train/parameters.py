@@ -1,0 +1,153 @@
+"""What trains, how fast, and with weight decay or without.
+
+Low-rank updates and gates are float32 parameters on a frozen model, quantized or not. Parts that are trained whole
+stay in the model's compute type; the optimizer keeps float32 copies of them (`train.optimizer`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from rave_mlx.adapters import AdapterConfig, ModelPart, attach, with_gates
+from rave_mlx.config import GateConfig
+from rave_mlx.errors import UsageError
+from rave_mlx.fingerprint import fingerprint
+from rave_mlx.models.lmm import LMM
+from rave_mlx.train.config import AdapterSettings, TrainConfig
+
+GroupName = Literal["adapter", "gate", "decoder", "connector", "vision"]
+
+_GATE = ".attention.gate."
+_ADAPTER_LEAVES = ("lora_a", "lora_b", "m")
+_GATE_SCALARS = ("a", "c", "beta")
+_TABLES = ("decoder.embed.weight", "decoder.head.weight")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained parameter.
+
+    Attributes:
+        name: canonical.
+        group: whose learning rate it has.
+        decays: whether weight decay applies: to matrices and filters, not to norms, biases and the gate's scalars.
+        is_matrix: whether it maps hidden states to hidden states, as Muon wants; embeddings and heads do not.
+    """
+
+    name: str
+    group: GroupName
+    decays: bool
+    is_matrix: bool
+
+
+def prepare(lmm: LMM, config: TrainConfig) -> tuple[LMM, AdapterConfig]:
+    """Put gates and updates on a model and mark what trains. The given model is changed in place; use what is returned.
+
+    Raises:
+        UsageError: for gates on a text-only model, unknown projections, or quantized parts that should train whole.
+    """
+    mx.random.seed(config.seed)
+    settings = config.adapter or AdapterSettings()
+    base = fingerprint(lmm)
+    gate = None
+    if config.gates:
+        if lmm.config.vision is None:
+            raise UsageError("this model reads text only and a gate acts on images; train with --lora-only")
+        gate = lmm.config.gate or GateConfig()
+        if lmm.config.gate is None:
+            lmm = with_gates(lmm, gate, lmm.path or Path())
+    _check_parts(lmm, config.full)
+    modules = projections(lmm, config.adapter.modules) if config.adapter is not None else ()
+    adapter = AdapterConfig(
+        rank=settings.rank,
+        scale=settings.scale,
+        modules=modules,
+        kind=settings.kind,
+        dropout=settings.dropout,
+        gate=gate,
+        full=config.full,
+        base=base,
+    )
+    attach(lmm, adapter)
+    mark(lmm, adapter)
+    return lmm, adapter
+
+
+def projections(lmm: LMM, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Canonical names of the decoder's projections that the patterns choose: last parts of names, or "all".
+
+    Raises:
+        UsageError: for a pattern that chooses nothing, with what there is.
+    """
+    names = [
+        name
+        for name, module in lmm.named_modules()
+        if name.startswith("decoder.layers.") and isinstance(module, (nn.Linear, nn.QuantizedLinear))
+    ]
+    chosen = {p: {n for n in names if p in ("all", n) or n.endswith(f".{p}")} for p in patterns}
+    nothing = [p for p, found in chosen.items() if not found]
+    if nothing:
+        kinds = sorted({n.rpartition(".")[2] for n in names})
+        raise UsageError(f"no projection is called {nothing[0]!r}; there are {', '.join(kinds)}, and all")
+    return tuple(sorted(set().union(*chosen.values()), key=names.index))
+
+
+def mark(lmm: LMM, adapter: AdapterConfig) -> None:
+    """Freeze all of a model but what `adapter` trains, and switch dropout on."""
+    modules = dict(lmm.named_modules())
+    for module in modules.values():
+        module.freeze(recurse=False)
+    for name in _trained_names(lmm, adapter):
+        module, _, leaf = name.rpartition(".")
+        modules[module].unfreeze(recurse=False, keys=leaf, strict=True)
+    lmm.train()
+
+
+def trained(lmm: LMM) -> tuple[Trained, ...]:
+    """The parameters that train, in a fixed order."""
+    return tuple(_describe(name, x) for name, x in sorted(trained_weights(lmm).items()))
+
+
+def trained_weights(lmm: LMM) -> dict[str, mx.array]:
+    """The arrays that train, by canonical name."""
+    return dict(tree_flatten(lmm.trainable_parameters()))
+
+
+def _describe(name: str, x: mx.array) -> Trained:
+    leaf = name.rpartition(".")[2]
+    if _GATE in name:
+        return Trained(name, "gate", leaf not in _GATE_SCALARS, is_matrix=False)
+    if leaf in _ADAPTER_LEAVES:
+        return Trained(name, "adapter", x.ndim > 1, x.ndim == 2)
+    part: GroupName = name.partition(".")[0]  # type: ignore[assignment]  # decoder, connector or vision
+    return Trained(name, part, x.ndim > 1, x.ndim == 2 and name not in _TABLES)
+
+
+def _trained_names(lmm: LMM, adapter: AdapterConfig) -> list[str]:
+    from rave_mlx.adapters import adapter_weights
+
+    return list(adapter_weights(lmm, adapter))
+
+
+def _check_parts(lmm: LMM, parts: Sequence[ModelPart]) -> None:
+    for part in parts:
+        if part not in lmm:
+            raise UsageError(f"this model has no {part} to train; it reads text only")
+        packed = [n for n, m in lmm[part].named_modules() if isinstance(m, (nn.QuantizedLinear, nn.QuantizedEmbedding))]
+        if packed:
+            raise UsageError(
+                f"the {part} is quantized and cannot be trained whole; train low-rank updates, or load the "
+                "unquantized model"
+            )
+
+
+def count(weights: Mapping[str, mx.array]) -> int:
+    """How many numbers these are."""
+    return sum(x.size for x in weights.values())

@@ -1,0 +1,86 @@
+"""How well the model does on held-out rows: mean loss of their trained tokens, and answers that are exactly right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rave_mlx import backend
+from rave_mlx.evaluate.metrics import exact
+from rave_mlx.generation import decode, prefill
+from rave_mlx.models.lmm import LMM
+from rave_mlx.prompt import Message, Prompt
+from rave_mlx.sampling import Sampling
+from rave_mlx.train.config import TrainConfig
+from rave_mlx.train.dataset import Dataset
+from rave_mlx.train.distributed import World
+from rave_mlx.train.features import FeatureCache
+from rave_mlx.train.loader import Loader
+from rave_mlx.train.loss import loss
+from rave_mlx.train.order import Order
+from rave_mlx.train.report import Validation
+
+_SLACK = 4
+"""Tokens that an answer may be longer than the right one before it is given up."""
+
+
+class Validator:
+    """Looks at held-out rows, the same ones every time; processes share the work."""
+
+    def __init__(self, lmm: LMM, rows: Dataset, config: TrainConfig, features: FeatureCache | None, world: World):
+        self._lmm, self._rows, self._config = lmm, rows, config
+        self._features, self._world = features, world
+        self._order = Order(rows.lengths, max(config.batch_size, world.size), 0, world.rank, world.size)
+
+    def validate(self, step: int, check: Callable[[], None]) -> Validation:
+        """Loss and exact match after update `step`; `check` is called now and then and may raise."""
+        self._lmm.eval()
+        try:
+            total, count = self._loss(check)
+            right, asked = self._answers(check)
+        finally:
+            self._lmm.train()
+        total, count, right, asked = self._world.totals(total, count, right, asked)
+        return Validation(step, total / max(count, 1), right / asked if asked else None, round(asked))
+
+    def prompts(self, most: int) -> list[Prompt]:
+        """Held-out conversations with images."""
+        indices = [i for i, row in enumerate(self._rows.stats) if row.images][:most]
+        return [self._rows[i].prompt for i in indices]
+
+    def _loss(self, check: Callable[[], None]) -> tuple[float, float]:
+        total, count = 0.0, 0
+        with Loader(self._rows, self._order, 0, workers=self._config.workers) as batches:
+            for number, batch in enumerate(batches):
+                if number == self._config.eval_batches:
+                    break
+                check()
+                known = None if self._features is None else self._features.read(batch.images)
+                with backend.row_parallel():
+                    part, tokens = loss(self._lmm, batch, known)
+                    total += float(np.asarray(part))
+                count += tokens
+        return total, count
+
+    def _answers(self, check: Callable[[], None]) -> tuple[float, float]:
+        right = asked = 0
+        most = min(self._config.eval_answers, len(self._rows))
+        for index in range(self._world.rank, most, self._world.size):
+            check()
+            messages, truth = self._rows.question(index)
+            said = answer(self._lmm, messages, self._rows.stats[index].trained + _SLACK, self._features)
+            right += exact(said, [truth])
+            asked += 1
+        return right, asked
+
+
+def answer(lmm: LMM, messages: list[Message], longest: int, features: FeatureCache | None = None) -> str:
+    """The greedy answer to a conversation whose images are decoded."""
+    prompt = lmm.prompt(messages)
+    cache = lmm.make_cache()
+    known = None if features is None else features.read(prompt.images)
+    logits = prefill(lmm, prompt, cache, features=known)
+    room = lmm.config.text.max_positions - len(prompt)
+    ids = list(decode(lmm, prompt, cache, logits, Sampling(), max_tokens=min(longest, room), features=known))
+    return lmm.tokenizer.decode([i for i in ids if i not in lmm.config.tokens.stop])
