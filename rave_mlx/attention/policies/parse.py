@@ -72,7 +72,9 @@ def _read(text: str) -> Policy:
         preset = settings.pop(0)
         if preset not in kind.presets:
             known = ", ".join(kind.presets) or "none"
-            raise UsageError(f"--attention {text}: {name} has no preset {preset!r}; there are: {known}")
+            raise UsageError(
+                f"--attention {text}: {name} has no preset {preset!r}; there are: {known}; or write key=value"
+            )
         fields |= kind.presets[preset]
     hints = typing.get_type_hints(kind)
     known_fields = [f.name for f in dataclasses.fields(kind)]

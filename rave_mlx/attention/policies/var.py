@@ -1,15 +1,166 @@
-"""VAR."""
+"""Visual Attention Redistribution (VAR, arXiv 2503.03321, ICLR 2025), without training and without a second pass.
+
+Attention parked on sink tokens (the first token, line breaks, *visual* sinks) goes to the visual tokens that are no
+sinks, in heads that look at the image. For every text query and head, with A the softmax weights, V the visual keys, S
+the sinks, T = V minus S:
+
+    r = A(T) / A(V);   where A(V) >= 0.2 and r >= rho:   A' = (1 - p) A on S,   A' = (1 + p A(S) / A(T)) A on T
+
+A row still sums to 1, and only its masses on three groups of keys are needed, so no attention matrix is held.
+
+Paper and released code (`seilk/VisAttnSink`, 98e62d6) differ; every difference is a field, and the presets `paper` and
+`released` set them. `cosine` is the paper's redistribution with sinks found by direction (`sinks`), which works where
+the paper's threshold cannot: phi is at most sqrt(hidden size), so tau = 20 never fires below a hidden size of 400.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from rave_mlx.attention.policies.base import Policy
+import mlx.core as mx
+import numpy as np
+
+from rave_mlx.attention.policies.base import Context, Policy
+from rave_mlx.attention.policies.sinks import cosines, profile, sink_values
+from rave_mlx.attention.policies.tokens import KeyRows
+from rave_mlx.errors import UsageError
+
+if TYPE_CHECKING:
+    from rave_mlx.config import LMMConfig
+    from rave_mlx.models.lmm import LMM
+
+_TINY = 1e-20
 
 
 @dataclass(frozen=True)
 class VAR(Policy):
-    """Visual Attention Redistribution."""
+    """Sink attention to visual tokens.
+
+    Attributes:
+        p: fraction of the sink attention that is `moved`, or, as the released code has it, `kept` (see `p_is`).
+        p_is: what `p` counts.
+        rho: how image-centric a head must be.
+        test: "target": the visual non-sinks hold at least rho of the visual mass (paper); "sink": the visual sinks
+            hold at most rho of it (code). The same at rho = 0.5.
+        min_visual: least visual mass of a head.
+        detector: "dims": massive activations in `dims`; "cosine": direction of the first token.
+        dims: sink dimensions; empty: found by `sinks.find_sink_dims` in a short text.
+        tau: threshold of the sink value phi.
+        strict: phi > tau (code) instead of phi >= tau.
+        cosine: threshold of the cosine.
+        first_layer: first layer that has sinks; the code's 2.
+        last_layer: whether the last layer takes part; the paper leaves it out, the code does not.
+        generated: whether generated tokens can be sinks; the code finds sinks in the prompt only.
+        need_visual_sink: a layer without a visual sink stays as it is (code); else its text sinks are recycled.
+    """
 
     name: ClassVar[str] = "var"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {},
+        "released": {
+            "p_is": "kept",
+            "rho": 0.5,
+            "test": "sink",
+            "strict": True,
+            "first_layer": 2,
+            "last_layer": True,
+            "generated": False,
+            "need_visual_sink": True,
+        },
+        "cosine": {"detector": "cosine"},
+    }
+
+    p: float = 0.6
+    p_is: Literal["moved", "kept"] = "moved"
+    rho: float = 0.8
+    test: Literal["target", "sink"] = "target"
+    min_visual: float = 0.2
+    detector: Literal["dims", "cosine"] = "dims"
+    dims: tuple[int, ...] = ()
+    tau: float = 20.0
+    strict: bool = False
+    cosine: float = 0.9
+    first_layer: int = 0
+    last_layer: bool = False
+    generated: bool = True
+    need_visual_sink: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise UsageError(f"--attention var: p is {self.p}; it is a fraction from 0 to 1")
+
+    @property
+    def moved(self) -> float:
+        """Fraction of the sink attention that moves."""
+        return self.p if self.p_is == "moved" else 1 - self.p
+
+    def check(self, config: LMMConfig) -> None:
+        hidden = config.text.hidden_size
+        if config.vision is None:
+            raise UsageError("--attention var: this model reads text only; there are no visual tokens to look at")
+        if self.detector == "cosine":
+            return
+        if self.tau > hidden**0.5:
+            raise UsageError(
+                f"--attention var: tau {self.tau:g} is never reached at hidden size {hidden}, where sink values stay "
+                f"below {hidden**0.5:.1f}; lower tau, or use var:cosine"
+            )
+        outside = [d for d in self.dims if not 0 <= d < hidden]
+        if outside:
+            raise UsageError(f"--attention var: dims {outside[0]}: the model has dimensions 0 to {hidden - 1}")
+
+    def layers(self, count: int) -> Collection[int]:
+        return range(self.first_layer, count if self.last_layer else count - 1)
+
+    def prepare(self, lmm: LMM) -> Mapping[str, Any]:
+        if self.detector == "cosine":
+            return {"layers": profile(lmm).layers}
+        dims = self.dims or profile(lmm).dims
+        if not dims:
+            raise UsageError(
+                "--attention var: this model shows no sink dimensions; name them (dims=3/14), or var:cosine"
+            )
+        return {"dims": mx.array(dims)}
+
+    def on_block_input(self, ctx: Context) -> None:
+        groups = ctx.state.setdefault("groups", KeyRows())
+        if ctx.phase == "decode" and not self.generated:
+            return
+        tokens, new = ctx.tokens, slice(ctx.start, None)
+        sink = self._sinks(ctx) & tokens.marks("valid")[:, new]
+        visual = tokens.marks("visual")[:, new]
+        groups.write(ctx.start, mx.stack([sink & visual, sink & ~visual, visual & ~sink], axis=-1).astype(mx.float32))
+
+    def _sinks(self, ctx: Context) -> mx.array:
+        """(B, L) marks of the new tokens that are sinks."""
+        if self.detector == "dims":
+            values = sink_values(ctx.x, ctx.plan["dims"])
+            return values > self.tau if self.strict else values >= self.tau
+        if ctx.layer not in ctx.plan["layers"]:
+            return mx.zeros(ctx.x.shape[:2], mx.bool_)
+        if "first" not in ctx.state or ctx.start == 0:
+            index = mx.array(np.argmax(ctx.tokens.valid, axis=1))
+            ctx.state["first"] = mx.take_along_axis(ctx.x, index[:, None, None], axis=1)[:, 0]
+        return cosines(ctx.x, ctx.state["first"]) > self.cosine
+
+    def key_groups(self, ctx: Context) -> mx.array:
+        """Visual sinks, other sinks, visual tokens that are no sinks."""
+        groups: KeyRows = ctx.state["groups"]
+        return groups.upto(len(ctx.tokens))
+
+    def group_weights(self, ctx: Context, masses: mx.array) -> mx.array:
+        visual_sink, other_sink, target = (masses[..., i : i + 1] for i in range(3))
+        visual = visual_sink + target
+        chosen = visual >= self.min_visual
+        if self.test == "target":
+            chosen = chosen & (target >= self.rho * visual)
+        else:
+            count = mx.array(ctx.tokens.visual[:, : ctx.keys].sum(axis=1))[:, None, None, None]
+            chosen = chosen & (visual_sink <= self.rho * (visual + 1e-6 * count))
+        if self.need_visual_sink:
+            chosen = chosen & (visual_sink > 0)
+        moved = mx.where(chosen & (target > 0), self.moved, 0.0)
+        gain = 1 + moved * (visual_sink + other_sink) / mx.maximum(target, _TINY)
+        return mx.concatenate([1 - moved, 1 - moved, gain], axis=-1)
