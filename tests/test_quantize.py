@@ -376,10 +376,11 @@ def test_mixed_widths_open_by_their_own(tmp_path, monkeypatch):
     file = rules(tmp_path, "decoder.*: 3/32\ndecoder.layers.1.*: 8/64\n*.down_proj: 6/32\ndecoder.head: 16\n")
     folder = tmp_path / "rave"
     convert(write_checkpoint(CASES["llava"], tmp_path / "hf"), folder, quantize=Options(mode="mxfp4", recipe=file))
-    plain = expanded(folder, tmp_path / "plain")
+    plain, seen = expanded(folder, tmp_path / "plain"), []
     for keep in (True, False):
-        monkeypatch.setattr(backend, "expand_quantized", lambda stored, wide, keep=keep: not keep)
+        monkeypatch.setattr(backend, "expand_quantized", lambda stored, wide, keep=keep: seen.append(wide) or not keep)
         lmm, reference = rave_mlx.load(folder), rave_mlx.load(plain)
+        assert seen.pop() == 4 * sum(w.size for w in reference.named_weights().values())
         prompt = lmm.prepare(CONVERSATIONS["one image"])
         assert relative(lmm.logits(prompt), reference.logits(prompt)) <= 1e-5
 
@@ -516,6 +517,15 @@ def test_different_models_are_not_compared(tmp_path):
     template.write_text(template.read_text().replace("<|im_end|>", ""))
     with pytest.raises(ModelError, match="different tokens; compare a model with what it was quantized from"):
         check.check(tmp_path / "hf", tmp_path / "rave")
+
+
+def test_what_is_compared_is_what_the_model_says_with_its_gates():
+    lmm = tiny_model(GateConfig(rank=3))
+    prompt = lmm.prepare([ask("Read.", picture())])
+    where = np.array([3, 17, len(prompt) - 1])
+    expected = np.array(lmm.logits(prompt, gate=True))[0, where]
+    assert relative(check._logits(lmm, prompt, where), expected) <= 1e-5
+    assert relative(np.array(lmm.logits(prompt, gate=False))[0, where], expected) > 1e-3
 
 
 def test_nothing_a_model_would_say_after_a_visual_token_counts():
