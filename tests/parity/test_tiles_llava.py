@@ -12,9 +12,10 @@ from PIL import Image
 from support import ask, picture, relative
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 import mlx.core as mx  # noqa: E402
+from transformers.image_processing_utils import select_best_resolution  # noqa: E402
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # noqa: E402
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil  # noqa: E402
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil  # noqa: E402
@@ -28,6 +29,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 import rave_mlx  # noqa: E402
 from parity import golden as reference  # noqa: E402
 from rave_mlx.config import ImageConfig, TileConfig  # noqa: E402
+from rave_mlx.convert.families import towers  # noqa: E402
+from rave_mlx.convert.families.text_defaults import DEFAULTS, with_defaults  # noqa: E402
 from rave_mlx.models.connectors.mlp import scale_features  # noqa: E402
 from rave_mlx.patches import normalised  # noqa: E402
 from rave_mlx.tiles import cut_tiles  # noqa: E402
@@ -114,6 +117,12 @@ def test_the_number_of_visual_tokens_is_the_processors(family, width, height):
     assert found == processor._get_number_of_features(height, width, tile, tile)
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 4000), st.integers(1, 4000), st.permutations(NEXT_SIZES))
+def test_the_best_size_is_the_processors_whatever_the_order(width, height, sizes):
+    assert best_size((width, height), sizes) == select_best_resolution((height, width), sizes)
+
+
 def test_the_prompt_holds_as_many_tokens_as_the_processor_says():
     for config, processor in COUNTERS.values():
         for size in SHAPES.values():
@@ -130,6 +139,20 @@ def test_features_are_scaled_as_torch_scales_them(sizes):
     planes = torch.from_numpy(x).permute(2, 0, 1)[None]
     expected = torch.nn.functional.interpolate(planes, [rows, columns], mode="bilinear")[0].permute(1, 2, 0).numpy()
     assert np.abs(np.array(scale_features(mx.array(x), rows, columns)) - expected).max() <= 2e-5
+
+
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_what_a_text_configuration_leaves_out_is_transformers_default(kind):
+    config = transformers.AutoConfig.for_model(kind)
+    for key, value in with_defaults({}, kind, "").items():
+        found = config.rope_parameters[key] if key == "rope_theta" else getattr(config, key, value)
+        assert found == (None if key == "sliding_window" and kind.startswith("qwen") else value), key
+
+
+@pytest.mark.parametrize("kind", towers.DEFAULTS)
+def test_what_a_tower_configuration_leaves_out_is_transformers_default(kind):
+    config = transformers.AutoConfig.for_model(kind).to_dict()
+    assert {key: config[key] for key in towers.DEFAULTS[kind]} == towers.DEFAULTS[kind]
 
 
 def test_every_level_is_normalised_as_the_processor_does_it():
