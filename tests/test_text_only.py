@@ -34,6 +34,7 @@ def test_a_configuration_of_few_keys():
     """Old files: Llama 2's has no rotary base, the first Llama's no number of key heads."""
     text = read("llama")
     assert (text.rope.theta, text.num_kv_heads, text.head_dim, text.norm_eps) == (10000.0, 4, 8, 1e-6)
+    assert (read("qwen3").head_dim, read("phi3").norm_eps) == (128, 1e-5)
     assert (text.sliding_window, text.qkv_bias, text.qk_norm, text.tie_embeddings) == (None, False, False, False)
 
 
