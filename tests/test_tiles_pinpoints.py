@@ -339,3 +339,26 @@ def test_the_oldest_processors_gave_sizes_as_numbers():
     image = read("llava-1.5-7b-hf", processor=CLIP_STEPS | {"size": 336, "crop_size": 336}).image
     assert image == LLAVA
     assert read("llava-1.5-7b-hf", processor={}).image == LLAVA
+
+
+@pytest.mark.parametrize(
+    ("name", "modern"),
+    [
+        ("language_model.model.layers.0.mlp.up_proj.weight", "model.language_model.layers.0.mlp.up_proj.weight"),
+        ("language_model.lm_head.weight", "lm_head.weight"),
+        ("vision_tower.vision_model.pre_layrnorm.bias", "model.vision_tower.pre_layrnorm.bias"),
+        ("model.vision_tower.vision_model.post_layernorm.bias", "model.vision_tower.post_layernorm.bias"),
+        ("model.vision_tower.encoder.layers.1.mlp.fc1.bias", "model.vision_tower.encoder.layers.1.mlp.fc1.bias"),
+        ("multi_modal_projector.linear_1.bias", "model.multi_modal_projector.linear_1.bias"),
+        ("image_newline", "model.image_newline"),
+    ],
+)
+def test_names_of_every_era(name, modern):
+    family = FAMILIES["llava_next"]
+    assert family.modern(name) == modern and not family.ignores(modern)
+
+
+@pytest.mark.parametrize("name", ["embeddings.position_ids", "head.probe", "head.attention.in_proj_weight"])
+def test_buffers_and_the_pooling_head_are_no_weights(name):
+    family = FAMILIES["llava_onevision"]
+    assert family.ignores(family.modern(f"vision_tower.vision_model.{name}"))
