@@ -5,12 +5,15 @@ The vocabulary scores are left to `loss`, which needs them at few positions only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
 
 from rave_mlx.attention import Path, decoder_mask
 from rave_mlx.models.decoder import Decoder, Step
@@ -59,29 +62,43 @@ def hidden_states(
     return hidden
 
 
-def recomputed(module: nn.Module, function: Callable[..., mx.array], *args: mx.array) -> mx.array:
+def recomputed(module: nn.Module, key: mx.array, *args: mx.array, function: Callable[..., mx.array]) -> mx.array:
     """`function(*args)`, which uses `module`: nothing inside is kept for the gradient, it is computed again instead.
 
-    Random numbers (dropout) are the same both times, which `mx.checkpoint` alone does not see to.
+    `key` starts its random numbers (dropout), so that they are the same both times; `mx.checkpoint` alone draws anew.
     """
-    trainable = module.trainable_parameters()
+
+    def inner(parameters: dict[str, Any], *args: mx.array) -> mx.array:
+        with standing_in(module, dict(tree_flatten(parameters)), key):
+            return function(*args)
+
+    out: mx.array = mx.checkpoint(inner)(module.trainable_parameters(), *args)
+    return out
+
+
+@contextmanager
+def standing_in(module: nn.Module, parameters: Mapping[str, mx.array], key: mx.array) -> Iterator[None]:
+    """Other arrays in the place of a module's parameters, and random numbers that start from `key`.
+
+    Both are put back: what stands in for a parameter inside a transformed function has no gradient outside of it.
+    """
+    state = _random_state()
+    outside, own = mx.array(state), dict(tree_flatten(module.trainable_parameters()))
+    state[:] = key
+    module.update(tree_unflatten(list(parameters.items())))
+    try:
+        yield
+    finally:
+        module.update(tree_unflatten([(name, own[name]) for name in parameters]))
+        state[:] = outside
+
+
+def draw_keys(count: int) -> mx.array:
+    """Keys (count, 2) of independent random numbers, drawn from the global ones."""
     state = _random_state()
     following, key = mx.random.split(state)
     state[:] = following
-
-    def inner(parameters: dict[str, Any], *args: mx.array) -> mx.array:
-        state = _random_state()
-        outside = mx.array(state)
-        state[:] = key
-        module.update(parameters)
-        out = function(*args)
-        # What stands in for the parameters here must not stay in the module: outside it has no gradient.
-        module.update(trainable)
-        state[:] = outside
-        return out
-
-    out: mx.array = mx.checkpoint(inner)(trainable, *args)
-    return out
+    return mx.random.split(key, count)
 
 
 def _random_state() -> mx.array:
@@ -112,8 +129,9 @@ def _recomputing(
         gate_span,
         path,
     )
+    keys = draw_keys(len(decoder.layers))
     for index, layer in enumerate(decoder.layers):
-        x = recomputed(layer, lambda x, layer=layer: layer(x, step, None), x)
+        x = recomputed(layer, keys[index], x, function=partial(layer, step=step, cache=None))
         if deepstack is not None and index < deepstack.shape[0]:
             x = x + deepstack[index]
     normalized: mx.array = decoder.norm(x)

@@ -8,18 +8,22 @@ gradient.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from rave_mlx.attention import Path
 from rave_mlx.models.decoder import Decoder
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.batch import Batch
-from rave_mlx.train.forward import hidden_states, recomputed
+from rave_mlx.train.forward import draw_keys, hidden_states, standing_in
 
-CHUNK_SCORES = 1 << 24
-"""Vocabulary scores that exist at once: 64 MB in float32."""
+Weights = dict[str, mx.array]
+
+CHUNK_SCORES = 1 << 22
+"""Vocabulary scores that exist at once: 16 MB in float32, and a few times that while they are worked on."""
 
 
 def loss(
@@ -47,18 +51,48 @@ def loss(
 def cross_entropy(decoder: Decoder, states: mx.array, targets: mx.array, *, chunk: int | None = None) -> mx.array:
     """Sum of -log softmax(head(state))[target] over states (N, hidden) and targets (N,); float32 scalar.
 
-    `chunk` states go through the head at a time; None: as many as CHUNK_SCORES allows.
+    `chunk` states go through the head at a time; None: as many as CHUNK_SCORES allows. Chunks wait for each other, in
+    the backward pass too, so that the scores of one are gone before those of the next exist.
     """
-    text = decoder._text
-    head = decoder.embed if text.tie_embeddings else decoder.head
-    chunk = chunk or max(1, CHUNK_SCORES // text.vocab_size)
+    head = decoder.embed if decoder._text.tie_embeddings else decoder.head
+    trainable = dict(tree_flatten(head.trainable_parameters()))
+    chunk = chunk or max(1, CHUNK_SCORES // decoder._text.vocab_size)
+    spans = [slice(start, start + chunk) for start in range(0, states.shape[0], chunk)]
+    keys = draw_keys(len(spans))
 
-    def part(start: int) -> mx.array:
-        def scored(states: mx.array) -> mx.array:
-            scores = decoder.logits(states).astype(mx.float32)
-            right = mx.take_along_axis(scores, targets[start : start + chunk, None], axis=-1)[:, 0]
-            return mx.sum(mx.logsumexp(scores, axis=-1) - right)
+    def score(index: int, states: mx.array, weights: Weights) -> mx.array:
+        with standing_in(head, weights, keys[index]):
+            return decoder.logits(states)
 
-        return recomputed(head, scored, states[start : start + chunk])
+    def gradient(index: int, states: mx.array, weights: Weights, cotangent: mx.array) -> tuple[mx.array, Weights]:
+        scores = score(index, states, weights)
+        slope = cotangent * mx.softmax(scores.astype(mx.float32), axis=-1)
+        slope = slope.at[mx.arange(slope.shape[0]), targets[spans[index]]].subtract(cotangent)
+        # The head is linear: its outcome is not computed a second time for this.
+        again = lambda states, *flat: score(index, states, dict(zip(weights, flat, strict=True)))  # noqa: E731
+        _, (first, *rest) = mx.vjp(again, [states, *weights.values()], [slope.astype(scores.dtype)])
+        return first, dict(zip(weights, rest, strict=True))
 
-    return mx.sum(mx.stack([part(start) for start in range(0, states.shape[0], chunk)]))
+    @mx.custom_function
+    def total(states: mx.array, weights: Weights) -> mx.array:
+        found = mx.array(0.0)
+        for index, span in enumerate(spans):
+            now = mx.depends([states[span]], [found])[0]
+            scores = score(index, now, weights).astype(mx.float32)
+            right = mx.take_along_axis(scores, targets[span, None], axis=-1)[:, 0]
+            found = found + mx.sum(mx.logsumexp(scores, axis=-1) - right)
+        return found
+
+    @total.vjp
+    def total_vjp(primals: tuple[mx.array, Weights], cotangent: mx.array, output: mx.array) -> tuple[mx.array, Weights]:
+        states, weights = primals
+        by_state: list[mx.array] = []
+        by_weight = {name: mx.zeros_like(weight) for name, weight in weights.items()}
+        for index, span in enumerate(spans):
+            now = mx.depends([states[span]], [*by_state[-1:], *by_weight.values()])[0]
+            first, rest = gradient(index, now, weights, cotangent)
+            by_state.append(first)
+            by_weight = {name: by_weight[name] + more for name, more in rest.items()}
+        return mx.concatenate(by_state), by_weight
+
+    return cast(mx.array, total(states, trainable))
