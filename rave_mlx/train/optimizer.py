@@ -100,7 +100,8 @@ class Optimizer:
                 {n: tuple(x.shape) for n, x in expected.items()},
                 where,
             )
-        self.weights = dict(weights)
+        # In the order of before: sums over all weights depend on it in their last bit.
+        self.weights = {name: weights[name] for name in self.weights}
         for group in self._groups:
             fresh: dict[str, object] = {name: {} for name in group.names}
             for key, value in state.items():

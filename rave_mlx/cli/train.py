@@ -1,0 +1,265 @@
+"""`rave-mlx train`: fine-tune a model on one's own documents."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rave_mlx.adapters import ModelPart
+    from rave_mlx.train.config import TrainConfig
+    from rave_mlx.train.report import Listener
+    from rave_mlx.train.run import Outcome
+
+_PARTS: tuple[ModelPart, ...] = ("decoder", "connector", "vision")
+_WHAT, _HOW, _DATA, _SHOW = "What trains", "How", "Data", "What is kept and shown"
+
+
+def train(
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data", metavar="DIR", help="Folder with train.jsonl and valid.jsonl, a single file, or a Hub id."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where the adapter and everything about the run goes.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="DIR_OR_HUB_ID",
+            envvar="RAVE_MLX_MODEL",
+            help="Rave directory, checkpoint directory or Hub id; quantized ones as well. Without it: the small "
+            "built-in model.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out, to the bit.")
+    ] = False,
+    gate_only: Annotated[
+        bool, typer.Option("--gate-only", help="Train the pair gates only.", rich_help_panel=_WHAT)
+    ] = False,
+    lora_only: Annotated[
+        bool, typer.Option("--lora-only", help="Train low-rank updates only.", rich_help_panel=_WHAT)
+    ] = False,
+    rank: Annotated[int, typer.Option("--rank", min=1, help="Rank of the updates.", rich_help_panel=_WHAT)] = 8,
+    scale: Annotated[
+        float, typer.Option("--scale", help="What updates are multiplied with.", rich_help_panel=_WHAT)
+    ] = 2.0,
+    dora: Annotated[bool, typer.Option("--dora", help="DoRA instead of LoRA.", rich_help_panel=_WHAT)] = False,
+    modules: Annotated[
+        str,
+        typer.Option(
+            "--modules", help="Projections to update (q_proj,v_proj,mlp.up_proj), or all.", rich_help_panel=_WHAT
+        ),
+    ] = "all",
+    dropout: Annotated[
+        float, typer.Option("--dropout", min=0.0, help="Dropout in front of updates.", rich_help_panel=_WHAT)
+    ] = 0.0,
+    whole: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--train",
+            metavar="PART[=LR]",
+            help="Train a part whole: decoder, connector or vision; repeat for several.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Updates. Without it: --epochs.", rich_help_panel=_HOW)
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data.", rich_help_panel=_HOW)] = 3,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size", min=1, help="Conversations computed together, over all machines.", rich_help_panel=_HOW
+        ),
+    ] = 1,
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", min=1, help="Batches that make an update.", rich_help_panel=_HOW)
+    ] = 1,
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", help="Learning rate. Default: 2e-4 (lion 3e-5, muon 2e-3).", rich_help_panel=_HOW),
+    ] = None,
+    gate_lr: Annotated[
+        float | None, typer.Option("--gate-lr", help="Of the gates. Default: 5 times --lr.", rich_help_panel=_HOW)
+    ] = None,
+    optimizer: Annotated[
+        Literal["adamw", "adafactor", "muon", "lion"], typer.Option("--optimizer", rich_help_panel=_HOW)
+    ] = "adamw",
+    weight_decay: Annotated[
+        float, typer.Option("--weight-decay", help="Of matrices only.", rich_help_panel=_HOW)
+    ] = 0.01,
+    schedule: Annotated[
+        Literal["cosine", "linear", "constant"], typer.Option("--schedule", rich_help_panel=_HOW)
+    ] = "cosine",
+    warmup: Annotated[
+        float,
+        typer.Option("--warmup", help="Updates until the full rate; below 1: a share of all.", rich_help_panel=_HOW),
+    ] = 0.03,
+    clip: Annotated[
+        float, typer.Option("--clip", help="Largest norm of the gradient; 0: no limit.", rich_help_panel=_HOW)
+    ] = 1.0,
+    checkpointing: Annotated[
+        bool,
+        typer.Option("--checkpointing", help="A third more time, far less memory.", rich_help_panel=_HOW),
+    ] = False,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(
+            "--dtype", help="Compute type. Default: float32 on a CPU, else the model's.", rich_help_panel=_HOW
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.", rich_help_panel=_HOW)] = 0,
+    image_tokens: Annotated[
+        int | None,
+        typer.Option("--image-tokens", min=1, help="Most visual tokens an image may take.", rich_help_panel=_DATA),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, help="Longest row that is allowed.", rich_help_panel=_DATA)
+    ] = None,
+    bad_rows: Annotated[
+        int, typer.Option("--bad-rows", min=0, help="Rows that may be left out.", rich_help_panel=_DATA)
+    ] = 0,
+    save_every: Annotated[
+        int | None,
+        typer.Option(
+            "--save-every", min=1, help="Updates between checkpoints. Default: an epoch.", rich_help_panel=_SHOW
+        ),
+    ] = None,
+    eval_every: Annotated[
+        int | None,
+        typer.Option(
+            "--eval-every", min=1, help="Updates between validations. Default: as --save-every.", rich_help_panel=_SHOW
+        ),
+    ] = None,
+    keep: Annotated[
+        int, typer.Option("--keep", min=1, help="Checkpoints kept besides the best.", rich_help_panel=_SHOW)
+    ] = 3,
+    log: Annotated[
+        Literal["jsonl", "csv"],
+        typer.Option("--log", help="csv: log.csv beside log.jsonl.", rich_help_panel=_SHOW),
+    ] = "jsonl",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also for TensorBoard.", rich_help_panel=_SHOW)
+    ] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Also to Weights & Biases.", rich_help_panel=_SHOW)] = False,
+) -> None:
+    """Teach a model your own documents: pair gates and low-rank updates, or whole parts of it.
+
+    [bold]rave-mlx train --data receipts --out receipts-adapter[/bold]
+
+    then [bold]rave-mlx chat --adapter receipts-adapter --image new.png[/bold]. Ctrl-C saves; --resume goes on. On
+    several machines: mlx.launch --hosts a,b -- rave-mlx train ...
+    """
+    import mlx.core as mx
+
+    from rave_mlx.errors import UsageError
+    from rave_mlx.loading import load
+    from rave_mlx.train.config import AdapterSettings, TrainConfig
+    from rave_mlx.train.distributed import join
+    from rave_mlx.train.run import run
+
+    if gate_only and lora_only:
+        raise UsageError("--gate-only and --lora-only exclude each other; without either both train")
+    if out is None:
+        raise UsageError("--out is missing: where should the adapter go?")
+    parts, rates = _parts(whole or [])
+    low_rank = not gate_only and ("decoder" not in parts or lora_only)
+    settings = AdapterSettings(rank, scale, "dora" if dora else "lora", dropout, tuple(modules.split(",")))
+    config = TrainConfig(
+        gates=not lora_only,
+        adapter=settings if low_rank else None,
+        full=parts,
+        learning_rate=lr,
+        rates=rates if gate_lr is None else {**rates, "gate": gate_lr},
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        clip=clip,
+        schedule=schedule,
+        warmup=warmup,
+        checkpointing=checkpointing,
+        dtype=dtype,
+        seed=seed,
+        image_tokens=image_tokens,
+        max_tokens=max_tokens,
+        bad_rows=bad_rows,
+        save_every=save_every,
+        eval_every=eval_every,
+        keep=keep,
+    )
+    world = join()
+    lmm = load(model, dtype=dtype)
+    if dtype is None and lmm.decoder.norm.weight.dtype == mx.float16:
+        # Gradients leave float16's range.
+        lmm = load(model, dtype="bfloat16")
+
+    def listeners(steps: int, done: int) -> list[Listener]:
+        if not world.is_writer:
+            return []
+        return _listeners(out, config, steps, done, tensorboard=tensorboard, wandb=wandb)
+
+    place = out.expanduser()
+    outcome = run(lmm, data, place, config, resume=resume, world=world, as_csv=log == "csv", listeners=listeners)
+    if world.is_writer:
+        print(_summary(outcome), file=sys.stderr)
+        print(place)
+
+
+def _parts(given: list[str]) -> tuple[tuple[ModelPart, ...], dict[str, float]]:
+    """Parts that train whole, and their learning rates, from PART or PART=LR."""
+    from rave_mlx.errors import UsageError
+
+    rates: dict[str, float] = {}
+    names: list[ModelPart] = []
+    for text in given:
+        name, _, rate = text.partition("=")
+        if name not in _PARTS:
+            raise UsageError(f"--train {text}: {name!r} is not one of {', '.join(_PARTS)}")
+        names.append(_PARTS[_PARTS.index(name)])
+        if rate:
+            try:
+                rates[name] = float(rate)
+            except ValueError:
+                raise UsageError(f"--train {text}: {rate!r} is no learning rate") from None
+    return tuple(sorted(set(names))), rates
+
+
+def _listeners(
+    out: Path, config: TrainConfig, steps: int, done: int, *, tensorboard: bool, wandb: bool
+) -> list[Listener]:
+    from rave_mlx.train.progress import ProgressBar, ProgressLines
+    from rave_mlx.train.services import TensorBoard, WandB
+
+    found: list[Listener] = []
+    if tensorboard:
+        found.append(TensorBoard(out))
+    if wandb:
+        found.append(WandB(out, config))
+    terminal = sys.stderr.isatty()
+    return [*found, ProgressBar(steps, done) if terminal else ProgressLines(steps, config.report_every)]
+
+
+def _summary(outcome: Outcome) -> str:
+    """What came of the run, for people."""
+    lines = [
+        f"layer {g.layer}: gate bias {g.bias:+.3f}, attention on the image {g.visual_without:.1%} -> {g.visual:.1%} "
+        f"({g.moved:.1%} moved)"
+        for g in outcome.gates
+    ]
+    if outcome.best_loss is not None:
+        lines.append(f"lowest validation loss {outcome.best_loss:.4f}, after step {outcome.best_step}")
+    peak, estimate = outcome.peak_bytes / 1e9, outcome.estimated_bytes / 1e9
+    lines.append(f"peak memory {peak:.2f} GB (estimated {estimate:.2f} GB)")
+    return "\n".join(lines)
