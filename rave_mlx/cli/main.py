@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from rave_mlx import __version__
-from rave_mlx.cli import chat, convert, doctor, evaluate, export, train
+from rave_mlx.cli import chat, convert, doctor, evaluate, export, fuse, look, train
 from rave_mlx.errors import RaveError
 
 app = typer.Typer(
@@ -28,8 +28,10 @@ app = typer.Typer(
 app.command()(chat.chat)
 app.command()(convert.convert)
 app.command()(export.export)
+app.command()(fuse.fuse)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(look.look)
 app.command()(doctor.doctor)
 
 

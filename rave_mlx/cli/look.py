@@ -1,0 +1,153 @@
+"""`rave-mlx look`: where a model looks while it answers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rave_mlx.models.lmm import LMM
+
+_WHERE = "What is shown"
+
+
+def look(
+    image: Annotated[
+        list[str] | None,
+        typer.Option("--image", "-i", metavar="FILE", help="Image or PDF to look at; repeat for several."),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The question.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="DIR_OR_HUB_ID",
+            envvar="RAVE_MLX_MODEL",
+            help="Rave directory, checkpoint directory or Hub id. Without it: the small built-in model.",
+        ),
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option("--adapter", metavar="DIR", help="Adapter to put on the model.")
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare",
+            metavar="NAME,...",
+            help="Attention policies to run and compare, as of --attention in chat: none,rave,var:paper. "
+            "Default: none and rave where the model has gates that do something, else none.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers",
+            metavar="A-B",
+            help="Layers whose mean the pictures show, from 0: 12, 8-15 or 3,8-15. Default: see docs/look.md.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option("--heads", metavar="A-B", help="Heads to take the mean of. Default: all.", rich_help_panel=_WHERE),
+    ] = None,
+    page: Annotated[int, typer.Option("--page", min=1, help="Page to read of PDF and TIFF files.")] = 1,
+    image_tokens: Annotated[
+        int | None, typer.Option("--image-tokens", min=1, help="Most visual tokens an image may take.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")] = 64,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Folder to write; it must not exist. Default: NAME-look beside the first image.",
+        ),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print answers, masses and peaks as one JSON object instead of the paths.")
+    ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Print the table of masses as well (it is in table.txt too).")
+    ] = False,
+    pointing: Annotated[
+        int | None,
+        typer.Option(
+            "--pointing",
+            min=1,
+            metavar="N",
+            help="Instead of a question of yours: ask N about generated pages, and print how often the peak of "
+            "attention lies on the words that the answer quotes.",
+        ),
+    ] = None,
+) -> None:
+    """Show where every token of the answer looked: pictures, an HTML page that works offline, a table.
+
+    [bold]rave-mlx look --image receipt.png --prompt "What is the total?"[/bold]
+    """
+    from rave_mlx.errors import UsageError
+    from rave_mlx.loading import load
+
+    if pointing is not None:
+        if image or prompt or layers or heads or out:
+            raise UsageError("--pointing asks questions of its own; beside it go --model, --adapter, --compare, --json")
+        _point(pointing, load(model, adapter=adapter), compare, json)
+        return
+    if not image or prompt is None:
+        raise UsageError("look needs --image FILE and --prompt TEXT")
+    from rave_mlx.look.compare import compare as compare_runs
+    from rave_mlx.look.maps import parse_numbers
+    from rave_mlx.look.masses import mass_table
+    from rave_mlx.look.output import as_json, write_folder
+    from rave_mlx.store import check_new
+
+    files = [Path(name).expanduser() for name in image]
+    folder = out or files[0].with_name(f"{files[0].stem}-look")
+    check_new(folder)
+    chosen = parse_numbers(layers, "--layers") if layers else None
+    of_heads = parse_numbers(heads, "--heads") if heads else None
+    lmm = load(model, adapter=adapter)
+    parts = [{"type": "image", "image": file, "page": page} for file in files]
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
+    runs = compare_runs(lmm, messages, _policies(compare, lmm), max_tokens=max_tokens, image_tokens=image_tokens)
+    written = write_folder(runs, folder, layers=chosen, heads=of_heads)
+    for run in runs:
+        print(f"{run.attention}: {run.answer}", file=sys.stderr)
+    if json:
+        print(as_json(runs, written, layers=chosen, heads=of_heads))
+        return
+    print("\n".join(map(str, written)))
+    if table:
+        print("\n" + "\n\n".join(map(mass_table, runs)))
+
+
+def _policies(compare: str | None, lmm: LMM) -> list[str | None]:
+    from rave_mlx.look.compare import split_policies
+
+    if compare is not None:
+        return list(split_policies(compare))
+    return ["none", "rave"] if lmm.make_cache().gated else ["none"]
+
+
+def _point(count: int, lmm: LMM, compare: str | None, json: bool) -> None:
+    import json as json_module
+    from dataclasses import asdict
+
+    from rave_mlx.look.pointing import score, table, targets
+
+    questions = list(targets(count))
+    reports = []
+    for policy in _policies(compare, lmm):
+
+        def follow(done: int, name: str | None = policy) -> None:
+            print(f"\r{name}: {done} of {len(questions)} questions", end="", file=sys.stderr, flush=True)
+
+        reports.append(score(lmm, questions, policy=policy, progress=follow if sys.stderr.isatty() else None))
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+    print(json_module.dumps([asdict(report) for report in reports]) if json else table(reports))

@@ -1,0 +1,15 @@
+"""Where a model looks while it answers.
+
+`collect` answers a question and keeps, for every token of the answer, the attention of the row that chose it: over
+every visual token, for each layer and head. `draw` makes a picture of it, `write_page` one HTML file that works
+offline, `mass_table` the shares of image, text and sinks; `pointing` measures how often attention lands on the words
+that an answer quotes.
+"""
+
+from rave_mlx.look.collect import collect
+from rave_mlx.look.draw import draw
+from rave_mlx.look.html import write_page
+from rave_mlx.look.maps import AttentionMap
+from rave_mlx.look.masses import mass_table
+
+__all__ = ["AttentionMap", "collect", "draw", "mass_table", "write_page"]

@@ -1,0 +1,163 @@
+"""Answering a question while watching where every token of the answer looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rave_mlx.attention.policies.parse import Attention, Steering, steering
+from rave_mlx.config import ImageConfig, Images
+from rave_mlx.errors import PromptError, UsageError
+from rave_mlx.generation import decode, prefill
+from rave_mlx.images import open_image
+from rave_mlx.look.maps import AnswerToken, AttentionMap, SeenImage
+from rave_mlx.look.places import places
+from rave_mlx.look.watch import Recorder, Row, Watch
+from rave_mlx.messages import read_messages
+from rave_mlx.models.lmm import LMM
+from rave_mlx.patches import ImagePatches, normalised
+from rave_mlx.prompt import ImagePart, Message, Prompt, Role, TextPart
+from rave_mlx.sampling import Sampling
+from rave_mlx.session import latest_turn
+
+MAX_TOKENS = 64
+PAGE_PIXELS = 1 << 21
+"""About how many pixels a page of a PDF is shown with."""
+
+
+def collect(
+    lmm: LMM,
+    messages: Sequence[Mapping[str, Any]] | Prompt,
+    *,
+    policy: Attention = None,
+    max_tokens: int = MAX_TOKENS,
+    image_tokens: int | None = None,
+) -> AttentionMap:
+    """Answer greedily and keep the attention of every answer token over the images.
+
+    Args:
+        lmm: the model.
+        messages: as in `LMM.prepare`, or a prompt; its images are then shown as the model saw them.
+        policy: attention policy, as of `Session`.
+        max_tokens: limit of the answer's length.
+        image_tokens: budget of visual tokens an image, for messages.
+
+    Raises:
+        PromptError: for a text-only model, or a conversation without an image.
+        UsageError: for a policy that drops tokens, or that the model cannot take.
+        ImageError, MemoryLimitError.
+    """
+    if lmm.config.image is None or lmm.config.connector is None:
+        raise PromptError("this model reads text only, there is nothing to look at; choose a vision-language model")
+    chosen = steering(policy)
+    for each in chosen.policies:
+        if each.has("after_block"):
+            raise UsageError(f"--attention {each.name} drops tokens on the way; look shows policies that keep all")
+    shown: list[Image.Image] = []
+    if isinstance(messages, Prompt):
+        prompt, question = messages, lmm.tokenizer.decode(_text_ids(messages))
+    else:
+        prompt, shown, question = _read(lmm, messages, chosen, image_tokens)
+    if not prompt.images:
+        raise PromptError("there is no image to look at; add one to the question")
+    tokens, rows = _answer(lmm, prompt, chosen, max_tokens)
+    pictures = shown or [seen_by_model(image, lmm.config.image) for image in prompt.images]
+    kept = [places(image, lmm.config.image, lmm.config.connector) for image in prompt.images]
+    of_image = prompt.token_map.image
+    gates = np.stack([row.gate for row in rows])
+    return AttentionMap(
+        question=question,
+        answer="".join(token.text for token in tokens),
+        attention=label(lmm, policy, chosen),
+        tokens=tuple(tokens),
+        images=tuple(SeenImage(*pair) for pair in zip(pictures, kept, strict=True)),
+        image=of_image[of_image >= 0],
+        weights=np.stack([row.weights for row in rows]),
+        mass=np.stack([row.mass for row in rows]),
+        sinks=rows[0].sinks,
+        shift=gates[..., 0],
+        moved=gates[..., 1],
+    )
+
+
+def label(lmm: LMM, policy: Attention, chosen: Steering) -> str:
+    """The policy as it is written after `--attention`."""
+    if isinstance(policy, str):
+        return policy
+    gated = lmm.make_cache(gate=chosen.gate).gated
+    names = [each.name for each in chosen.policies]
+    return "+".join((["rave"] if gated else []) + names) or "none"
+
+
+def _answer(lmm: LMM, prompt: Prompt, chosen: Steering, max_tokens: int) -> tuple[list[AnswerToken], list[Row]]:
+    recorder = Recorder(lmm.decoder, np.flatnonzero(prompt.token_map.visual))
+    cache = lmm.make_cache(gate=chosen.gate, policies=(*chosen.policies, Watch(recorder)))
+    recorder.cache = cache
+    limit = min(max_tokens, lmm.config.text.max_positions - len(prompt))
+    words, tokens = lmm.tokenizer.stream(), list[AnswerToken]()
+    logits = prefill(lmm, prompt, cache)
+    for index in decode(lmm, prompt, cache, logits, Sampling(), max_tokens=limit):
+        stopped = index in lmm.config.tokens.stop
+        text = words.finish() if stopped else words.add(index)
+        tokens.append(AnswerToken(index, text, stopped))
+        recorder.settle()
+    return tokens, recorder.rows[: len(tokens)]
+
+
+def _read(
+    lmm: LMM, messages: Sequence[Mapping[str, Any]], chosen: Steering, image_tokens: int | None
+) -> tuple[Prompt, list[Image.Image], str]:
+    """The prompt, the upright originals of its images, and the question."""
+    read = read_messages(messages, lmm.config.image, image_tokens)
+    opened = dict(zip((part.patches.digest for part in _images(read)), _originals(messages), strict=True))
+    if lmm.config.turns == "last":
+        read = latest_turn(read)
+    for policy in chosen.policies:
+        read = list(policy.revise(lmm, read))
+    prompt = lmm.prompt(read)
+    config = lmm.config.image
+    assert config is not None
+    shown = [opened.get(image.digest) or seen_by_model(image, config) for image in prompt.images]
+    question = " ".join(part.text for part in read[-1].parts if isinstance(part, TextPart))
+    return prompt, shown, question
+
+
+def _images(messages: Sequence[Message]) -> list[ImagePart]:
+    return [part for message in messages for part in message.parts if isinstance(part, ImagePart)]
+
+
+def _originals(messages: Sequence[Mapping[str, Any]]) -> list[Image.Image | None]:
+    """The images of messages that were read, in order; None for those given as an address."""
+    found: list[Image.Image | None] = []
+    for part in (p for m in messages if not isinstance(m["content"], str) for p in m["content"]):
+        if part["type"] == "image":
+            found.append(open_image(part["image"], part.get("page", 1), page_pixels=PAGE_PIXELS))
+        elif part["type"] == "image_url":
+            found.append(None)
+    return found
+
+
+def seen_by_model(image: ImagePatches, config: Images) -> Image.Image:
+    """The upright image as the model saw it: the original for tiles, else put together again from its patches and
+    brought to the original's size."""
+    if image.original is not None:
+        return image.original
+    assert isinstance(config, ImageConfig)
+    (_, rows, columns), patch, merge = image.grid, config.patch_size, config.merge_size
+    pixels = image.pixels.reshape(-1, 3, config.temporal_patch_size, patch**2)[:, :, 0]
+    table = normalised(config)
+    levels = np.stack([np.interp(pixels[:, c], table[c], np.arange(256)) for c in range(3)], axis=1)
+    levels = levels.reshape(rows // merge, columns // merge, merge, merge, 3, patch, patch)
+    page = levels.transpose(0, 2, 5, 1, 3, 6, 4).reshape(rows * patch, columns * patch, 3)
+    return Image.fromarray(page.round().astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
+
+
+def _text_ids(prompt: Prompt) -> list[int]:
+    """Ids of what the user last wrote."""
+    tokens = prompt.token_map
+    written = tokens.message[(tokens.message >= 0) & (tokens.role == Role.USER)]
+    last = int(written.max()) if written.size else -1
+    return [int(i) for i in prompt.ids[0][(tokens.message == last) & (tokens.message >= 0)]]

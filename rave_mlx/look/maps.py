@@ -1,0 +1,181 @@
+"""`AttentionMap`: what a model looked at while it wrote an answer, and the pictures of it as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rave_mlx.errors import UsageError
+from rave_mlx.look.places import Places
+
+KINDS = ("image", "text", "sinks")
+"""What a row's attention is divided among. A visual token that is a sink counts as a sink."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AnswerToken:
+    """One token of the answer: its id, the characters it completed, and whether it ended the answer."""
+
+    id: int
+    text: str
+    stop: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class SeenImage:
+    """An image of the prompt.
+
+    Attributes:
+        picture: the upright image.
+        places: where each of its visual tokens comes from, in pixels of `picture`.
+    """
+
+    picture: Image.Image = field(repr=False)
+    places: Places = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMap:
+    """T answer tokens, N layers, H query heads, V visual tokens (of all images, in reading order).
+
+    Row t is the attention of the position whose logits chose token t: the prompt's last for the first token.
+
+    Attributes:
+        question, answer: texts.
+        attention: name of the attention policy ("none" for the model without its gates).
+        tokens: the answer's, the stop token included.
+        images: what the visual tokens show.
+        image: (V,) index into `images`.
+        weights: (T, N, H, V) float16, after policies; rows do not sum to 1, the rest lies on text.
+        mass: (T, N, H, 3) float32 for KINDS; sums to 1.
+        sinks: (N,) how many keys counted as sinks when the answer began.
+        shift: (T, N, H) float32, what the pair gate did to the row's odds of image against text, as a natural
+            logarithm; NaN without a gate.
+        moved: (T, N, H) float32, what it did within the image: the share of the row's image mass that lies on other
+            visual tokens than without it; NaN without a gate.
+    """
+
+    question: str
+    answer: str
+    attention: str
+    tokens: tuple[AnswerToken, ...]
+    images: tuple[SeenImage, ...]
+    image: NDArray[np.int32]
+    weights: NDArray[np.float16]
+    mass: NDArray[np.float32]
+    sinks: NDArray[np.int64]
+    shift: NDArray[np.float32]
+    moved: NDArray[np.float32]
+
+    @property
+    def num_layers(self) -> int:
+        """N."""
+        return int(self.weights.shape[1])
+
+    @property
+    def num_heads(self) -> int:
+        """H."""
+        return int(self.weights.shape[2])
+
+    @property
+    def said(self) -> NDArray[np.int64]:
+        """Indices of the tokens that are text: all but the stop token, or that too when there is nothing else."""
+        found = np.flatnonzero([not token.stop for token in self.tokens])
+        return found if found.size else np.arange(len(self.tokens))
+
+    def over(
+        self, token: int | None = None, *, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None
+    ) -> Floats:
+        """(V,) attention of one answer token, or the mean over the answer (None); mean over layers and heads.
+
+        `layers` None: `default_layers`. `heads` None: all.
+
+        Raises:
+            UsageError: for a layer, head or token that is not there.
+        """
+        chosen = list(default_layers(self.num_layers) if layers is None else layers)
+        of_heads = list(range(self.num_heads) if heads is None else heads)
+        _within("layers", chosen, self.num_layers)
+        _within("heads", of_heads, self.num_heads)
+        rows = self.said if token is None else np.array([token])
+        _within("tokens", rows.tolist(), len(self.tokens))
+        picked = self.weights[rows][:, chosen][:, :, of_heads].astype(np.float64)
+        mean: Floats = picked.mean(axis=(0, 1, 2))
+        return mean
+
+    def peak_token(self, values: Floats) -> int:
+        """Index of the visual token with the densest attention (values over area), among those with a place.
+
+        Raises:
+            UsageError: where no visual token has a place.
+        """
+        boxes = np.concatenate([seen.places.boxes for seen in self.images])
+        density = values / ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+        if not np.isfinite(density).any():
+            raise UsageError("no visual token of this prompt shows a part of its image")
+        return int(np.nanargmax(density))
+
+    def peak(self, values: Floats) -> tuple[int, tuple[float, float]]:
+        """(image, (x, y)): the middle of the visual token of `peak_token`, in pixels of the image."""
+        best = self.peak_token(values)
+        left, top, right, bottom = np.concatenate([seen.places.boxes for seen in self.images])[best]
+        return int(self.image[best]), (float(left + right) / 2, float(top + bottom) / 2)
+
+    def heat(self, values: Floats, image: int, size: tuple[int, int]) -> Floats:
+        """Values (V,) as a picture (height, width) of one image, `size` (width, height) in pixels.
+
+        Every token's attention is spread evenly over its box; the unit is attention per `places.cell`, so that a
+        token of the finest grid keeps its value.
+        """
+        seen = self.images[image]
+        own = values[self.image == image]
+        return spread(own, seen.places, seen.picture.size, size)
+
+
+def spread(values: Floats, places: Places, page: tuple[int, int], size: tuple[int, int]) -> Floats:
+    """Values (n,) spread over their boxes on a page of `page` pixels, drawn with `size` (width, height)."""
+    width, height = size
+    shown = np.isfinite(places.boxes).all(axis=1)
+    boxes, value = places.boxes[shown], values[shown]
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    density = value * (places.cell[0] * places.cell[1]) / area
+    edges = np.rint(boxes * np.tile([width / page[0], height / page[1]], 2)).astype(np.int64)
+    corners = np.zeros((height + 1, width + 1))
+    left, top, right, bottom = edges.T
+    for x, y, sign in ((left, top, 1), (right, top, -1), (left, bottom, -1), (right, bottom, 1)):
+        np.add.at(corners, (y, x), sign * density)
+    filled: Floats = corners.cumsum(axis=0).cumsum(axis=1)[:height, :width]
+    return filled.round(12)
+
+
+def default_layers(count: int) -> range:
+    """The layers that are shown when none are asked for."""
+    return range(count // 3, max(count // 3 + 1, -(-2 * count // 3)))
+
+
+def parse_numbers(text: str, what: str) -> list[int]:
+    """Numbers from a list of numbers and ranges: "3", "0-2", "1,4-6".
+
+    Raises:
+        UsageError: for anything else.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+            raise UsageError(f"{what} {text!r}: write numbers and ranges, like 3 or 0-2 or 1,4-6")
+        found += range(int(first), int(last or first) + 1)
+    return sorted(set(found))
+
+
+def _within(what: str, chosen: Sequence[int], count: int) -> None:
+    wrong = [i for i in chosen if not 0 <= i < count]
+    if wrong or not chosen:
+        asked = f"{wrong[0]} was asked for" if wrong else "none were asked for"
+        raise UsageError(f"{what}: {asked}, there are {count}, counted from 0 to {count - 1}")
