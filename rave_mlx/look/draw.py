@@ -19,7 +19,7 @@ from rave_mlx.look.maps import AttentionMap, Floats, default_layers
 WIDTH = 1400
 MOST_PAGES = 24
 """Pages of single tokens in a picture; longer answers are drawn as stretches of tokens."""
-_MARGIN, _GAP, _TEXT = 36, 18, 20
+_MARGIN, _GAP, _TEXT, _LEAST_WIDTH = 36, 18, 20, (130, 170)
 _INK, _MUTED, _GROUND, _FRAME = (28, 30, 34), (96, 100, 108), (255, 255, 255), (205, 208, 214)
 _FONTS = ("DejaVuSans.ttf", "Arial Unicode.ttf")
 """Faces with more letters than Pillow's own, which is used where neither is installed."""
@@ -27,12 +27,13 @@ _FONTS = ("DejaVuSans.ttf", "Arial Unicode.ttf")
 
 @dataclass(frozen=True)
 class _Page:
-    """A drawn page: its caption, its values (V,), and the value of full colour."""
+    """A drawn page: its caption, its values (V,), the value of full colour, and figures for the caption's right end."""
 
     caption: str
     values: Floats
     peak: float
     signed: bool = False
+    figures: str = ""
 
 
 def draw(
@@ -58,6 +59,7 @@ def draw(
     lead = _page("mean over the answer", mean, seen)
     title = f"{seen.question.strip()} → {seen.answer}"
     note = f"attention: {seen.attention} · {describe(seen, layers, heads)}"
+    note += " · above each page: attention on it · on its peak cell"
     return _compose(seen, title, note, lead, pages, width)
 
 
@@ -84,7 +86,7 @@ def draw_comparison(
     rows = [_header(runs[0].question.strip(), note, inner)]
     for pages in (upper, lower):
         if pages:
-            rows += [_row(runs[0], pages, inner, len(upper)), _legend(pages[0], inner)]
+            rows += [_row(runs[0], pages, inner, len(upper)), _legend(pages[0], inner, shared=True)]
     return _stack(rows, width)
 
 
@@ -122,7 +124,7 @@ def _span_caption(seen: AttentionMap, span: Sequence[int]) -> str:
 
 def _page(label: str, values: Floats, seen: AttentionMap) -> _Page:
     peak = _peak(seen, values)
-    return _Page(f"{_short(label)}   image {values.sum():.0%}, peak {peak:.1%}", values, peak)
+    return _Page(_short(label), values, peak, figures=f"{values.sum():.0%} · {peak:.1%}")
 
 
 def _peak(seen: AttentionMap, values: Floats) -> float:
@@ -164,10 +166,14 @@ def _strip(seen: AttentionMap, page: _Page, width: int) -> Image.Image:
     return out
 
 
-def _captioned(seen: AttentionMap, page: _Page, width: int, size: int = 15) -> Image.Image:
+def _captioned(seen: AttentionMap, page: _Page, width: int, size: int = 16) -> Image.Image:
     strip = _strip(seen, page, width)
-    out = Image.new("RGB", (width, strip.height + size + 10), _GROUND)
-    ImageDraw.Draw(out).text((0, 0), _cut(page.caption, width, _font(size)), _INK, _font(size))
+    out = Image.new("RGB", (width, strip.height + size + 8), _GROUND)
+    pen, small = ImageDraw.Draw(out), _font(size - 3)
+    pen.text((width, 2), page.figures, _MUTED, small, anchor="ra")
+    pen.text(
+        (0, 0), _cut(page.caption, width - round(small.getlength(page.figures)) - 8, _font(size)), _INK, _font(size)
+    )
     out.paste(strip, (0, size + 8))
     return out
 
@@ -186,11 +192,11 @@ def _row(seen: AttentionMap, pages: Sequence[_Page], width: int, columns: int) -
 
 
 def _compose(seen: AttentionMap, title: str, note: str, lead: _Page, pages: Sequence[_Page], width: int) -> Image.Image:
-    """Upright pages: the mean at the left, tokens at the right; wide ones: the mean above, tokens below."""
+    """The mean at the left and tokens at the right; of wide pages, the mean above and tokens below."""
     inner, aspect = width - 2 * _MARGIN, _aspect(seen)
     rows = [_header(title, note, inner)]
-    if aspect < 1.3:
-        left = round(inner * 0.42)
+    if aspect < 2.2:
+        left = round(inner * (0.42 if aspect < 1 else 0.5))
         right = inner - left - 2 * _GAP
         main = _captioned(seen, lead, left)
         grid = _row(seen, pages, right, _columns(len(pages), right, main.height, aspect))
@@ -204,12 +210,13 @@ def _compose(seen: AttentionMap, title: str, note: str, lead: _Page, pages: Sequ
 
 
 def _columns(count: int, width: int, height: int, aspect: float) -> int:
-    """Fewest columns with which `count` pages take no more than `height`; at most 8."""
-    for columns in range(1, 8):
+    """Fewest columns with which `count` pages take about `height`; a page stays as wide as its caption needs."""
+    most = max(1, width // _LEAST_WIDTH[aspect > 0.8])
+    for columns in range(1, most):
         own = (width - (columns - 1) * _GAP) / columns
-        if -(-count // columns) * (own / aspect + 25 + _GAP) <= height + _GAP:
+        if -(-count // columns) * (own / aspect + 24 + _GAP) <= 1.2 * height:
             return columns
-    return 8
+    return most
 
 
 def _header(title: str, note: str, width: int) -> Image.Image:
@@ -220,8 +227,8 @@ def _header(title: str, note: str, width: int) -> Image.Image:
     return out
 
 
-def _legend(page: _Page, width: int) -> Image.Image:
-    """The colours with what they stand for; they follow the root of attention."""
+def _legend(page: _Page, width: int, *, shared: bool = False) -> Image.Image:
+    """The colours with what they stand for; they follow the root of attention. `shared`: all pages have this peak."""
     bar, height = min(360, width), 14
     out = Image.new("RGB", (width, height + 26), _GROUND)
     table = difference_scale() if page.signed else attention_scale()
@@ -230,9 +237,10 @@ def _legend(page: _Page, width: int) -> Image.Image:
     pen = ImageDraw.Draw(out)
     pen.rectangle((0, 0, bar - 1, height - 1), outline=_FRAME)
     if page.signed:
-        marks = [(0.0, f"−{page.peak:.1%}"), (0.5, "0"), (1.0, f"+{page.peak:.1%} of attention, a cell")]
+        marks = [(0.0, f"−{page.peak:.1%}"), (0.5, "0"), (1.0, f"+{page.peak:.1%} of attention, on one cell")]
     else:
-        marks = [(0.0, "0"), (0.5, "¼ peak"), (1.0, "peak of each page (attention on one cell)")]
+        top = f"{page.peak:.1%} of attention" if shared else "peak of each page, of attention"
+        marks = [(0.0, "0"), (0.5, f"{page.peak / 4:.1%}" if shared else "¼ peak"), (1.0, f"{top}, on one cell")]
     for place, text in marks:
         anchor = {0.0: "la", 0.5: "ma", 1.0: "la"}[place]
         x = bar + 10 if place == 1.0 else round(place * bar)

@@ -242,6 +242,7 @@
     img.src = image.source; img.width = image.width; img.height = image.height; img.style.height = "auto";
     img.alt = `Image ${i + 1} of the question; the colours on it show attention`;
     canvas.id = `heat-${i}`; canvas.setAttribute("aria-hidden", "true");
+    figure.style.maxWidth = `max(320px, ${(82 * image.width / image.height).toFixed(1)}vh)`;
     figure.append(img, canvas);
     return figure;
   }));
