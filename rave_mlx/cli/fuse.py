@@ -1,0 +1,42 @@
+"""`rave-mlx fuse`: an adapter becomes part of its base."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+
+def fuse(
+    out: Annotated[str, typer.Argument(help="Directory to create.")],
+    adapter: Annotated[str, typer.Option("--adapter", metavar="DIR", help="The adapter, as `train` writes it.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="DIR_OR_HUB_ID",
+            envvar="RAVE_MLX_MODEL",
+            help="The base that it was trained on. Without it: the small built-in model.",
+        ),
+    ] = None,
+    dequantize: Annotated[
+        bool,
+        typer.Option(
+            "--dequantize",
+            help="Leave the changed matrices of a quantized base in 16 bits, so that nothing learned is rounded away.",
+        ),
+    ] = False,
+) -> None:
+    """Build an adapter into its base model.
+
+    [bold]rave-mlx fuse --model qwen-3b --adapter my-adapter qwen-3b-mine[/bold]
+
+    The result is a rave directory that needs no --adapter; pair gates of the adapter are kept.
+    """
+    from rave_mlx.convert.fuse import fuse as run
+
+    path = run(model, adapter, out, dequantize=dequantize)
+    print(path)
+    print(f"Try it: rave-mlx chat --model {path}", file=sys.stderr)
