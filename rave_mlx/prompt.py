@@ -152,6 +152,13 @@ class _Builder:
         self.message += message
         self.image += [image] * len(ids)
 
+    def put_before(self, ids: Sequence[int]) -> None:
+        """Template tokens in front of everything."""
+        self.ids[:0] = ids
+        self.role[:0] = [Role.TEMPLATE] * len(ids)
+        self.message[:0] = [-1] * len(ids)
+        self.image[:0] = [-1] * len(ids)
+
 
 @dataclass(frozen=True)
 class _Piece:
@@ -209,6 +216,9 @@ def build_prompt(
     if placed != len(images):
         raise PromptError(f"the conversation has {len(images)} images, the model's chat template placed {placed}")
     image = np.array(builder.image, dtype=np.int32)
+    if tokens.image is not None and tuple(builder.ids[: len(tokenizer.prefix)]) != tokenizer.prefix:
+        # Processors of vision-language models add the start token that their tokenizer adds to every text.
+        builder.put_before(tokenizer.prefix)
     ids = np.array([builder.ids], dtype=np.int32)
     grids = [patches.grid for patches in images]
     token_map = TokenMap(
@@ -377,7 +387,7 @@ def _flush(run: list[_Piece], builder: _Builder, tokenizer: Tokenizer) -> None:
     """Encode a run of pieces as one text, so that merges across their borders are the tokenizer's own."""
     text = "".join(piece.text for piece in run)
     if text:
-        ids, starts = tokenizer.encode(text)
+        ids, starts = tokenizer.encode(text, first=not builder.ids)
         ends = np.cumsum([len(piece.text) for piece in run])
         owner = np.searchsorted(ends, starts, side="right").clip(max=len(run) - 1)
         builder.add(ids, [run[i].role for i in owner], [run[i].message for i in owner])

@@ -6,6 +6,7 @@ switched off, so "<|im_end|>" in a question is nine characters of text and not t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class Tokenizer:
         self._core.no_padding()
         self._core.no_truncation()
         self._core.encode_special_tokens = True
+        self._later = _without_first_space(self._core)
+        self.prefix = self._find_prefix()
         self.control = {
             token.content: Control(index, token.lstrip, token.rstrip)
             for index, token in self._core.get_added_tokens_decoder().items()
@@ -54,10 +57,21 @@ class Tokenizer:
         longest_first = sorted(self.control, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
-    def encode(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids of `text` with control tokens read as plain text, and the character at which each token starts."""
-        encoding = self._core.encode(text, add_special_tokens=False)
+    def encode(self, text: str, *, first: bool = True) -> tuple[list[int], list[int]]:
+        """Ids of `text` with control tokens read as plain text, and the character at which each token starts.
+
+        `first` says that the text begins the prompt: some tokenizers put a space before the first word of a text, and
+        would put one before every stretch between control tokens.
+        """
+        encoding = (self._core if first else self._later).encode(text, add_special_tokens=False)
         return encoding.ids, [start for start, _ in encoding.offsets]
+
+    def _find_prefix(self) -> tuple[int, ...]:
+        """Ids that the tokenizer's post-processor puts before every text (a start token), often none."""
+        plain = self._core.encode("a", add_special_tokens=False).ids
+        whole = self._core.encode("a", add_special_tokens=True).ids
+        starts = (i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain)
+        return tuple(whole[: next(starts, 0)])
 
     def find_control(self, text: str) -> Iterator[tuple[int, int, Control]]:
         """Control tokens in template text: (start, stop, token), with the white space they swallow."""
@@ -83,6 +97,20 @@ class Tokenizer:
     def stream(self) -> TextStream:
         """A decoder for ids that arrive one by one."""
         return TextStream(self)
+
+
+def _without_first_space(core: _Tokenizer) -> _Tokenizer:
+    """The tokenizer for text that does not begin a prompt: without Metaspace's space before the first word."""
+    state = json.loads(core.to_str())
+    parts = state.get("pre_tokenizer") or {}
+    spaces = [p for p in (parts, *parts.get("pretokenizers", ())) if p.get("prepend_scheme") == "first"]
+    if not spaces:
+        return core
+    for part in spaces:
+        part["prepend_scheme"] = "never"
+    later: _Tokenizer = _Tokenizer.from_str(json.dumps(state))
+    later.encode_special_tokens = True
+    return later
 
 
 class TextStream:

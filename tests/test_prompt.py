@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
 from support import IMAGE, ask, picture, tiny_model
 
 from rave_mlx.chat_template import ChatTemplate
@@ -190,3 +191,49 @@ def test_a_placeholder_that_the_tokenizer_does_not_mark_as_special_still_counts(
         else:
             with pytest.raises(PromptError, match="placed 0"):
                 build_prompt([SHOW], tokenizer, ChatTemplate(PARTS_ONLY), tokens=tokens, merge_size=2)
+
+
+def test_generation_marks_of_trainers_change_nothing():
+    marked = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}|{% endfor %}"
+    assert ChatTemplate(marked).render([{"role": "user", "content": "Hi"}], add_generation_prompt=True) == "Hi|"
+
+
+def metaspace(folder, scheme, prefix=True):
+    """A tokenizer with a space before words, as Llama's, and perhaps a start token before every text."""
+    vocabulary = [
+        (piece, -float(i)) for i, piece in enumerate(["<unk>", "<s>", "<image>", "▁", "▁Hello", "Hello", "H"])
+    ]
+    vocabulary += [(c, -9.0) for c in "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:?! \n" if c != "▁"]
+    core = tokenizers.Tokenizer(tokenizers.models.Unigram(vocabulary, unk_id=0))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    core.add_special_tokens(["<s>", "<image>"])
+    if prefix:
+        core.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    core.save(str(folder / "tokenizer.json"))
+    return core
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+@pytest.mark.parametrize("prefix", [True, False])
+def test_start_tokens_and_first_spaces_are_those_of_the_whole_text(tmp_path, scheme, prefix):
+    core = metaspace(tmp_path, scheme, prefix)
+    source = "{% for m in messages %}USER: {% for p in m.content %}{% if p.type == 'image' %}<image>{% else %}" \
+        "{{ p.text }}{% endif %}{% endfor %} ASSISTANT:{% endfor %}"  # fmt: skip
+    tokens = TokenConfig(stop=(0,), image=2)
+    image = cut_patches(picture(), IMAGE)
+    message = Message("user", (TextPart("Look"), ImagePart(image), TextPart("Hello you")))
+    prompt = build_prompt([message], Tokenizer(tmp_path / "tokenizer.json"), ChatTemplate(source), tokens=tokens)
+    expected = core.encode("USER: Look" + "<image>" * image.tokens + "Hello you ASSISTANT:").ids
+    assert prompt.ids[0].tolist() == expected
+    assert len(prompt.token_map.role) == len(expected)
+
+
+def test_a_start_token_is_not_doubled_and_text_models_get_what_their_template_writes(tmp_path):
+    metaspace(tmp_path, "first")
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json")
+    source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    for template, image, starts in ((source, 2, [1]), (source.removeprefix("{{ bos_token }}"), None, [4])):
+        chat = ChatTemplate(template, bos_token="<s>")
+        prompt = build_prompt([HELLO], tokenizer, chat, tokens=TokenConfig(stop=(0,), image=image))
+        assert prompt.ids[0].tolist()[:1] == starts
+        assert prompt.ids[0].tolist().count(1) == (image is not None)
