@@ -17,7 +17,7 @@ from rave_mlx.errors import PromptError, RaveError
 from rave_mlx.models.lmm import LMM
 from rave_mlx.prompt import ImagePart, Message, TextPart
 from rave_mlx.session import latest_turn
-from rave_mlx.train.example import Example, make_example
+from rave_mlx.train.example import Example, answer_of, make_example
 from rave_mlx.train.rows import DataError, Picture, Turn, read_row, unused_columns
 from rave_mlx.train.sketch import Sketch, Spool, check_budget, sketch
 from rave_mlx.train.sources import RawRow, read_source
@@ -91,7 +91,9 @@ class Dataset:
         """An example's conversation up to its last answer, images decoded, and that answer."""
         messages, where = self._conversations[index]
         last = max(i for i, message in enumerate(messages) if message.role == "assistant")
-        return self._read(messages[:last], where), _text(messages[last])
+        answer = answer_of(messages[last]).parts[0]
+        assert isinstance(answer, TextPart)
+        return self._read(messages[:last], where), answer.text
 
     def add(self, messages: Sequence[Message], where: str, limit: int) -> None:
         """Add a conversation of sketches; DataError or PromptError when it cannot be trained on."""
@@ -220,10 +222,6 @@ class _Reader:
         if key is not None:
             self._known[key] = made
         return made
-
-
-def _text(message: Message) -> str:
-    return "".join(part.text for part in message.parts if isinstance(part, TextPart))
 
 
 def _bad_rows(dataset: Dataset, rows: int, allowed: int) -> str:

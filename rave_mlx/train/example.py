@@ -36,13 +36,22 @@ class Example:
 
 
 def make_example(lmm: LMM, messages: Sequence[Message], where: str) -> Example:
-    """The example of a conversation that ends with an assistant turn.
+    """The example of a conversation with answers.
+
+    White space around answers is left away: it would stand between an answer and the token that ends it.
 
     Raises:
         PromptError: when the model or its chat template cannot take the conversation.
     """
+    messages = [answer_of(message) if message.role == "assistant" else message for message in messages]
     prompt = lmm.prompt(messages, add_generation_prompt=False)
     return Example(prompt, targets(lmm, messages, prompt), where)
+
+
+def answer_of(message: Message) -> Message:
+    """An assistant's message as one text without white space around it."""
+    text = "".join(part.text for part in message.parts if isinstance(part, TextPart)).strip()
+    return Message(message.role, (TextPart(text),), message.plain)
 
 
 def targets(lmm: LMM, messages: Sequence[Message], prompt: Prompt) -> NDArray[np.bool_]:
@@ -71,7 +80,7 @@ def _answer(lmm: LMM, messages: Sequence[Message], index: int, prompt: Prompt) -
     """
     tokens, ids = prompt.token_map, prompt.ids[0]
     own = np.flatnonzero(tokens.message == index)
-    text = "".join(part.text for part in messages[index].parts if isinstance(part, TextPart)).strip()
+    text = "".join(part.text for part in messages[index].parts if isinstance(part, TextPart))
     if own.size:
         start, stop = int(own[0]), int(own[-1]) + 1
         if _says(lmm, ids[start:stop], text) or not _free(lmm, prompt, start - 1):

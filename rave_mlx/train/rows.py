@@ -61,8 +61,6 @@ class Turn:
 def read_row(row: Any, folder: Path) -> tuple[Turn, ...]:
     """The turns of a row; image paths are relative to `folder`.
 
-    White space around answers is taken away: it would stand between an answer and the token that ends it.
-
     Raises:
         DataError: what is wrong with the row, without its name.
     """
@@ -93,7 +91,7 @@ def _check(turns: Sequence[Turn]) -> None:
     for number, turn in enumerate(turns, 1):
         if turn.role == "assistant" and any(isinstance(part, Picture) for part in turn.parts):
             raise DataError(f"message {number}: an answer holds an image; models answer in text")
-        if turn.role == "assistant" and not turn.text:
+        if turn.role == "assistant" and not turn.text.strip():
             raise DataError(f"message {number}: the answer is empty")
         if not turn.parts:
             raise DataError(f"message {number}: the {turn.role} turn is empty")
@@ -162,8 +160,6 @@ def _question(row: Mapping[str, Any], listed: Sequence[Picture], supply: Iterato
 
 
 def _turn(role: str, parts: Sequence[str | Picture], *, plain: bool) -> Turn:
-    if role == "assistant" and all(isinstance(part, str) for part in parts):
-        parts = ["".join(part for part in parts if isinstance(part, str)).strip()]
     return Turn(role, tuple(part for part in parts if part != ""), plain)
 
 
