@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import mlx.core as mx
@@ -31,6 +32,7 @@ from rave_mlx.convert.quantize import apply as pack
 from rave_mlx.convert.quantize import plan as make_quantization
 from rave_mlx.convert.translate import read_quantization, translate
 from rave_mlx.errors import ConfigError, ModelError
+from rave_mlx.machine import cores
 from rave_mlx.models.lmm import LMM
 from rave_mlx.safetensors_writer import Progress
 
@@ -48,6 +50,7 @@ def convert(
     gate: GateConfig | None = None,
     quantize: Options | None = None,
     revision: str | None = None,
+    hashes: bool = False,
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Path:
@@ -62,6 +65,8 @@ def convert(
         gate: add pair gates of this shape, initialised to have no effect.
         quantize: pack weights into fewer bits; None leaves them (and leaves packed those of MLX packages).
         revision: branch, tag or commit of a Hub id.
+        hashes: write the SHA-256 of every source file into the model card; False leaves out weight files that do not
+            come from the Hub, which tells them.
         progress: called with the bytes written and the bytes in all, after each tensor.
         note: called with a line about what a person should know (NaN weights); None prints it to stderr.
 
@@ -74,16 +79,16 @@ def convert(
     origin = sources.read(_find(source, revision))
     check = FiniteCheck()
     lmm, tensors = _open(origin, gate, dtype, quantize, check)
-    with Hashes(origin.files()) as hashes:
+    with Hashes(origin.files(), large=hashes) as digests:
         store.write(
             target,
             lmm.config,
-            tensors,
+            _spread(tensors),
             tokenizer=origin.tokenizer,
             template=_template(origin),
-            card=lambda: card(lmm.config, Origin.of(origin, hashes.result())),
+            card=lambda: card(lmm.config, Origin.of(origin, digests.result())),
             hub=origin.hub_files(),
-            evaluate=check.evaluate,
+            watch=check,
             progress=progress,
         )
     if check.message:
@@ -193,6 +198,23 @@ def _cast(tensors: Iterator[tuple[str, mx.array]], dtype: mx.Dtype) -> Iterator[
     for name, tensor in tensors:
         floating = mx.issubdtype(tensor.dtype, mx.floating)
         yield name, tensor.astype(dtype) if floating and _GATE not in name else tensor
+
+
+def _spread(tensors: Iterator[tuple[str, mx.array]]) -> Iterator[tuple[str, mx.array]]:
+    """The same tensors, on a CPU to be computed by turns on two threads: MLX computes a stream on one."""
+    device = mx.default_device()
+    count = min(2, cores()) if device.type == mx.DeviceType.cpu else 1
+    streams = cycle([mx.new_stream(device) for _ in range(count)])
+    stream = next(streams)
+    while True:
+        with mx.stream(stream):
+            named = next(tensors, None)
+        if named is None:
+            return
+        if named[0].endswith(".weight"):
+            # Scales and biases come out of the same computation as their weight.
+            stream = next(streams)
+        yield named
 
 
 def _print_note(text: str) -> None:

@@ -30,20 +30,20 @@ class FiniteCheck:
         self._waiting: dict[str, mx.array] = {}
 
     def over(self, tensors: Iterable[tuple[str, mx.array]]) -> Iterator[tuple[str, mx.array]]:
-        """The same tensors, remembered until `evaluate`."""
+        """The same tensors, remembered until they are computed."""
         for name, tensor in tensors:
             if tensor.dtype in _LARGEST:
                 self._waiting[name] = tensor
             yield name, tensor
 
-    def evaluate(self, name: str, tensor: mx.array) -> None:
-        """Compute `tensor`; if one of its name has passed, look at that, from which it may be computed."""
-        origin = self._waiting.pop(name, None)
-        if origin is None:
-            mx.eval(tensor)
-            return
-        mx.eval(tensor, origin)
-        if not is_finite(origin):
+    def beside(self, name: str) -> list[mx.array]:
+        """The tensor of this name that passed."""
+        return [self._waiting[name]] if name in self._waiting else []
+
+    def computed(self, name: str) -> None:
+        """Look at it and let it go."""
+        tensor = self._waiting.pop(name, None)
+        if tensor is not None and not is_finite(tensor):
             self.names.append(name)
 
     @property

@@ -1,17 +1,18 @@
 """Write safetensors files as a stream: the header first, then one tensor after the other.
 
 MLX tells shape and type of an array before it is computed, so sizes and headers are known before the first byte is
-read. Each tensor is then evaluated, written and dropped; whatever the size of the model, memory holds one of them
-(and what its computation takes).
+read. Each tensor is then computed, written and dropped, while the next ones are being computed already; whatever the
+size of the model, memory holds a few of them (and what their computation takes).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -22,13 +23,23 @@ from rave_mlx.safetensors_files import CODES
 SHARD_BYTES = 5 * 10**9
 """Largest file that is written, save for a tensor that is larger by itself."""
 _ALIGNMENT = 8
+_AHEAD = 3
+"""Tensors computed while one is written: the scales and biases of a packed weight, and the next weight."""
 _WORDS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
 
 Named = tuple[str, mx.array]
-Evaluate = Callable[[str, mx.array], None]
-"""Computes a tensor, given its name."""
 Progress = Callable[[int, int], None]
 """Told the bytes written and the bytes in all."""
+
+
+class Watch(Protocol):
+    """Somebody who looks at what tensors are computed from, while that is in memory."""
+
+    def beside(self, name: str) -> list[mx.array]:
+        """What to compute with the tensor called `name`."""
+
+    def computed(self, name: str) -> None:
+        """That is computed now; it may be let go."""
 
 
 def write_files(
@@ -36,7 +47,7 @@ def write_files(
     tensors: Iterable[Named],
     *,
     metadata: str = "mlx",
-    evaluate: Evaluate | None = None,
+    watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write `model.safetensors`, or several numbered files with an index.
@@ -45,7 +56,7 @@ def write_files(
         folder: where to.
         tensors: lazy tensors by name.
         metadata: who reads them ("mlx", "pt"): the `format` that other programs look for.
-        evaluate: computes a tensor before it is written; None for `mx.eval`.
+        watch: sees each tensor once it is computed.
         progress: called after each tensor.
 
     Raises:
@@ -56,27 +67,69 @@ def write_files(
     total = sum(tensor.nbytes for _, tensor in waiting)
     check_room(folder, total)
     shards = _split(waiting)
-    # From here on only `shards` refers to the arrays, and lets go of each.
+    # From here on only the queue refers to the arrays, and lets go of each.
     del waiting
     names = file_names(len(shards))
     if len(shards) > 1:
         index = {name: file for file, shard in zip(names, shards, strict=True) for name, _ in shard}
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
         (folder / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
+    headers = [_header(shard, metadata) for shard in shards]
+    counts = [len(shard) for shard in shards]
+    queue = _Queue(shards, watch)
     done = 0
-    for file, shard in zip(names, shards, strict=True):
+    for file, header, count in zip(names, headers, counts, strict=True):
         with (folder / file).open("wb") as stream:
-            stream.write(_header(shard, metadata))
-            shard.reverse()
-            while shard:
-                name, tensor = shard.pop()
-                _evaluate(name, tensor, evaluate)
-                _write(stream, tensor)
-                done += tensor.nbytes
-                del tensor
-                mx.clear_cache()
+            stream.write(header)
+            for _ in range(count):
+                try:
+                    tensor = queue.take()
+                    mx.clear_cache()
+                except RuntimeError as error:
+                    # Of this tensor or of one that is being computed: MLX tells at its next call.
+                    raise ModelError(
+                        f"the weights cannot be read ({error}); download or convert the model again"
+                    ) from None
+                done += _write(stream, tensor)
                 if progress is not None:
                     progress(done, total)
+
+
+class _Queue:
+    """Tensors in order, the next ones being computed: three at most, and no more bytes than the largest has."""
+
+    def __init__(self, shards: list[list[Named]], watch: Watch | None):
+        self._waiting = deque(named for shard in shards for named in shard)
+        self._started: deque[Named] = deque()
+        self._most = max((tensor.nbytes for _, tensor in self._waiting), default=0)
+        self._watch = watch
+        for shard in shards:
+            shard.clear()
+
+    def take(self) -> mx.array:
+        """The next tensor, computed."""
+        if not self._started:
+            self._start()
+        name, tensor = self._started.popleft()
+        self._start_others()
+        mx.eval(tensor, *self._beside(name))
+        if self._watch is not None:
+            self._watch.computed(name)
+        return tensor
+
+    def _start_others(self) -> None:
+        while self._waiting and len(self._started) < _AHEAD:
+            if sum(t.nbytes for _, t in self._started) + self._waiting[0][1].nbytes > self._most:
+                return
+            self._start()
+
+    def _start(self) -> None:
+        name, tensor = self._waiting.popleft()
+        mx.async_eval(tensor, *self._beside(name))
+        self._started.append((name, tensor))
+
+    def _beside(self, name: str) -> list[mx.array]:
+        return [] if self._watch is None else self._watch.beside(name)
 
 
 def file_names(count: int) -> list[str]:
@@ -124,17 +177,9 @@ def _header(tensors: Sequence[Named], metadata: str) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _evaluate(name: str, tensor: mx.array, evaluate: Evaluate | None) -> None:
-    try:
-        if evaluate is None:
-            mx.eval(tensor)
-        else:
-            evaluate(name, tensor)
-    except RuntimeError as error:
-        raise ModelError(f"tensor {name} cannot be read ({error}); download or convert the model again") from None
-
-
-def _write(stream: BinaryIO, tensor: mx.array) -> None:
+def _write(stream: BinaryIO, tensor: mx.array) -> int:
+    """Write the bytes of a computed tensor; returns how many."""
     if tensor.nbytes:
         # NumPy has no bfloat16; words of the same width have the same bytes.
         stream.write(np.ascontiguousarray(np.asarray(tensor.view(_WORDS[tensor.dtype.size]))).data)
+    return tensor.nbytes

@@ -25,7 +25,7 @@ import mlx.core as mx
 from rave_mlx.config import LMMConfig
 from rave_mlx.errors import ConfigError, ModelError
 from rave_mlx.safetensors_files import Tensors, open_files
-from rave_mlx.safetensors_writer import Evaluate, Progress, write_files
+from rave_mlx.safetensors_writer import Progress, Watch, write_files
 
 CONFIG, TOKENIZER, TEMPLATE, CARD = "config.json", "tokenizer.json", "chat_template.jinja", "README.md"
 HUB = "hub"
@@ -146,7 +146,7 @@ def write(
     template: str,
     card: str | Callable[[], str],
     hub: Mapping[str, bytes] | None = None,
-    evaluate: Evaluate | None = None,
+    watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write a rave directory at `out`, which must not exist.
@@ -160,13 +160,13 @@ def write(
         template: the chat template.
         card: text of the model card, or a function that gives it once the tensors are written.
         hub: files for the folder of that name.
-        evaluate, progress: see `safetensors_writer.write_files`.
+        watch, progress: see `safetensors_writer.write_files`.
 
     Raises:
         ModelError: when `out` exists or cannot be written, or there is not enough room on the disk.
     """
     with new_directory(out) as part:
-        write_files(part, tensors, evaluate=evaluate, progress=progress)
+        write_files(part, tensors, watch=watch, progress=progress)
         (part / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(tokenizer, part / TOKENIZER)
         (part / TEMPLATE).write_text(template, encoding="utf-8")

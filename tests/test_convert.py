@@ -307,6 +307,16 @@ def test_the_card_says_where_the_model_came_from(checkpoint, tmp_path):
         assert f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" in text
 
 
+def test_large_weight_files_are_hashed_on_demand(large, tmp_path):
+    for hashes in (False, True):
+        out = convert(large, tmp_path / "out", hashes=hashes)
+        text = (out / "README.md").read_text()
+        assert "  config.json\n" in text
+        digest = hashlib.sha256((large / "model.safetensors").read_bytes()).hexdigest() if hashes else "model.safe"
+        assert (f"{digest}  model.safetensors\n" in text) == hashes
+        shutil.rmtree(out)
+
+
 def test_the_card_of_a_quantized_model_from_the_hub():
     base = store.read_config(rave_mlx.loading.BUILT_IN)
     rest = {"decoder.head": QuantizationConfig(6, 64), "vision": None}

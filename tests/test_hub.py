@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -83,6 +84,8 @@ def test_only_what_is_needed_is_fetched_and_converts_like_the_folder(checkpoint,
     assert f'base_model: "{NAME}"' in card
     assert f"at commit `{commit}`" in card
     assert 'license_name: "tiny-research"' in card
+    for name in needed - {"README.md", "model.safetensors.index.json"}:
+        assert f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" in card
 
 
 def test_the_cache_serves_again_and_offline(files, tmp_path):

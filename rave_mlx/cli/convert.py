@@ -124,7 +124,14 @@ def convert(
     if out is not None:
         with _bar() as progress:
             path = converter.convert(
-                source, out, dtype=dtype, gate=gates, quantize=packing, revision=revision, progress=progress
+                source,
+                out,
+                dtype=dtype,
+                gate=gates,
+                quantize=packing,
+                revision=revision,
+                hashes=push is not None,
+                progress=progress,
             )
         print(path)
         if check:
