@@ -34,11 +34,13 @@ class World:
         """float32 arrays added up over all processes."""
         if self.group is None:
             return dict(arrays)
-        flat = mx.concatenate([x.reshape(-1) for x in arrays.values()])
+        # Processes may have come by their arrays in different orders.
+        ordered = sorted(arrays.items())
+        flat = mx.concatenate([x.reshape(-1) for _, x in ordered])
         pieces = [flat[i : i + _PIECE] for i in range(0, flat.size, _PIECE)]
         whole = mx.concatenate([mx.distributed.all_sum(piece, group=self.group) for piece in pieces])
-        sums, first = {}, 0
-        for name, x in arrays.items():
+        sums, first = dict(arrays), 0
+        for name, x in ordered:
             sums[name] = whole[first : first + x.size].reshape(x.shape)
             first += x.size
         return sums

@@ -1,0 +1,113 @@
+"""Several processes train as one process would with the same rows: MLX's ring over loopback, no stand-ins."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from contextlib import ExitStack
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from training import command, environment, history, losses, message, train_cli, write_data, write_model, write_rows
+
+from rave_mlx.errors import UsageError
+from rave_mlx.train import checkpoint
+from rave_mlx.train.distributed import World
+from rave_mlx.train.order import Order
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def launch(folder, size, *options):
+    """Start `size` processes of `rave-mlx train` that know each other, as `mlx.launch` does."""
+    hosts = folder / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(size)]))
+    return [
+        subprocess.Popen(
+            command(*options),
+            env=environment(MLX_HOSTFILE=str(hosts), MLX_RANK=str(rank)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+
+
+def together(folder, size, *options):
+    """Run them to the end; what each said."""
+    processes = launch(folder, size, *options)
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, said
+    return said
+
+
+def options(data, out, model, *more):
+    return (*("--data", data, "--out", out, "--model", model, "--rank", 2, "--modules", "q_proj,v_proj"), *more)
+
+
+@pytest.mark.parametrize("processes", [2])
+def test_several_processes_are_one_with_the_summed_batch(tmp_path, processes):
+    # Answers of 1 to 40 characters: a mean of means would be far off. 9 rows: the last batch leaves one without any.
+    data, model = write_data(tmp_path / "data"), write_model(tmp_path / "model")
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row["messages"][1] = message("assistant", "abc "[: i % 4 + 1] * (1 + 9 * (i % 2)) + "x")
+    write_rows(data / "train.jsonl", rows)
+    more = ("--batch-size", 4, "--accumulate", 2, "--steps", 6, "--save-every", 3, "--lr", 1e-3)
+    train_cli(*options(data, tmp_path / "one", model, *more))
+    said = together(tmp_path, processes, *options(data, tmp_path / "many", model, *more))
+    np.testing.assert_allclose(losses(tmp_path / "many"), losses(tmp_path / "one"), rtol=2e-5)
+    one, many = history(tmp_path / "one"), history(tmp_path / "many")
+    for key in ("valid_loss", "norm", "exact"):
+        found = [[e[key] for e in entries if e.get(key) is not None] for entries in (one, many)]
+        assert found[0]
+        np.testing.assert_allclose(found[1], found[0], rtol=1e-3)
+    for key in ("tokens", "trained_tokens", "images", "answers"):
+        assert [e.get(key) for e in many] == [e.get(key) for e in one]
+    weights = [mx.load(str(tmp_path / out / "adapters.safetensors")) for out in ("one", "many")]
+    for name, x in weights[0].items():
+        np.testing.assert_allclose(np.array(weights[1][name]), np.array(x), atol=2e-4, err_msg=name)
+    # Only the first process writes and speaks.
+    assert "step" in said[0][1] and all(not err for _, err in said[1:])
+
+
+def test_two_processes_resume_to_the_bit(tmp_path):
+    data, model = write_data(tmp_path / "data"), write_model(tmp_path / "model")
+    more = ("--batch-size", 2, "--steps", 30, "--dropout", 0.1, "--save-every", 30)
+    together(tmp_path, 2, *options(data, tmp_path / "whole", model, *more))
+    out = tmp_path / "parts"
+    processes = launch(tmp_path, 2, *options(data, out, model, *more))
+    log = out / "log.jsonl"
+    while not (log.is_file() and log.stat().st_size):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+    # One process is told to stop; both do, after the same update.
+    processes[1].send_signal(signal.SIGINT)
+    said = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [130, 130], said
+    assert 0 < checkpoint.read(checkpoint.latest(out)).state.step < 30
+    together(tmp_path, 2, *options(data, out, model, *more, "--resume"))
+    assert history(out) == history(tmp_path / "whole")
+    assert (out / "adapters.safetensors").read_bytes() == (tmp_path / "whole/adapters.safetensors").read_bytes()
+
+
+def test_one_process_needs_no_engine():
+    x = {"a": mx.array([1.0, 2.0])}
+    assert World().sum(x) == x
+    assert World().totals(1, 2.5) == [1, 2.5]
+
+
+def test_fewer_rows_than_processes_are_refused():
+    with pytest.raises(UsageError, match="raise --batch-size to at least 4"):
+        Order([1, 2, 3, 4], 2, size=4)
