@@ -138,6 +138,11 @@ class Policy:
     needs_visual: ClassVar[bool] = True
     prefix_reusable: ClassVar[bool] = True
     chunkable: ClassVar[bool] = True
+    _hooks: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._hooks = frozenset(n for n in vars(Policy) if getattr(cls, n, None) is not getattr(Policy, n, None))
 
     @classmethod
     def preset(cls, name: str, **fields: Any) -> Self:
@@ -146,7 +151,7 @@ class Policy:
 
     def has(self, hook: str) -> bool:
         """Whether the policy implements a hook."""
-        return getattr(type(self), hook) is not getattr(Policy, hook)
+        return hook in self._hooks
 
     def check(self, config: LMMConfig) -> None:
         """Refuse a model that the policy cannot steer.

@@ -36,13 +36,23 @@ EXPLICIT = ("edit_scores", "key_groups", "weights", "observe")
 """Hooks for which a row's scores have to be at hand."""
 
 
+class Shown:
+    """The new tokens that a policy is shown: marks (B, L), and what is asked of them in every layer."""
+
+    def __init__(self, rows: NDArray[np.bool_]):
+        self.rows = rows
+        self.columns: NDArray[np.bool_] = np.logical_or.reduce(rows, axis=0)
+        self.some = bool(self.columns.any())
+        self.every = bool(rows.all())
+
+
 @dataclass(frozen=True)
 class Touching:
-    """A policy at work in a layer: its context, and the new tokens (B, L) that it is shown."""
+    """A policy at work in a layer: its context, and the new tokens that it is shown."""
 
     policy: Policy
     context: Context
-    rows: NDArray[np.bool_]
+    shown: Shown
 
 
 @dataclass(frozen=True)
@@ -95,16 +105,15 @@ def steer(
     if gate is not None and gate.span[0] >= gate.span[1]:
         gate = None
     call = _Call(q, k, v, scale, mask, gate)
-    explicit = [each for each in acting if any(each.policy.has(hook) for hook in EXPLICIT) and each.rows.any()]
+    explicit = [each for each in acting if each.shown.some and any(map(each.policy.has, EXPLICIT))]
     if not explicit:
         return attend(q, k, v, scale=scale, mask=mask, gate=gate, path=path)
     groups = [_groups(each, k.shape[2]) for each in explicit]
     for each in explicit:
         each.context.received = lambda: _received(call)
-    touched = np.logical_or.reduce([each.rows.any(axis=0) for each in explicit])
     parts = []
-    for start, stop in _segments(touched):
-        if touched[start]:
+    for start, stop, touched in _segments([each.shown for each in explicit]):
+        if touched:
             parts += _blocks(call, explicit, groups, start, stop)
         else:
             c = call.part(start, stop)
@@ -126,18 +135,21 @@ def _visible(acting: Sequence[Touching], mask: Mask, num_queries: int, num_keys:
 
 
 def _groups(each: Touching, num_keys: int) -> mx.array | None:
-    """Marks (B, 1, K, groups) of the policy's key groups, float32."""
+    """Marks (B, K, groups) of the policy's key groups, float32."""
     if not each.policy.has("key_groups"):
         return None
     marks = each.policy.key_groups(each.context)
     assert marks.shape[1] == num_keys, (marks.shape, num_keys)
-    return marks.astype(mx.float32)[:, None]
+    return marks.astype(mx.float32)
 
 
-def _segments(touched: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Maximal stretches of equal marks."""
+def _segments(shown: Sequence[Shown]) -> list[tuple[int, int, bool]]:
+    """Maximal stretches [start, stop) of rows that are touched, and of rows that are not."""
+    if len(shown) == 1 and shown[0].every:
+        return [(0, len(shown[0].columns), True)]
+    touched = np.logical_or.reduce([each.columns for each in shown])
     edges = [0, *(np.flatnonzero(np.diff(touched)) + 1).tolist(), len(touched)]
-    return list(pairwise(edges))
+    return [(start, stop, bool(touched[start])) for start, stop in pairwise(edges)]
 
 
 def _blocks(
@@ -167,12 +179,12 @@ def _block(
     observed: list[tuple[Touching, mx.array]] = []
     for each, every in zip(acting, groups, strict=True):
         if every is not None:
-            marks = every[:, :, :num_keys]
+            marks = every if every.shape[1] == num_keys else every[:, :num_keys]
             if each.policy.has("group_weights"):
-                masses = (weights @ marks) / total
+                masses = _times(weights, marks) / total
                 factors = _only(each, each.policy.group_weights(each.context, masses), 1.0, start, stop)
-                weights = weights * (1 + (factors - 1) @ marks.swapaxes(-1, -2))
-                total = total * (1 + mx.sum((factors - 1) * masses, axis=-1, keepdims=True))
+                weights = weights * (1 + _times(factors - 1, marks.swapaxes(-1, -2)))
+                total = mx.sum(weights, axis=-1, keepdims=True)
             if each.policy.has("observe_masses"):
                 observed.append((each, marks))
         if each.policy.has("weights"):
@@ -180,7 +192,7 @@ def _block(
             weights = _only(each, each.policy.weights(each.context, alpha), alpha, start, stop)
             total = mx.sum(weights, axis=-1, keepdims=True)
     for each, marks in observed:
-        each.policy.observe_masses(each.context, (weights @ marks) / total)
+        each.policy.observe_masses(each.context, _times(weights, marks) / total)
     for each in acting:
         if each.policy.has("observe"):
             each.policy.observe(each.context, weights / total)
@@ -189,23 +201,27 @@ def _block(
 
 def _exponentials(call: _Call, acting: Sequence[Touching], start: int, stop: int) -> tuple[mx.array, mx.array]:
     """Unnormalised weights (B, H, rows, K) and their sums (B, H, rows, 1) in float32."""
-    queries = call.q.astype(mx.float32) * call.scale
+    edits = [each for each in acting if each.policy.has("edit_scores")]
+    unit = 1.0 if edits or call.gate is not None else _LOG2E
+    queries = call.q.astype(mx.float32) * (call.scale * unit)
     scores = _per_group(queries, call.k.swapaxes(-1, -2))
     if call.gate is not None:
         scores = scores + _gate_bias(call.gate, call.q.shape[1], call.k.shape[1], call.k.shape[2])
-    for each in acting:
-        if each.policy.has("edit_scores"):
-            scores = _only(each, each.policy.edit_scores(each.context, scores), scores, start, stop)
+    for each in edits:
+        scores = _only(each, each.policy.edit_scores(each.context, scores), scores, start, stop)
     allowed = None if isinstance(call.mask, str) and scores.shape[2] == 1 else as_bool(call.mask, *scores.shape[2:])
     if allowed is not None:
         scores = mx.where(allowed, scores, -mx.inf)
-    weights = exp2((scores - mx.max(scores, axis=-1, keepdims=True)) * _LOG2E)
+    scores = scores - mx.max(scores, axis=-1, keepdims=True)
+    weights = exp2(scores if unit == _LOG2E else scores * _LOG2E)
     return weights, mx.sum(weights, axis=-1, keepdims=True)
 
 
 def _only(each: Touching, edited: mx.array, other: mx.array | float, start: int, stop: int) -> mx.array:
     """`edited` in the rows that the policy touches, `other` in the rest."""
-    rows = each.rows[:, start:stop]
+    if each.shown.every:
+        return edited
+    rows = each.shown.rows[:, start:stop]
     return edited if rows.all() else mx.where(mx.array(rows)[:, None, :, None], edited, other)
 
 
@@ -214,6 +230,12 @@ def _per_group(x: mx.array, y: mx.array) -> mx.array:
     batch, heads, rows, width = x.shape
     stacked = x.reshape(batch, y.shape[1], -1, width) @ y.astype(mx.float32)
     return stacked.reshape(batch, heads, rows, -1)
+
+
+def _times(x: mx.array, y: mx.array) -> mx.array:
+    """x (B, H, rows, n) times y (B, n, m): (B, H, rows, m)."""
+    batch, heads, rows, width = x.shape
+    return (x.reshape(batch, -1, width) @ y).reshape(batch, heads, rows, -1)
 
 
 def _gate_bias(gate: GateTerms, num_heads: int, num_kv_heads: int, num_keys: int) -> mx.array:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rave_mlx.attention.gate import GateTerms
 from rave_mlx.attention.masks import Mask
 from rave_mlx.attention.policies.base import Context, Kept, Phase, Policy, Rows, Sublayer
-from rave_mlx.attention.policies.lower import Touching, steer
+from rave_mlx.attention.policies.lower import Shown, Touching, steer
 from rave_mlx.attention.policies.tokens import KeyRows, Tokens
 from rave_mlx.errors import UsageError
 
@@ -51,7 +51,7 @@ class Run:
         self._ready = False
         self._maps = [Tokens.empty()]
         self._map_of = [0] * num_layers
-        self._touched: dict[tuple[int, Rows, bool], NDArray[np.bool_]] = {}
+        self._touched: dict[tuple[int, Rows, bool], Shown] = {}
 
     @property
     def tokens(self) -> Tokens:
@@ -188,8 +188,8 @@ class Run:
         """Whether the tokens of a layer became fewer in this very pass."""
         return layer in self._fresh
 
-    def _rows_of(self, policy: Policy, layer: int, length: int) -> NDArray[np.bool_]:
-        """(B, L) marks of the new tokens whose scores and weights the policy is shown."""
+    def _rows_of(self, policy: Policy, layer: int, length: int) -> Shown:
+        """The new tokens whose scores and weights the policy is shown."""
         key = (self._map_of[layer], policy.rows, policy.needs_visual)
         if key not in self._touched:
             tokens = self.tokens_of(layer)
@@ -201,7 +201,7 @@ class Run:
                 chosen[:, : -1 if self._final else None] = False
             if policy.needs_visual:
                 chosen &= np.logical_or.accumulate(tokens.visual, axis=1)[:, new]
-            self._touched[key] = chosen
+            self._touched[key] = Shown(chosen)
         return self._touched[key]
 
 

@@ -30,12 +30,15 @@ def sink_values(x: mx.array, dims: mx.array) -> mx.array:
     return mx.max(mx.abs(normed[..., dims]), axis=-1)
 
 
-def cosines(x: mx.array, first: mx.array) -> mx.array:
-    """|cos| (B, L) of states (B, L, hidden) with a state (B, hidden), float32."""
-    x, first = x.astype(mx.float32), first.astype(mx.float32)
-    products = mx.sum(x * first[:, None], axis=-1)
-    norms = mx.linalg.norm(x, axis=-1) * mx.linalg.norm(first, axis=-1, keepdims=True)
-    return mx.abs(products) / mx.maximum(norms, EPS)
+def direction(x: mx.array) -> mx.array:
+    """Unit vectors along states (..., hidden), float32."""
+    unit: mx.array = mx.fast.rms_norm(x.astype(mx.float32), None, EPS) * x.shape[-1] ** -0.5
+    return unit
+
+
+def cosines(x: mx.array, towards: mx.array) -> mx.array:
+    """|cos| (B, L) of states (B, L, hidden) with unit vectors (B, hidden), float32."""
+    return mx.abs(direction(x) @ towards[..., None])[..., 0]
 
 
 def find_sink_dims(states: NDArray[np.float32], *, factor: float = 20.0) -> tuple[int, ...]:

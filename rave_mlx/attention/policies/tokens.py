@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
@@ -11,22 +9,20 @@ from numpy.typing import NDArray
 _STEP = 256
 
 
-@dataclass
 class Tokens:
     """Roles of all keys of a layer, on the host. B sequences, K keys.
 
     Attributes:
-        role: (B, K) values of `prompt.Role`; -1 for padding.
-        image: (B, K) index of the image a visual token belongs to, -1 for the others.
-        positions: (B, 3, K) rotary positions.
         shift: how many positions earlier than in the prompt the next token stands (after pruning).
     """
 
-    role: NDArray[np.int8]
-    image: NDArray[np.int32]
-    positions: NDArray[np.int32]
-    shift: int = 0
-    _marks: dict[str, mx.array] = field(default_factory=dict, repr=False)
+    def __init__(
+        self, role: NDArray[np.int8], image: NDArray[np.int32], positions: NDArray[np.int32], shift: int = 0
+    ) -> None:
+        self._role, self._image, self._positions = role, image, positions
+        self._length = int(role.shape[1])
+        self.shift = shift
+        self._marks: dict[str, mx.array] = {}
 
     @classmethod
     def empty(cls, batch: int = 1) -> Tokens:
@@ -34,7 +30,22 @@ class Tokens:
         return cls(np.zeros((batch, 0), np.int8), np.zeros((batch, 0), np.int32), np.zeros((batch, 3, 0), np.int32))
 
     def __len__(self) -> int:
-        return int(self.role.shape[1])
+        return self._length
+
+    @property
+    def role(self) -> NDArray[np.int8]:
+        """(B, K) values of `prompt.Role`; -1 for padding."""
+        return self._role[:, : self._length]
+
+    @property
+    def image(self) -> NDArray[np.int32]:
+        """(B, K) index of the image a visual token belongs to, -1 for the others."""
+        return self._image[:, : self._length]
+
+    @property
+    def positions(self) -> NDArray[np.int32]:
+        """(B, 3, K) rotary positions."""
+        return self._positions[..., : self._length]
 
     @property
     def visual(self) -> NDArray[np.bool_]:
@@ -54,19 +65,24 @@ class Tokens:
         return self._marks[kind]
 
     def extend(self, role: NDArray[np.int8], image: NDArray[np.int32], positions: NDArray[np.int32]) -> None:
-        """Add new tokens: (B, n), (B, n), (B, 3, n)."""
-        if not len(self):
-            self.role, self.image, self.positions = role, image, positions
+        """Add new tokens: (B, n), (B, n), (B, 3, n). The first ones decide B."""
+        start, stop = self._length, self._length + int(role.shape[1])
+        if not start:
+            self._role, self._image, self._positions = role.copy(), image.copy(), positions - self.shift
         else:
-            self.role = np.concatenate([self.role, role], axis=1)
-            self.image = np.concatenate([self.image, image], axis=1)
-            self.positions = np.concatenate([self.positions, positions - self.shift], axis=2)
+            if stop > self._role.shape[1]:
+                more = [(0, -(-stop // _STEP) * _STEP - start)]
+                self._role, self._image = np.pad(self.role, [(0, 0), *more]), np.pad(self.image, [(0, 0), *more])
+                self._positions = np.pad(self.positions, [(0, 0), (0, 0), *more])
+            self._role[:, start:stop] = role
+            self._image[:, start:stop] = image
+            self._positions[..., start:stop] = positions - self.shift
+        self._length = stop
         self._marks.clear()
 
     def trim(self, length: int) -> None:
         """Forget every key from `length` on."""
-        self.role, self.image = self.role[:, :length], self.image[:, :length]
-        self.positions = self.positions[..., :length]
+        self._length = max(0, min(length, self._length))
         self._marks.clear()
 
     def take(self, index: NDArray[np.int64], positions: NDArray[np.int32] | None, shift: int) -> Tokens:

@@ -23,7 +23,7 @@ import mlx.core as mx
 import numpy as np
 
 from rave_mlx.attention.policies.base import Context, Policy
-from rave_mlx.attention.policies.sinks import cosines, profile, sink_values
+from rave_mlx.attention.policies.sinks import cosines, direction, profile, sink_values
 from rave_mlx.attention.policies.tokens import KeyRows
 from rave_mlx.errors import UsageError
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from rave_mlx.models.lmm import LMM
 
 _TINY = 1e-20
+_OTHER_SINK = (0.0, 1.0, 0.0)
+"""Marks of a generated token that is a sink, in the order of `VAR.key_groups`."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,14 @@ class VAR(Policy):
         groups = ctx.state.setdefault("groups", KeyRows())
         if ctx.phase == "decode" and not self.generated:
             return
-        tokens, new = ctx.tokens, slice(ctx.start, None)
-        sink = self._sinks(ctx) & tokens.marks("valid")[:, new]
-        visual = tokens.marks("visual")[:, new]
-        groups.write(ctx.start, mx.stack([sink & visual, sink & ~visual, visual & ~sink], axis=-1).astype(mx.float32))
+        tokens, sink = ctx.tokens, self._sinks(ctx)
+        if ctx.phase == "decode":
+            marks = sink[..., None] * mx.array(_OTHER_SINK)
+        else:
+            new = slice(ctx.start, None)
+            sink, visual = sink & tokens.marks("valid")[:, new], tokens.marks("visual")[:, new]
+            marks = mx.stack([sink & visual, sink & ~visual, visual & ~sink], axis=-1).astype(mx.float32)
+        groups.write(ctx.start, marks)
 
     def _sinks(self, ctx: Context) -> mx.array:
         """(B, L) marks of the new tokens that are sinks."""
@@ -142,7 +148,7 @@ class VAR(Policy):
             return mx.zeros(ctx.x.shape[:2], mx.bool_)
         if "first" not in ctx.state or ctx.start == 0:
             index = mx.array(np.argmax(ctx.tokens.valid, axis=1))
-            ctx.state["first"] = mx.take_along_axis(ctx.x, index[:, None, None], axis=1)[:, 0]
+            ctx.state["first"] = direction(mx.take_along_axis(ctx.x, index[:, None, None], axis=1)[:, 0])
         return cosines(ctx.x, ctx.state["first"]) > self.cosine
 
     def key_groups(self, ctx: Context) -> mx.array:
@@ -161,6 +167,6 @@ class VAR(Policy):
             chosen = chosen & (visual_sink <= self.rho * (visual + 1e-6 * count))
         if self.need_visual_sink:
             chosen = chosen & (visual_sink > 0)
-        moved = mx.where(chosen & (target > 0), self.moved, 0.0)
+        moved = mx.where(chosen, self.moved, 0.0)
         gain = 1 + moved * (visual_sink + other_sink) / mx.maximum(target, _TINY)
         return mx.concatenate([1 - moved, 1 - moved, gain], axis=-1)
