@@ -17,6 +17,8 @@ from rave_mlx.config import QuantizationConfig
 from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError, ModelError
 
+_MODELOPT = "hf_quant_config.json"
+"""Where NVIDIA's ModelOpt says how it quantized."""
 _SETTINGS = ("group_size", "bits", "mode")
 _MODES = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}
 """The modes with integer scales by bits and group size."""
@@ -58,7 +60,9 @@ def declared(source: Source) -> Declared | None:
         ("", None),
     )
     if data is None:
-        return None
+        if not (source.path / _MODELOPT).is_file():
+            return None
+        key, data = _MODELOPT, {}
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: {key} should be an object, found {data!r}")
     method = data.get("quant_method") or data.get("quant_algo")

@@ -74,7 +74,10 @@ class Options:
         """What holds where the recipe says nothing."""
         named = recipes.NAMED.get(str(self.recipe))
         bits, group = DEFAULTS[self.mode]
-        return QuantizationConfig(self.bits or (named[0] if named else bits), self.group_size or group, self.mode)
+        bits = named[0] if named else bits
+        return QuantizationConfig(
+            bits if self.bits is None else self.bits, group if self.group_size is None else self.group_size, self.mode
+        )
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,8 @@ def plan(config: LMMConfig, expected: Shapes, options: Options) -> QuantizationC
     decisions = decide(config, expected, options)
     if not any(d.setting for d in decisions):
         raise UsageError(
-            f"nothing to quantize: no weight has rows that groups of {options.base.group_size} divide; "
-            "choose a smaller group size"
+            f"nothing to quantize: no weight that may be has rows that groups of {options.base.group_size} divide; "
+            "choose a smaller group size, or another recipe"
         )
     return gather(options.base, {d.module: d.setting for d in decisions})
 

@@ -48,6 +48,8 @@ def test_defaults_of_each_mode(options, expected):
     [
         ({"bits": 7}, "affine has 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128, not 7 in 64"),
         ({"bits": 1}, "not 1 in 64"),
+        ({"bits": 0}, "not 0 in 64"),
+        ({"group_size": 0}, "not 4 in 0"),
         ({"group_size": 16}, "not 4 in 16"),
         ({"mode": "mxfp4", "bits": 8}, "mxfp4 has 4 bits in groups of 32, not 8 in 32"),
         ({"mode": "nvfp4", "group_size": 32}, "nvfp4 has 4 bits in groups of 16, not 4 in 32"),
@@ -149,7 +151,7 @@ def test_widths_that_the_group_does_not_divide_are_named(opened):
 
 def test_nothing_to_quantize_is_said(opened):
     lmm = opened("llama")
-    with pytest.raises(UsageError, match="no weight has rows that groups of 128 divide"):
+    with pytest.raises(UsageError, match="no weight that may be has rows that groups of 128 divide"):
         quantize.plan(lmm.config, shapes(lmm), Options(group_size=128))
 
 

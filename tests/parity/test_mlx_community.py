@@ -275,6 +275,13 @@ def test_other_quantizations_are_refused_by_name(tmp_path, settings, error):
         rave_mlx.load(tmp_path / "hf")
 
 
+def test_quantization_in_a_file_of_its_own_is_refused(tmp_path):
+    write_checkpoint(CASES["llama"], tmp_path / "hf")
+    (tmp_path / "hf" / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
+    with pytest.raises(ModelError, match="is quantized by 'hf_quant_config.json', which is not read"):
+        rave_mlx.load(tmp_path / "hf")
+
+
 def damaged(folder, change):
     """A quantized checkpoint with something changed."""
     mlx_vlm_checkpoint("qwen2_5_vl", folder, {"group_size": 32, "bits": 4, "mode": "affine"}, decoder_only)
