@@ -101,7 +101,9 @@ def _answer(lmm: LMM, prompt: Prompt, chosen: Steering, max_tokens: int) -> tupl
     logits = prefill(lmm, prompt, cache)
     for index in decode(lmm, prompt, cache, logits, Sampling(), max_tokens=limit):
         stopped = index in lmm.config.tokens.stop
-        text = words.finish() if stopped else words.add(index)
+        text = "" if stopped else words.add(index)
+        if stopped or len(tokens) + 1 == limit:
+            text += words.finish()
         tokens.append(AnswerToken(index, text, stopped))
         recorder.settle()
     return tokens, recorder.rows[: len(tokens)]

@@ -104,7 +104,7 @@ def token_label(seen: AttentionMap, index: int) -> str:
     token = seen.tokens[index]
     if token.stop:
         return "end of answer"
-    return token.text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥") or "·"
+    return token.text.replace(" ", "␣") or "·"
 
 
 def _spans(seen: AttentionMap) -> list[list[int]]:
@@ -134,8 +134,7 @@ def _peak(seen: AttentionMap, values: Floats) -> float:
 
 
 def _short(text: str, most: int = 28) -> str:
-    line = text.replace("\n", "↵")
-    return line if len(line) <= most else line[: most - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
@@ -222,7 +221,7 @@ def _columns(count: int, width: int, height: int, aspect: float) -> int:
 def _header(title: str, note: str, width: int) -> Image.Image:
     out = Image.new("RGB", (width, 2 * _TEXT + 30), _GROUND)
     pen = ImageDraw.Draw(out)
-    pen.text((0, 0), _cut(title.replace("\n", " "), width, _font(_TEXT + 4)), _INK, _font(_TEXT + 4))
+    pen.text((0, 0), _cut(title, width, _font(_TEXT + 4)), _INK, _font(_TEXT + 4))
     pen.text((0, _TEXT + 16), _cut(note, width, _font(_TEXT - 5)), _MUTED, _font(_TEXT - 5))
     return out
 
@@ -260,7 +259,8 @@ def _stack(rows: Sequence[Image.Image], width: int) -> Image.Image:
 
 
 def _cut(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text, shortened to a width in pixels."""
+    """The text on one line, shortened to a width in pixels."""
+    text = "".join(c if c.isprintable() else {"\n": "↵", "\t": "⇥"}.get(c, "·") for c in text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -167,10 +167,11 @@ def parse_numbers(text: str, what: str) -> list[int]:
     """
     found: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not first.isdecimal() or not last.isdecimal() or int(last) < int(first):
             raise UsageError(f"{what} {text!r}: write numbers and ranges, like 3 or 0-2 or 1,4-6")
-        found += range(int(first), int(last or first) + 1)
+        found += range(int(first), int(last) + 1)
     return sorted(set(found))
 
 
