@@ -177,7 +177,7 @@ def open_dataset(
                 dataset.add(messages, raw.where + several, limit)
         except RaveError as error:
             dataset.bad.append(f"{raw.where}: {error}")
-    if len(dataset.bad) > bad_rows:
+    if len(dataset.bad) > bad_rows or (dataset.bad and not len(dataset)):
         raise DataError(_bad_rows(dataset, rows, bad_rows))
     if not len(dataset):
         raise DataError(f"{dataset.name}: no rows to train on")

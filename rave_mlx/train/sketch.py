@@ -11,10 +11,10 @@ import io
 import os
 import struct
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -22,7 +22,7 @@ from PIL import ExifTags, Image
 from rave_mlx.config import ImageConfig, Images, TileConfig
 from rave_mlx.errors import ImageError
 from rave_mlx.image_files import named
-from rave_mlx.image_kinds import HEAD, HEIC, PDF, kind_of
+from rave_mlx.image_kinds import HEAD, HEIC, PDF, PNG, kind_of
 from rave_mlx.image_noise import quiet
 from rave_mlx.images import ImagePatches, cut_patches, fit_size, read_patches
 from rave_mlx.tiles import _PLANS, TILED_IMAGE_TOKENS
@@ -32,6 +32,9 @@ from rave_mlx.train.rows import DataError, Picture
 _NONE = np.zeros((0, 0), np.float32)
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
+
+
+_TAIL = 1 << 16
 
 
 class Spool:
@@ -94,11 +97,10 @@ def sketch(picture: Picture, config: Images, image_tokens: int | None, spool: Sp
         ImageError: when its file is no image, or one the model cannot take.
     """
     size = _header_size(picture)
-    with named(picture.source):
-        if size is None:
-            read = read_patches(picture.source, config, page=picture.page, image_tokens=image_tokens)
-            made = replace(read, pixels=_NONE, original=None)
-        else:
+    if size is None:
+        made = read_patches(picture.source, config, page=picture.page, image_tokens=image_tokens)
+    else:
+        with named(picture.source):
             made = _sized(size, config, image_tokens)
     source = picture.source if isinstance(picture.source, Path) else spool.add(picture.source)
     return Sketch(_NONE, made.grid, "", made.size, made.layout, source=source, page=picture.page)
@@ -125,9 +127,20 @@ def _header_size(picture: Picture) -> tuple[int, int] | None:
             quiet(),
         ):
             image = Image.open(file, formats=kind.formats)
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
+            if kind is PNG and _ends_in_metadata(file):
+                return None
+            # The method of the base class: that of PNG decodes the image first.
+            turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
             return (image.height, image.width) if turned else image.size
     return None
+
+
+def _ends_in_metadata(file: IO[bytes]) -> bool:
+    """Whether a PNG may have its orientation behind its pixels."""
+    file.seek(0, os.SEEK_END)
+    file.seek(max(0, file.tell() - _TAIL))
+    tail = file.read(_TAIL)
+    return any(chunk in tail for chunk in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
 
 
 @lru_cache(maxsize=4096)
