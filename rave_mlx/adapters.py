@@ -119,8 +119,15 @@ def save(lmm: LMM, config: AdapterConfig, out: str | os.PathLike[str]) -> Path:
 
 
 def write(folder: Path, config: AdapterConfig, weights: Mapping[str, mx.array]) -> None:
-    """Write an adapter's two files into a folder."""
-    mx.save_safetensors(str(folder / WEIGHTS), dict(weights), metadata={"format": "mlx"})
+    """Write an adapter's two files into a folder.
+
+    Raises:
+        OSError: when they cannot be written.
+    """
+    try:
+        mx.save_safetensors(str(folder / WEIGHTS), dict(weights), metadata={"format": "mlx"})
+    except RuntimeError as error:
+        raise OSError(f"{WEIGHTS}: {error}") from None
     (folder / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 

@@ -10,10 +10,12 @@ import typer
 
 if TYPE_CHECKING:
     from rave_mlx.adapters import ModelPart
+    from rave_mlx.models.lmm import LMM
     from rave_mlx.train.config import TrainConfig
     from rave_mlx.train.report import Listener
     from rave_mlx.train.run import Outcome
 
+EXAMPLES = "examples.png"
 _PARTS: tuple[ModelPart, ...] = ("decoder", "connector", "vision")
 _WHAT, _HOW, _DATA, _SHOW = "What trains", "How", "Data", "What is kept and shown"
 
@@ -41,6 +43,13 @@ def train(
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out, to the bit.")
+    ] = False,
+    check_data: Annotated[
+        bool,
+        typer.Option(
+            "--check-data",
+            help="Read all of the data, say what is in it, draw three examples as the model sees them; train nothing.",
+        ),
     ] = False,
     gate_only: Annotated[
         bool, typer.Option("--gate-only", help="Train the pair gates only.", rich_help_panel=_WHAT)
@@ -169,8 +178,9 @@ def train(
 
     if gate_only and lora_only:
         raise UsageError("--gate-only and --lora-only exclude each other; without either both train")
-    if out is None:
+    if out is None and not check_data:
         raise UsageError("--out is missing: where should the adapter go?")
+    place = (out or Path()).expanduser()
     parts, rates = _parts(whole or [])
     low_rank = not gate_only and ("decoder" not in parts or lora_only)
     settings = AdapterSettings(rank, scale, "dora" if dora else "lora", dropout, tuple(modules.split(",")))
@@ -205,16 +215,53 @@ def train(
         # Gradients leave float16's range.
         lmm = load(model, dtype="bfloat16")
 
+    if check_data:
+        if not _checked(data, lmm, config, place):
+            raise typer.Exit(1)
+        return
+
     def listeners(steps: int, done: int) -> list[Listener]:
         if not world.is_writer:
             return []
-        return _listeners(out, config, steps, done, tensorboard=tensorboard, wandb=wandb)
+        return _listeners(place, config, steps, done, tensorboard=tensorboard, wandb=wandb)
 
-    place = out.expanduser()
     outcome = run(lmm, data, place, config, resume=resume, world=world, as_csv=log == "csv", listeners=listeners)
     if world.is_writer:
         print(_summary(outcome), file=sys.stderr)
         print(place)
+
+
+def _checked(data: str, lmm: LMM, config: TrainConfig, place: Path) -> bool:
+    """Report what is in the data, on stdout; whether there are no more bad rows than are allowed."""
+    from rave_mlx.errors import ModelError
+    from rave_mlx.train.check_data import check_data
+    from rave_mlx.train.dataset import open_dataset
+    from rave_mlx.train.draw import draw_examples
+    from rave_mlx.train.sources import has_split
+
+    bad = 0
+    for split in ("train", "valid"):
+        if split == "valid" and not has_split(data, split):
+            print("no held-out rows: nothing would be validated", file=sys.stderr)
+            continue
+        rows = open_dataset(
+            data,
+            lmm,
+            split=split,
+            image_tokens=config.image_tokens,
+            max_tokens=config.max_tokens,
+            bad_rows=sys.maxsize,
+        )
+        report = check_data(rows, workers=config.workers)
+        print(report.text())
+        bad += len(report.bad)
+        if split == "train":
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ModelError(f"{place}: cannot be created ({error.strerror})") from None
+            print(f"three examples as the model sees them: {draw_examples(lmm, rows, place / EXAMPLES)}")
+    return bad <= config.bad_rows
 
 
 def _parts(given: list[str]) -> tuple[tuple[ModelPart, ...], dict[str, float]]:
@@ -254,8 +301,8 @@ def _listeners(
 def _summary(outcome: Outcome) -> str:
     """What came of the run, for people."""
     lines = [
-        f"layer {g.layer}: gate bias {g.bias:+.3f}, attention on the image {g.visual_without:.1%} -> {g.visual:.1%} "
-        f"({g.moved:.1%} moved)"
+        f"layer {g.layer}: gate bias {g.bias:+.3f}, attention on the image {g.visual_without:.1%} without the gate, "
+        f"{g.visual:.1%} with it ({g.moved:.1%} moved)"
         for g in outcome.gates
     ]
     if outcome.best_loss is not None:
