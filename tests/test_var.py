@@ -13,7 +13,6 @@ from rave_mlx.attention.policies.lower import Shown, Touching, steer
 from rave_mlx.attention.policies.sinks import (
     classify_sinks,
     cosines,
-    direction,
     find_sink_dims,
     profile,
     received,
@@ -326,7 +325,7 @@ def test_cosines():
     x[1, 3] = -3 * x[1, 0]
     expected = np.abs(np.einsum("bld,bd->bl", x, x[:, 0]))
     expected /= np.linalg.norm(x, axis=-1) * np.linalg.norm(x[:, :1], axis=-1)
-    found = cosines(mx.array(x), direction(mx.array(x[:, 0])))
+    found = cosines(mx.array(x), mx.array(x[:, 0]))
     np.testing.assert_allclose(np.array(found), expected, atol=1e-5)
     assert float(found[1, 3]) == pytest.approx(1, abs=1e-5)
 

@@ -34,12 +34,13 @@ class Run:
 
     Attributes:
         policies: in the order in which they act.
+        num_layers: of the decoder.
         tokens: what is known about the keys of the first layer; layers after a pruning one may hold fewer.
     """
 
     def __init__(self, policies: Sequence[Policy], num_layers: int, *, phase: Phase | None = None):
         self.policies = tuple(policies)
-        self._layers = num_layers
+        self.num_layers = num_layers
         self._forced = phase
         self._phase: Phase = "prefill"
         self._final = False
@@ -123,8 +124,8 @@ class Run:
         if drop <= 0:
             return
         if length == 0:
-            self._maps, self._map_of = [Tokens.empty()], [0] * self._layers
-            self._states = [[{} for _ in range(self._layers)] for _ in self.policies]
+            self._maps, self._map_of = [Tokens.empty()], [0] * self.num_layers
+            self._states = [[{} for _ in range(self.num_layers)] for _ in self.policies]
         for index, tokens in enumerate(self._maps):
             tokens.trim(len(tokens) - drop)
             for states in self._states:
@@ -163,7 +164,7 @@ class Run:
             if layer in self._chosen[index]:
                 context = Context(
                     layer=layer,
-                    num_layers=self._layers,
+                    num_layers=self.num_layers,
                     phase=self._phase,
                     tokens=tokens,
                     start=start,
@@ -181,7 +182,7 @@ class Run:
         old = self.tokens_of(layer)
         positions = None if kept.positions is None else np.array(kept.positions)
         self._maps.append(old.take(np.array(kept.index).astype(np.int64), positions, kept.shift))
-        self._map_of[layer + 1 :] = [len(self._maps) - 1] * (self._layers - layer - 1)
+        self._map_of[layer + 1 :] = [len(self._maps) - 1] * (self.num_layers - layer - 1)
         self._fresh.add(layer + 1)
 
     def pruned_now(self, layer: int) -> bool:

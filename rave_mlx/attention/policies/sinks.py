@@ -36,9 +36,14 @@ def direction(x: mx.array) -> mx.array:
     return unit
 
 
-def cosines(x: mx.array, towards: mx.array) -> mx.array:
-    """|cos| (B, L) of states (B, L, hidden) with unit vectors (B, hidden), float32."""
-    return mx.abs(direction(x) @ towards[..., None])[..., 0]
+def cosines(x: mx.array, first: mx.array) -> mx.array:
+    """|cos| (B, L) of states (B, L, hidden) with a state (B, hidden), float32."""
+    return along(x, direction(first))
+
+
+def along(x: mx.array, unit: mx.array) -> mx.array:
+    """|cos| (B, L) of states (B, L, hidden) with a unit vector (B, hidden), float32."""
+    return mx.abs(direction(x) @ unit[..., None])[..., 0]
 
 
 def find_sink_dims(states: NDArray[np.float32], *, factor: float = 20.0) -> tuple[int, ...]:

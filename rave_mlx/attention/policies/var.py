@@ -23,7 +23,7 @@ import mlx.core as mx
 import numpy as np
 
 from rave_mlx.attention.policies.base import Context, Policy
-from rave_mlx.attention.policies.sinks import cosines, direction, profile, sink_values
+from rave_mlx.attention.policies.sinks import along, direction, profile, sink_values
 from rave_mlx.attention.policies.tokens import KeyRows
 from rave_mlx.errors import UsageError
 
@@ -149,7 +149,7 @@ class VAR(Policy):
         if "first" not in ctx.state or ctx.start == 0:
             index = mx.array(np.argmax(ctx.tokens.valid, axis=1))
             ctx.state["first"] = direction(mx.take_along_axis(ctx.x, index[:, None, None], axis=1)[:, 0])
-        return cosines(ctx.x, ctx.state["first"]) > self.cosine
+        return along(ctx.x, ctx.state["first"]) > self.cosine
 
     def key_groups(self, ctx: Context) -> mx.array:
         """Visual sinks, other sinks, visual tokens that are no sinks."""
