@@ -160,6 +160,8 @@ def put_on(lmm: LMM, config: AdapterConfig, weights: Mapping[str, mx.array], pla
     dtype = lmm.decoder.norm.weight.dtype
     lmm.load_weights([(n, x.astype(mx.float32 if _GATE in n else dtype)) for n, x in weights.items()], strict=False)
     mx.eval(lmm.parameters())
+    # Dropout is for training, which switches it on.
+    lmm.eval()
     return lmm
 
 

@@ -96,7 +96,11 @@ def projections(lmm: LMM, patterns: Sequence[str]) -> tuple[str, ...]:
     if nothing:
         kinds = sorted({n.rpartition(".")[2] for n in names})
         raise UsageError(f"no projection is called {nothing[0]!r}; there are {', '.join(kinds)}, and all")
-    return tuple(sorted(set().union(*chosen.values()), key=names.index))
+    return tuple(sorted(set().union(*chosen.values()), key=_layer_first))
+
+
+def _layer_first(name: str) -> tuple[int, str]:
+    return int(name.split(".")[2]), name
 
 
 def mark(lmm: LMM, adapter: AdapterConfig) -> None:
