@@ -18,6 +18,7 @@ from rave_mlx.attention.policies.aif import AIF, flow_entropy, gap, hidden_token
 from rave_mlx.attention.policies.base import Policy
 from rave_mlx.attention.policies.ee_mllm import EEMLLM
 from rave_mlx.attention.policies.gift import GIFT, enhance, saliency_of
+from rave_mlx.attention.policies.iri import IRI, Rates, inject, recovery_rates
 from rave_mlx.attention.policies.paint import PAI, PAINT, class_attention, louder, strengths
 from rave_mlx.attention.policies.profiling import content_words, depth, depths, question
 from rave_mlx.attention.policies.vhr import VHR, select
@@ -538,6 +539,91 @@ def test_ee_mllm_begins_where_it_is_told(lmm, prompt):
     np.testing.assert_allclose(third.out[:, visual], third.v[:, visual], rtol=1e-6)
 
 
+# IRI
+
+
+def test_iri_example():
+    found = inject(mx.array([3.0, 4.0]), [mx.array([1.0, 0.0])], [0.5], 0.26)
+    np.testing.assert_allclose(found, [3.081276, 3.937733], atol=1e-6)
+    assert float(mx.linalg.norm(found)) == pytest.approx(5, abs=1e-6)
+
+
+@dataclass(frozen=True)
+class Outputs(Policy):
+    """Keeps what attention and MLP add at the last position, before or after IRI, by where it stands in the list."""
+
+    name: ClassVar[str] = "outputs"
+    place: str = ""
+
+    def sublayer_output(self, ctx, kind, output):
+        ctx.state[kind] = output
+        return output
+
+
+def test_iri_in_a_model(lmm, prompt):
+    rates = {"attention": (0.5, 0.8, 0.2), "mlp": (0.3, 0.1, 0.6)}
+    policy = IRI(**rates, sources=2, targets=2, of=3)
+    before, after = Outputs("before"), Outputs("after")
+    run = lmm.make_run([before, policy, after])
+    mx.eval(lmm.logits(prompt, run=run))
+    expected_parts = {"attention": ({0, 1}, {0, 1}, 0.26), "mlp": ({0, 2}, {0, 2}, 0.16)}
+    changed = 0
+    for kind, (sources, targets, strength) in expected_parts.items():
+        seen = [np.array(run.state(before, i)[kind])[0].astype(np.float64) for i in range(LAYERS)]
+        for layer in range(LAYERS):
+            expected = seen[layer].copy()
+            if layer in targets:
+                own = expected[-1]
+                mixed = own + strength * sum(rates[kind][k] * seen[k][-1] for k in sources if k < layer)
+                expected[-1] = mixed * np.linalg.norm(own) / np.linalg.norm(mixed)
+            np.testing.assert_allclose(run.state(after, layer)[kind][0], expected, atol=1e-5)
+            changed += not np.allclose(expected, seen[layer])
+    assert changed == 2
+
+
+@dataclass(frozen=True)
+class Replace(Policy):
+    """Puts a value in the place of one sublayer's output at the last position."""
+
+    name: ClassVar[str] = "replace"
+    layer: int = 0
+    kind: str = ""
+    value: tuple[float, ...] = ()
+
+    def layers(self, count):
+        return [self.layer]
+
+    def sublayer_output(self, ctx, kind, output):
+        if kind != self.kind:
+            return output
+        return mx.concatenate([output[:, :-1], mx.array(self.value)[None, None]], axis=1)
+
+
+def test_recovery_rates_are_those_of_whole_patched_passes(lmm, prompt):
+    token, noise = int(np.argmax(lmm.logits(prompt)[0, -1])), np.random.default_rng(3)
+    found = recovery_rates(lmm, [prompt], noise=2.0, seed=3)
+    assert recovery_rates(lmm, [prompt], token, noise=2.0, seed=3) == found
+    image = prompt.images[0]
+    pixels = image.pixels + noise.normal(0, 2.0, image.pixels.shape).astype(np.float32)
+    noisy = replace(prompt, images=(replace(image, pixels=pixels, digest="noisy"),))
+
+    def chance(p, *policies):
+        run = lmm.make_run(policies) if policies else None
+        return softmax(np.array(lmm.logits(p, run=run)[0, -1]).astype(np.float64))[token], run
+
+    clean, run = chance(prompt, Outputs())
+    base, _ = chance(noisy)
+    for kind, rates in (("attention", found.attention), ("mlp", found.mlp)):
+        for layer in range(LAYERS):
+            value = tuple(np.array(run.state(Outputs(), layer)[kind])[0, -1].tolist())
+            patched, _ = chance(noisy, Replace(layer, kind, value))
+            assert rates[layer] == pytest.approx((patched - base) / (clean - base), abs=2e-4)
+    assert isinstance(found, Rates)
+    IRI(found.attention, found.mlp).check(lmm.config)
+    with pytest.raises(UsageError, match="does not lower"):
+        recovery_rates(lmm, [prompt], token, noise=0.0)
+
+
 # Refusals
 
 
@@ -579,6 +665,9 @@ def test_methods_that_plan_read_one_prompt_at_a_time(lmm, prompt, policy):
         (lambda: PAI(first=-1), "--attention pai: layers -1 to 31"),
         (lambda: AIF(shares=(1.0,)), "shares from 0 to below 1"),
         (lambda: EEMLLM(first=-1), "layers count from 0"),
+        (lambda: IRI(targets=0), "sources and targets are numbers of layers from 1 to 32"),
+        (lambda: IRI().check(tiny_config()), "needs the model's recovery rates"),
+        (lambda: IRI((0.1, 0.2)).check(tiny_config()), "attention has 2 rates; the model has 3 layers"),
     ],
 )
 def test_wrong_settings_are_named(make, message):

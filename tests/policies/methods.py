@@ -7,12 +7,12 @@ from rave_mlx.attention.policies.act import ACT
 from rave_mlx.attention.policies.aif import AIF
 from rave_mlx.attention.policies.ee_mllm import EEMLLM
 from rave_mlx.attention.policies.gift import GIFT
+from rave_mlx.attention.policies.iri import IRI
 from rave_mlx.attention.policies.paint import PAI
 from rave_mlx.attention.policies.vhr import VHR
 
 ALL = {"first": 0, "last": 2, "of": 3}
-LAST_ROW = {"decodes": False}
-"""A prompt's last row is steered when an answer is written, and no last row when the answer is read."""
+RATES = {"attention": (0.5, 0.8, 0.2), "mlp": (0.3, 0.1, 0.6), "sources": 2, "targets": 3, "of": 3}
 
 SUBJECTS = [
     Subject("gift", GIFT(**ALL), GIFT(**ALL, alpha=0.0), decodes=False, batches=False),
@@ -24,4 +24,5 @@ SUBJECTS = [
     Subject("pai", PAI(**ALL), PAI(**ALL, alpha=0.0), decodes=False),
     Subject("aif", AIF(), AIF(shares=(0.0,)), decodes=False, batches=False),
     Subject("ee-mllm", EEMLLM(), EEMLLM(first=3)),
+    Subject("iri", IRI(**RATES), IRI(**RATES, attention_strength=0.0, mlp_strength=0.0), decodes=False),
 ]

@@ -7,11 +7,12 @@ from rave_mlx.attention.policies.aif import AIF
 from rave_mlx.attention.policies.base import Policy
 from rave_mlx.attention.policies.ee_mllm import EEMLLM
 from rave_mlx.attention.policies.gift import GIFT
+from rave_mlx.attention.policies.iri import IRI
 from rave_mlx.attention.policies.mma import MMA
 from rave_mlx.attention.policies.paint import PAI, PAINT
 from rave_mlx.attention.policies.var import VAR
 from rave_mlx.attention.policies.vhr import VHR
 
 POLICIES: dict[str, type[Policy]] = {
-    policy.name: policy for policy in (VAR, MMA, GIFT, ACT, VHR, PAINT, PAI, AIF, EEMLLM)
+    policy.name: policy for policy in (VAR, MMA, GIFT, ACT, VHR, PAINT, PAI, AIF, EEMLLM, IRI)
 }
