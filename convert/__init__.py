@@ -24,10 +24,10 @@ from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import Family
 from rave_mlx.convert.finite import FiniteCheck
 from rave_mlx.convert.hashes import Hashes
-from rave_mlx.convert.plan import Plan, make_plan, placeholders
+from rave_mlx.convert.plan import Plan, make_plan, not_divided, placeholders
 from rave_mlx.convert.plausible import check_layers, check_plausible
 from rave_mlx.convert.push import push
-from rave_mlx.convert.quantize import Options
+from rave_mlx.convert.quantize import Options, decide
 from rave_mlx.convert.quantize import apply as pack
 from rave_mlx.convert.quantize import plan as make_quantization
 from rave_mlx.convert.translate import read_quantization, translate
@@ -93,6 +93,9 @@ def convert(
         )
     if check.message:
         (note or _print_note)(check.message)
+    undivided = _undivided(lmm, quantize)
+    if undivided:
+        (note or _print_note)(f"not quantized: {not_divided(undivided)}")
     return target
 
 
@@ -111,13 +114,20 @@ def plan(
     """
     origin = _peek(source, revision)
     lmm, tensors = _open(origin, gate, dtype, quantize)
-    return make_plan(origin, lmm.config, lmm.named_weights(), dict(tensors))
+    return make_plan(origin, lmm.config, lmm.named_weights(), dict(tensors), _undivided(lmm, quantize))
 
 
 def to_memory(folder: Path) -> tuple[LMM, dict[str, mx.array]]:
     """A model without weights and the lazy canonical tensors to fill it with, from a checkpoint folder."""
     lmm, tensors = _open(sources.read(folder))
     return lmm, dict(tensors)
+
+
+def _undivided(lmm: LMM, quantize: Options | None) -> tuple[str, ...]:
+    """Matrices that were to be packed, but whose rows the group size does not divide."""
+    if quantize is None:
+        return ()
+    return tuple(d.module for d in decide(lmm.config, lmm.named_weights(), quantize) if d.reason == "width")
 
 
 def _find(source: str | os.PathLike[str], revision: str | None) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -31,6 +31,7 @@ class Plan:
         dtypes: bytes written by type.
         weights: memory for the weights when the model runs on this machine.
         context: tokens that `cache` is for.
+        undivided: matrices that stay as they are because the group size does not divide their rows.
         cache: memory of keys, values and gate keys for that many tokens.
     """
 
@@ -44,6 +45,7 @@ class Plan:
     weights: int
     context: int
     cache: int
+    undivided: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
         """The plan for a person."""
@@ -64,12 +66,18 @@ class Plan:
             "memory to run": f"{gigabytes(self.weights + self.cache)} here: weights {gigabytes(self.weights)}, "
             f"cache of {self.context:,} tokens {gigabytes(self.cache)}",
         }
+        if self.undivided:
+            rows["not quantized"] = f"{not_divided(self.undivided)}"
         width = max(map(len, rows))
         return (f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
 def make_plan(
-    source: Source, config: LMMConfig, parameters: Mapping[str, mx.array], tensors: Mapping[str, mx.array]
+    source: Source,
+    config: LMMConfig,
+    parameters: Mapping[str, mx.array],
+    tensors: Mapping[str, mx.array],
+    undivided: tuple[str, ...] = (),
 ) -> Plan:
     """Plan a conversion; nothing is evaluated.
 
@@ -78,6 +86,7 @@ def make_plan(
         config: of the model that would be written.
         parameters: weights by canonical name, as they are before quantization.
         tensors: what would be written, lazy.
+        undivided: see `Plan`.
     """
     context = min(CONTEXT, config.text.max_positions)
     compute = backend.current().dtype
@@ -105,7 +114,14 @@ def make_plan(
         weights=weights,
         context=context,
         cache=context * _cache_bytes(config, width),
+        undivided=undivided,
     )
+
+
+def not_divided(modules: Sequence[str]) -> str:
+    """What a person should know about matrices that could not be packed."""
+    names = ", ".join(modules[:10]) + (f" and {len(modules) - 10} more" if len(modules) > 10 else "")
+    return f"{len(modules)} matrices whose rows the group size does not divide: {names}"
 
 
 def placeholders(entries: Mapping[str, Entry]) -> dict[str, mx.array]:

@@ -172,7 +172,7 @@ def step(lmm: LMM, cache: Cache, token: mx.array, position: int, *, path: Path |
     if cache.run is not None:
         cache.run.write(position)
     hidden = lmm.decoder.hidden(
-        lmm.decoder.embed(token[None]),
+        lmm.decoder.embed_ids(token[None]),
         mx.full((1, 3, 1), position, dtype=mx.int32),
         None,
         cache=cache,

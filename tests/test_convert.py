@@ -349,3 +349,15 @@ def test_the_command_line_quantizes_and_checks(tmp_path):
         assert failed.returncode == 2, failed.stderr
         assert message in failed.stderr
     assert not (tmp_path / "no").exists()
+
+
+def test_matrices_that_cannot_be_packed_are_named(checkpoint, tmp_path):
+    notes = []
+    # The decoder is 64 wide, its MLP 96: groups of 64 do not divide the rows of down_proj.
+    convert(checkpoint, tmp_path / "out", quantize=Options(bits=4, group_size=64), note=notes.append)
+    (note,) = notes
+    assert note.startswith("not quantized: 3 matrices whose rows the group size does not divide: ")
+    assert "decoder.layers.0.mlp.down_proj" in note
+    lines = "\n".join(plan(checkpoint, quantize=Options(bits=4, group_size=64)).lines())
+    assert "3 matrices whose rows the group size does not divide" in lines
+    assert "not quantized" not in "\n".join(plan(checkpoint, quantize=Options(bits=4, group_size=32)).lines())

@@ -50,8 +50,7 @@ def convert(
         typer.Option(
             "--recipe",
             metavar="NAME_OR_FILE",
-            help="Mixed widths: mixed_2_6, mixed_3_4, mixed_3_6, mixed_4_6 or mixed_4_8; or a file of lines "
-            "'pattern: bits'.",
+            help="Mixed widths: mixed_2_6, _3_4, _3_5, _3_6, _3_8, _4_6 or _4_8; or a file of lines 'pattern: bits'.",
             rich_help_panel=_QUANTIZATION,
         ),
     ] = None,

@@ -239,6 +239,11 @@ class Decoder(nn.Module):
         span = None if step.gate_span is None else (0, len(tokens))
         return replace(step, table=table, mask="causal", sliding_mask=sliding, gate_span=span)
 
+    def embed_ids(self, ids: mx.array) -> mx.array:
+        """Embeddings (..., hidden) of token ids, in the model's type: packed ones may come out in another."""
+        embedded: mx.array = self.embed(ids).astype(self.norm.weight.dtype)
+        return embedded
+
     def logits(self, hidden: mx.array) -> mx.array:
         """Vocabulary scores (B, L, vocab) of hidden states (B, L, hidden)."""
         scores: mx.array = self.embed.as_linear(hidden) if self._text.tie_embeddings else self.head(hidden)

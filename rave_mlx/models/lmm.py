@@ -115,7 +115,7 @@ class LMM(nn.Module):
 
         `features` by image digest spares the vision tower.
         """
-        x: mx.array = self.decoder.embed(mx.array(prompt.ids[:, start:stop]))
+        x = self.decoder.embed_ids(mx.array(prompt.ids[:, start:stop]))
         image = prompt.token_map.image
         visual = image[start:stop] >= 0
         if not visual.any():

@@ -140,7 +140,7 @@ def _recomputing(
 
 def _embed(lmm: LMM, batch: Batch, features: Mapping[str, mx.array] | None) -> tuple[mx.array, mx.array | None]:
     """Input embeddings (B, L, hidden) and DeepStack features (n, B, L, hidden) or None."""
-    x: mx.array = lmm.decoder.embed(mx.array(batch.ids))
+    x = lmm.decoder.embed_ids(mx.array(batch.ids))
     if not batch.images:
         return x, None
     known = features or {}

@@ -113,7 +113,7 @@ class _TextBranch:
         sliding = decoder_mask(length, length, window=text.sliding_window)
         self._step = Step(table, decoder_mask(length, length), sliding, None, None)
         self._layers = lmm.decoder.layers
-        self._x: mx.array = lmm.decoder.embed(mx.array(ids))
+        self._x = lmm.decoder.embed_ids(mx.array(ids))
         self._next = 0
         self._width = text.head_dim
         self._heads: mx.array | None = None
