@@ -330,6 +330,13 @@ def test_long_answers_are_drawn_in_stretches():
     assert draw(seen, layers=[0], heads=[1], width=900).width == 900
 
 
+def test_an_answer_that_is_empty():
+    seen = planted(np.full((1, 3, 2, 8), 0.1), answer="")
+    assert seen.over().tolist() == pytest.approx([0.1] * 8, abs=1e-4)
+    assert draw(seen).width == 1400
+    assert "stop" in page([seen])
+
+
 def test_packed_maps_are_close():
     seen = random_map(1, tokens=2, layers=3, heads=4, answer="x")
     codes, peaks = pack(seen, [[0, 2], [1, 3], [2, 3]])
@@ -402,7 +409,7 @@ def test_pointing_asks_about_generated_pages():
     assert report.asked == 6
     assert 1 <= report.right <= 6
     assert 0 < report.strict_chance < report.chance < 0.9
-    assert len(report.scores) == 1 + 4
+    assert len(report.scores) == 2 + 4
     assert all(0 <= s.strict <= s.inside <= 1 and 0 <= s.mass <= 1 for s in report.scores)
     # The built-in model looks at what it quotes; were places or rows mixed up, this would be chance.
     assert report.scores[0].inside > report.chance + 0.3
@@ -451,9 +458,9 @@ def test_json_says_where_the_peak_is(tmp_path):
     gated = found["runs"][1]
     assert gated["answer"] == "".join(t["text"] for t in gated["tokens"]) == "13.60"
     left, top, right, bottom = gated["peak"]["box"]
-    # On the total: it is printed at 255 to 303 across and 160 to 176 down; one cell beside is allowed.
-    assert 239 <= (left + right) / 2 <= 319
-    assert 144 <= (top + bottom) / 2 + 16 <= 208
+    # On the total, which is printed at 256 to 303 across and 132 to 146 down; one cell of 16 pixels beside is allowed.
+    assert 240 <= (left + right) / 2 <= 319
+    assert 116 <= (top + bottom) / 2 <= 162
     for layer in gated["layers"]:
         assert layer["image"] + layer["text"] + layer["sinks"] == pytest.approx(1, abs=1e-4)
     assert found["runs"][0]["layers"][0]["shift"] is None

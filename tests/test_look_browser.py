@@ -31,12 +31,14 @@ addEventListener("error", (e) => { report.error = e.message; });
 document.addEventListener("securitypolicyviolation", (e) => { report.violation = e.blockedURI; });
 const $ = (id) => document.getElementById(id);
 const options = () => [...$("tokens").children];
-const key = (el, name) => el.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true, cancelable: true }));
+const key = (el, name) =>
+  el.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true, cancelable: true }));
 // The colour in the middle of each of the 4 x 2 cells of the page.
 const cells = (id = "heat-0") => {
   const c = $(id), g = c.getContext("2d"), out = [];
   for (let y = 0; y < 2; y++) for (let x = 0; x < 4; x++)
-    out.push([...g.getImageData(Math.floor((x + 0.5) * c.width / 4), Math.floor((y + 0.5) * c.height / 2), 1, 1).data.slice(0, 3)]);
+    out.push([...g.getImageData(Math.floor((x + 0.5) * c.width / 4), Math.floor((y + 0.5) * c.height / 2), 1, 1)
+      .data.slice(0, 3)]);
   return out;
 };
 """
@@ -205,18 +207,22 @@ def test_runs_and_their_difference(runs, tmp_path):
 
 
 def test_answers_that_part(runs, tmp_path):
-    other = replace(runs[0], tokens=(replace(runs[0].tokens[0], id=99), *runs[0].tokens[1:]))
+    other = replace(runs[0], tokens=(replace(runs[0].tokens[0], id=99, text="x"), *runs[0].tokens[1:]))
     report = visit(
         page([other, runs[1]]),
         """
         $("against").value = "0"; $("against").dispatchEvent(new Event("change"));
+        options()[1].click();
+        report.first = $("note").textContent; report.change = cells();
         options()[2].click();
-        report.note = $("note").textContent;
+        report.later = $("note").textContent;
         """,
         tmp_path,
     )
     assert "error" not in report
-    assert "The two answers differ up to here" in report["note"]
+    assert report["first"] == "rave minus none: token 1 of 3, “a”, where none wrote “x”"
+    assert close(report["change"][2], colour(1, signed=True))
+    assert "The answers differ before this token" in report["later"]
 
 
 def test_one_range_for_all(runs, tmp_path):

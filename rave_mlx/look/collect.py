@@ -47,7 +47,7 @@ def collect(
 
     Raises:
         PromptError: for a text-only model, or a conversation without an image.
-        UsageError: for a policy that drops tokens, or that the model cannot take.
+        UsageError: for a policy that drops tokens, rewrites messages where a prompt is given, or does not fit the model.
         ImageError, MemoryLimitError.
     """
     if lmm.config.image is None or lmm.config.connector is None:
@@ -56,6 +56,8 @@ def collect(
     for each in chosen.policies:
         if each.has("after_block"):
             raise UsageError(f"--attention {each.name} drops tokens on the way; look shows policies that keep all")
+        if each.has("revise") and isinstance(messages, Prompt):
+            raise UsageError(f"--attention {each.name} rewrites the question; give messages, not a prompt")
     shown: list[Image.Image] = []
     if isinstance(messages, Prompt):
         prompt, question = messages, lmm.tokenizer.decode(_text_ids(messages))

@@ -44,12 +44,12 @@
     return out;
   }
 
-  // Two answers can be compared token by token as long as they are the same.
+  // Two answers can be compared token by token up to the first that differs: it was chosen after the same words.
   function shared(token) {
     if (state.against < 0 || token < 0) return token;
     const a = data.runs[state.run].tokens, b = data.runs[state.against].tokens;
-    for (let i = 0; i <= token; i++) if (!b[i] || a[i].id !== b[i].id) return null;
-    return token;
+    for (let i = 0; i < token; i++) if (!b[i] || a[i].id !== b[i].id) return null;
+    return b[token] ? token : null;
   }
 
   function shown(run, token) {
@@ -164,7 +164,9 @@
     const what = wanted < 0 ? "the whole answer" : `token ${wanted + 1} of ${run.tokens.length}, “${label(run.tokens[wanted])}”`;
     let text = `${run.name}: ${what}`;
     if (state.against >= 0) text = `${run.name} minus ${data.runs[state.against].name}: ${what}`;
-    if (token === null) text += ". The two answers differ up to here; the difference of the whole answers is shown.";
+    if (token === null) text += ". The answers differ before this token; the difference of the whole answers is shown.";
+    else if (state.against >= 0 && token >= 0 && data.runs[state.against].tokens[token].id !== run.tokens[token].id)
+      text += `, where ${data.runs[state.against].name} wrote “${label(data.runs[state.against].tokens[token])}”`;
     at("note").textContent = text;
   }
 

@@ -69,7 +69,7 @@ class Report:
         attention: its name.
         asked: questions; `right` of them were answered correctly, and only those count.
         chance, strict_chance: share of cells on the answer and touching it, mean over the questions.
-        scores: for the default layers, then each layer.
+        scores: for the mean of the default layers, of all layers, then for each layer.
         heads: (layers, heads) `inside` of single heads.
     """
 
@@ -164,7 +164,7 @@ def score(
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """One rightly answered question: (default and N layers, 3) as in Score, (N, H) hits of heads, (2,) chances."""
+    """One rightly answered question: (2 + N, 3) as in Report and Score, (N, H) hits of heads, (2,) chances."""
 
     scores: Floats
     heads: Floats
@@ -175,7 +175,7 @@ def _found(seen: AttentionMap, box: Box) -> _Found:
     near, touching = on_answer(seen, box), on_answer(seen, box, STRICT)
     layers, heads = range(seen.num_layers), range(seen.num_heads)
     rows = []
-    for values in (seen.over(), *(seen.over(layers=[layer]) for layer in layers)):
+    for values in (seen.over(), seen.over(layers=layers), *(seen.over(layers=[layer]) for layer in layers)):
         peak = seen.peak_token(values)
         rows.append([near[peak], touching[peak], values[near].sum() / max(values.sum(), 1e-12)])
     single = [[near[seen.peak_token(seen.over(layers=[i], heads=[h]))] for h in heads] for i in layers]
@@ -188,7 +188,7 @@ def _found(seen: AttentionMap, box: Box) -> _Found:
 
 def _names(layers: int) -> list[str]:
     chosen = default_layers(layers)
-    return [f"layers {chosen[0]}-{chosen[-1]}", *(f"layer {i}" for i in range(layers))]
+    return [f"layers {chosen[0]}-{chosen[-1]}", "all layers", *(f"layer {i}" for i in range(layers))]
 
 
 def table(reports: Sequence[Report]) -> str:
