@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from families import CONVERSATIONS, cases, write_checkpoint
-from support import relative, tiny_model
+import test_aki
+from families import CONVERSATIONS, aki, cases, write_checkpoint
+from support import ask, picture, relative, tiny_model
 
 import rave_mlx
 from rave_mlx.adapters import with_gates
@@ -20,14 +22,15 @@ from rave_mlx.train.example import make_example
 from rave_mlx.train.features import FeatureCache
 from rave_mlx.train.forward import hidden_states
 
-CASES = cases()
+CASES = cases() | {"aki": aki.CASE}
 
 
 @pytest.fixture(scope="module", params=CASES)
 def model(request, tmp_path_factory):
     """The case, and its model with random, active gates."""
     case = CASES[request.param]
-    lmm = rave_mlx.load(write_checkpoint(case, tmp_path_factory.mktemp(case.name) / "hf"))
+    write = test_aki.write if case is aki.CASE else partial(write_checkpoint, case)
+    lmm = rave_mlx.load(write(tmp_path_factory.mktemp(case.name) / "hf"))
     if lmm.config.gate is None:
         lmm = with_gates(lmm, GateConfig(rank=2), Path(case.name))
     rng = np.random.default_rng(0)
@@ -38,7 +41,7 @@ def model(request, tmp_path_factory):
     return case, lmm
 
 
-def batch_of(case, lmm):
+def examples_of(case, lmm):
     """Two conversations of different lengths with answers."""
     answer = {"role": "assistant", "content": "It is so."}
     chosen = (case.conversations[0], case.conversations[-1])
@@ -46,7 +49,12 @@ def batch_of(case, lmm):
         [*CONVERSATIONS[chosen[0]], answer],
         [*CONVERSATIONS[chosen[1]], answer, {"role": "user", "content": "Why?"}],
     ]
-    return collate([make_example(lmm, read_messages(row, lmm.config.image), "") for row in rows])
+    return [make_example(lmm, read_messages(row, lmm.config.image), "") for row in rows]
+
+
+def batch_of(case, lmm):
+    """Them, padded to one length."""
+    return collate(examples_of(case, lmm))
 
 
 def logits(lmm, batch, **options):
@@ -83,43 +91,15 @@ def test_a_later_image_changes_no_earlier_logit(model):
     assert np.abs(after[1, at:] - before[1, at:]).max() > 1e-3
 
 
-def test_images_see_the_rest_of_their_turn_and_no_answer(model):
-    """What a model with a mutual mask lets its images see ends where the answer begins."""
-    case, lmm = model
-    batch = batch_of(case, lmm)
-    if batch.opened is None:
-        assert lmm.config.mask == "causal" or not batch.images
-        return
-    answer = lmm.config.tokens.answer
-    for row in range(len(batch)):
-        starts, stops = batch.opened[row]
-        opening = np.flatnonzero(stops > starts)
-        assert (batch.visual[row, opening]).all()
-        assert {int(batch.ids[row, stop - 1]) for stop in stops[opening]} == {answer}
-        assert not any(batch.trained[row, start:stop].any() for start, stop in zip(starts, stops, strict=True))
-    before = logits(lmm, batch)
-    row = int(batch.visual.any(axis=1).argmax())
-    at = int(batch.opened[row, 1].max()) - 2
-    ids = batch.ids.copy()
-    ids[row, at] = (ids[row, at] + 101) % 250 + 20
-    after = logits(lmm, replace(batch, ids=ids))
-    assert (
-        np.abs(after[row, : batch.visual[row].argmax()] - before[row, : batch.visual[row].argmax()]).max(initial=0) == 0
-    )
-    assert np.abs(after[row][batch.visual[row]] - before[row][batch.visual[row]]).max() > 1e-4
-
-
 def test_the_training_call_gives_the_logits_of_inference(model):
+    """For every row of a padded batch, as if it stood alone."""
     case, lmm = model
-    batch = batch_of(case, lmm)
-    answer = {"role": "assistant", "content": "It is so."}
-    prompt = lmm.prompt(
-        read_messages([*CONVERSATIONS[case.conversations[0]], answer], lmm.config.image), add_generation_prompt=False
-    )
-    expected = np.array(lmm.logits(prompt, gate=True))[0]
+    examples = examples_of(case, lmm)
+    expected = [np.array(lmm.logits(example.prompt, gate=True))[0] for example in examples]
     for options in ({}, {"checkpoint": True}, {"path": None}):
-        found = logits(lmm, batch, **options)[0, : len(prompt)]
-        assert relative(found, expected) < 1e-5
+        found = logits(lmm, collate(examples), **options)
+        for row, right in zip(found, expected, strict=True):
+            assert relative(row[: len(right)], right) < 1e-5
 
 
 def test_padding_in_front_would_be_seen():
@@ -129,3 +109,61 @@ def test_padding_in_front_would_be_seen():
     ids = batch.ids.copy()
     ids[0, 0] += 1
     assert np.abs(logits(lmm, replace(batch, ids=ids))[0, -1] - logits(lmm, batch)[0, -1]).max() > 1e-3
+
+
+def mutual():
+    """A tiny model whose images see the rest of their turn, up to the token that opens the next one."""
+    lmm = tiny_model(GateConfig(rank=2))
+    lmm.config = replace(lmm.config, mask="mutual", tokens=replace(lmm.config.tokens, answer=START))
+    return lmm
+
+
+START = 1
+TURNS = [
+    ask("Or?", picture(8, 16, 1), picture(8, 8, 2)),
+    {"role": "assistant", "content": "A"},
+    ask("?", picture(8, 8, 3)),
+    {"role": "assistant", "content": "B"},
+]
+
+
+def test_who_sees_whom_under_a_mutual_mask():
+    """Token by token: which states change when a token does, in one row of a padded batch, against the rule."""
+    lmm = mutual()
+    longer = [{"role": "user", "content": "Something that is longer than the other row" * 3}, TURNS[1]]
+    batch = collate([make_example(lmm, read_messages(row, lmm.config.image), "") for row in (TURNS, longer)])
+    image = lmm.prompt(read_messages(TURNS, lmm.config.image), add_generation_prompt=False).token_map.image
+    length, ids = int(batch.lengths[0]), batch.ids[0].tolist()
+    assert length < batch.ids.shape[1]
+    features = FeatureCache(lmm).read(batch.images)
+    before = np.array(hidden_states(lmm, batch, features))
+    for changed in range(length):
+        if image[changed] >= 0:
+            continue
+        other = batch.ids.copy()
+        other[0, changed] = 200 if ids[changed] != 200 else 201
+        after = np.array(hidden_states(lmm, replace(batch, ids=other), features))
+        moved = {int(i) for i in np.flatnonzero(np.abs(after[0, :length] - before[0, :length]).max(axis=-1))}
+        seeing = {i for i in range(length) if i >= changed}
+        for i in range(changed):
+            ends = [a for a in range(i, length) if ids[a] == START]
+            if image[i] >= 0 and ends and changed <= ends[0]:
+                seeing |= {i, *range(i, length)}
+        assert moved <= seeing, changed
+        assert changed in moved
+        assert (np.abs(after[1] - before[1]) == 0).all()
+    opened = batch.opened[0]
+    inside = {int(j) for start, stop in opened.T for j in range(start, stop)}
+    assert inside and not any(batch.trained[0, j] for j in inside)
+    assert {ids[stop - 1] for start, stop in opened.T if stop > start} == {START}
+
+
+def test_a_mutual_row_in_a_batch_is_that_row_alone():
+    lmm = mutual()
+    rows = [TURNS, TURNS[2:], [{"role": "user", "content": "long" * 20}, TURNS[1]]]
+    examples = [make_example(lmm, read_messages(row, lmm.config.image), "") for row in rows]
+    found = logits(lmm, collate(examples))
+    for row, example in enumerate(examples):
+        expected = np.array(lmm.logits(example.prompt, gate=True))[0]
+        assert relative(found[row, : len(example)], expected) < 1e-5
+        assert relative(logits(lmm, collate([example]))[0], expected) < 1e-5
