@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from rave_mlx.attention.policies.parse import Attention, Steering, steering
-from rave_mlx.config import ImageConfig, Images
+from rave_mlx.config import Connector, ImageConfig, Images
 from rave_mlx.errors import PromptError, UsageError
 from rave_mlx.generation import decode, prefill
 from rave_mlx.images import open_image
@@ -47,17 +47,11 @@ def collect(
 
     Raises:
         PromptError: for a text-only model, or a conversation without an image.
-        UsageError: for a policy that drops tokens, rewrites messages where a prompt is given, or does not fit the model.
+        UsageError: for a policy that drops tokens, rewrites messages where a prompt is given, or does not fit.
         ImageError, MemoryLimitError.
     """
-    if lmm.config.image is None or lmm.config.connector is None:
-        raise PromptError("this model reads text only, there is nothing to look at; choose a vision-language model")
     chosen = steering(policy)
-    for each in chosen.policies:
-        if each.has("after_block"):
-            raise UsageError(f"--attention {each.name} drops tokens on the way; look shows policies that keep all")
-        if each.has("revise") and isinstance(messages, Prompt):
-            raise UsageError(f"--attention {each.name} rewrites the question; give messages, not a prompt")
+    image, connector = _check(lmm, chosen, messages)
     shown: list[Image.Image] = []
     if isinstance(messages, Prompt):
         prompt, question = messages, lmm.tokenizer.decode(_text_ids(messages))
@@ -66,8 +60,8 @@ def collect(
     if not prompt.images:
         raise PromptError("there is no image to look at; add one to the question")
     tokens, rows = _answer(lmm, prompt, chosen, max_tokens)
-    pictures = shown or [seen_by_model(image, lmm.config.image) for image in prompt.images]
-    kept = [places(image, lmm.config.image, lmm.config.connector) for image in prompt.images]
+    pictures = shown or [seen_by_model(patches, image) for patches in prompt.images]
+    kept = [places(patches, image, connector) for patches in prompt.images]
     of_image = prompt.token_map.image
     gates = np.stack([row.gate for row in rows])
     return AttentionMap(
@@ -83,6 +77,19 @@ def collect(
         shift=gates[..., 0],
         moved=gates[..., 1],
     )
+
+
+def _check(lmm: LMM, chosen: Steering, messages: Sequence[Mapping[str, Any]] | Prompt) -> tuple[Images, Connector]:
+    """How images become visual tokens; errors as of `collect`."""
+    image, connector = lmm.config.image, lmm.config.connector
+    if image is None or connector is None:
+        raise PromptError("this model reads text only, there is nothing to look at; choose a vision-language model")
+    for each in chosen.policies:
+        if each.has("after_block"):
+            raise UsageError(f"--attention {each.name} drops tokens on the way; look shows policies that keep all")
+        if each.has("revise") and isinstance(messages, Prompt):
+            raise UsageError(f"--attention {each.name} rewrites the question; give messages, not a prompt")
+    return image, connector
 
 
 def label(lmm: LMM, policy: Attention, chosen: Steering) -> str:
