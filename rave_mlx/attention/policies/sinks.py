@@ -26,14 +26,15 @@ _TEXT = "Describe everything that stands on this page."
 
 def sink_values(x: mx.array, dims: mx.array) -> mx.array:
     """max over `dims` of |x[d]| / rms(x) for states (..., hidden), float32; at most sqrt(hidden)."""
-    normed = mx.fast.rms_norm(x.astype(mx.float32), None, EPS)
-    return mx.max(mx.abs(normed[..., dims]), axis=-1)
+    x = x.astype(mx.float32)
+    largest = mx.max(mx.abs(mx.take(x, dims, axis=-1)), axis=-1)
+    return largest * mx.rsqrt(mx.mean(x * x, axis=-1) + EPS)
 
 
 def direction(x: mx.array) -> mx.array:
     """Unit vectors along states (..., hidden), float32."""
-    unit: mx.array = mx.fast.rms_norm(x.astype(mx.float32), None, EPS) * x.shape[-1] ** -0.5
-    return unit
+    x = x.astype(mx.float32)
+    return x * mx.rsqrt(mx.sum(x * x, axis=-1, keepdims=True) + EPS)
 
 
 def cosines(x: mx.array, first: mx.array) -> mx.array:
@@ -43,7 +44,9 @@ def cosines(x: mx.array, first: mx.array) -> mx.array:
 
 def along(x: mx.array, unit: mx.array) -> mx.array:
     """|cos| (B, L) of states (B, L, hidden) with a unit vector (B, hidden), float32."""
-    return mx.abs(direction(x) @ unit[..., None])[..., 0]
+    x = x.astype(mx.float32)
+    products = mx.abs(mx.sum(x * unit[:, None], axis=-1))
+    return products * mx.rsqrt(mx.sum(x * x, axis=-1) + EPS)
 
 
 def find_sink_dims(states: NDArray[np.float32], *, factor: float = 20.0) -> tuple[int, ...]:

@@ -157,7 +157,7 @@ class VAR(Policy):
         return groups.upto(len(ctx.tokens))
 
     def group_weights(self, ctx: Context, masses: mx.array) -> mx.array:
-        visual_sink, other_sink, target = (masses[..., i : i + 1] for i in range(3))
+        visual_sink, other_sink, target = mx.split(masses, 3, axis=-1)
         visual = visual_sink + target
         chosen = visual >= self.min_visual
         if self.test == "target":
