@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import mlx.core as mx
 import numpy as np
 
+from rave_mlx import backend
 from rave_mlx.attention.policies.base import Context, Policy, Sublayer
 from rave_mlx.errors import UsageError
 
@@ -186,8 +187,9 @@ class _Probe(Policy):
 
 def _chances(lmm: LMM, prompt: Prompt, cache: Cache) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Probabilities (vocab,) of the token after the prompt."""
-    logits = lmm.decoder.logits(lmm.read(prompt, cache, len(prompt))[:, -1])
-    return np.array(mx.softmax(logits[0].astype(mx.float32)))
+    with backend.row_parallel():
+        logits = lmm.decoder.logits(lmm.read(prompt, cache, len(prompt))[:, -1])
+        return np.array(mx.softmax(logits[0].astype(mx.float32)))
 
 
 def _with_noise(prompt: Prompt, noise: float, rng: np.random.Generator) -> Prompt:

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx import backend
 from rave_mlx.attention.policies.base import Policy
 from rave_mlx.attention.policies.run import Run
 
@@ -56,8 +57,9 @@ def observe(lmm: LMM, prompt: Prompt, features: Mapping[str, mx.array], observer
     """Read a whole prompt under an observer; its findings are in the states of the run that is returned."""
     cache = lmm.make_cache(gate=False, policies=(observer,))
     assert cache.run is not None
-    mx.eval(lmm.read(prompt, cache, len(prompt), features))
-    cache.evaluate()
+    with backend.row_parallel():
+        mx.eval(lmm.read(prompt, cache, len(prompt), features))
+        cache.evaluate()
     return cache.run
 
 
