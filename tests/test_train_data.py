@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
 import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -143,6 +145,7 @@ BAD = {
     "both image and images": {"image": "0.png", "images": [], "question": "?", "answer": "x"},
     "answer is missing or not text": {"image": "0.png", "question": "?"},
     "thin.png: 2000 x 2 pixels is too narrow": {"image": "thin.png", "question": "?", "answer": "x"},
+    "bomb.png: 400 megapixels": {"image": "bomb.png", "question": "?", "answer": "x"},
     "tokens, 0 of them visual, where 300 are allowed; lower --image-tokens": {"question": "long" * 100, "answer": "x"},
 }  # fmt: skip
 
@@ -151,6 +154,10 @@ BAD = {
 def test_a_bad_row_is_named_with_its_line_and_reason(folder, reason):
     (folder / "0.txt").write_text("words")
     write_image(Image.new("RGB", (2000, 2)), folder / "thin.png")
+    huge = bytearray(png(Image.new("RGB", (1, 1))))
+    huge[16:24] = struct.pack(">II", 20000, 20000)
+    huge[29:33] = struct.pack(">I", zlib.crc32(huge[12:29]))
+    (folder / "bomb.png").write_bytes(huge)
     good = {"image": "0.png", "question": "?", "answer": "x"}
     file = write(folder, [good, BAD[reason], good])
     with pytest.raises(DataError) as raised:
@@ -344,8 +351,8 @@ def test_a_sketch_has_the_layout_of_the_image(name, tmp_path):
     for index, budget in enumerate((None, None, None, None, 700, 1500)):
         width, height = (int(side) for side in np.exp(rng.uniform(np.log(20), np.log(900), 2)))
         file = tmp_path / f"{index}.jpg"
-        if index == 3:
-            file = file.with_suffix(".png")
+        if index > 2:
+            file = file.with_suffix((".png", ".tiff", ".webp")[index - 3])
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = index + 1 if index < 3 else 6
         Image.new("RGB", (width, height), "gray").save(file, exif=exif)

@@ -165,6 +165,8 @@ def _by_regime(
     path: Path | None,
 ) -> mx.array:
     """Rows whose rotary frequencies differ (they follow the length) one by one."""
+    known = features or {}
+    known = {i.digest: known[i.digest] if i.digest in known else lmm.features(i) for i in batch.images}
     rows = []
     for index in range(len(regimes)):
         one = slice(index, index + 1)
@@ -179,5 +181,5 @@ def _by_regime(
             lengths=batch.lengths[one],
             where=batch.where[one],
         )
-        rows.append(hidden_states(lmm, row, features, checkpoint=checkpoint, path=path))
+        rows.append(hidden_states(lmm, row, known, checkpoint=checkpoint, path=path))
     return mx.concatenate(rows)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import struct
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,8 +20,8 @@ from PIL import ExifTags, Image
 
 from rave_mlx.config import ImageConfig, Images, TileConfig
 from rave_mlx.errors import ImageError
-from rave_mlx.image_files import named
-from rave_mlx.image_kinds import HEAD, HEIC, PDF, PNG, kind_of
+from rave_mlx.image_files import _DAMAGE, named
+from rave_mlx.image_kinds import HEAD, HEIC, PDF, PNG, TIFF, kind_of
 from rave_mlx.image_noise import quiet
 from rave_mlx.images import ImagePatches, cut_patches, fit_size, read_patches
 from rave_mlx.tiles import _PLANS, TILED_IMAGE_TOKENS
@@ -122,13 +121,12 @@ def _header_size(picture: Picture) -> tuple[int, int] | None:
         if not kind.formats or kind in (PDF, HEIC) or picture.page > 1:
             return None
         # Whatever goes wrong here goes wrong again in the decoder, which has the words for it.
-        with (
-            contextlib.suppress(OSError, ValueError, TypeError, SyntaxError, KeyError, IndexError, struct.error),
-            quiet(),
-        ):
+        with contextlib.suppress(*_DAMAGE, Image.DecompressionBombError), quiet():
             image = Image.open(file, formats=kind.formats)
             if kind is PNG and _ends_in_metadata(file):
                 return None
+            if kind is TIFF:
+                return image.size  # Pillow gives it upright
             # The method of the base class: that of PNG decodes the image first.
             turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
             return (image.height, image.width) if turned else image.size
