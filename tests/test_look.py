@@ -323,6 +323,8 @@ def test_the_picture_is_red_where_the_model_looked():
     assert rows[lead].max() - rows[lead].min() == pytest.approx(332 / 2, abs=4)
     both = draw_comparison([planted(weights), planted(np.roll(weights, 1, axis=-1), attention="rave")])
     assert both.width == 1400
+    three = draw_comparison([planted(weights)] * 3)
+    assert three.height > both.height
 
 
 def test_long_answers_are_drawn_in_stretches():

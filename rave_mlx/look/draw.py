@@ -84,9 +84,16 @@ def draw_comparison(
     inner = width - 2 * _MARGIN
     note = f"mean over the answer · {describe(runs[0], layers, heads)}"
     rows = [_header(runs[0].question.strip(), note, inner)]
-    for pages in (upper, lower):
+    if len(runs) == 2:
+        rows += [
+            _row(runs[0], [*upper, *lower], inner, 3),
+            _legend(upper[0], inner, shared=True),
+            _legend(lower[0], inner),
+        ]
+        return _stack(rows, width)
+    for skip, pages in enumerate((upper, lower)):
         if pages:
-            rows += [_row(runs[0], pages, inner, len(upper)), _legend(pages[0], inner, shared=True)]
+            rows += [_row(runs[0], pages, inner, len(upper), skip), _legend(pages[0], inner, shared=True)]
     return _stack(rows, width)
 
 
@@ -177,8 +184,8 @@ def _captioned(seen: AttentionMap, page: _Page, width: int, size: int = 16) -> I
     return out
 
 
-def _row(seen: AttentionMap, pages: Sequence[_Page], width: int, columns: int) -> Image.Image:
-    """Pages beside each other, `columns` to a row."""
+def _row(seen: AttentionMap, pages: Sequence[_Page], width: int, columns: int, skip: int = 0) -> Image.Image:
+    """Pages beside each other, `columns` to a row, the first `skip` places left empty."""
     own = (width - (columns - 1) * _GAP) // columns
     drawn = [_captioned(seen, page, own) for page in pages]
     rows = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
@@ -186,7 +193,7 @@ def _row(seen: AttentionMap, pages: Sequence[_Page], width: int, columns: int) -
     out = Image.new("RGB", (width, len(rows) * (height + _GAP) - _GAP), _GROUND)
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
-            out.paste(image, (c * (own + _GAP), r * (height + _GAP)))
+            out.paste(image, ((c + skip) * (own + _GAP), r * (height + _GAP)))
     return out
 
 
