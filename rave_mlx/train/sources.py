@@ -154,7 +154,7 @@ def _hub_split(name: str, split: str) -> str | None:
     try:
         names = datasets.get_dataset_split_names(name)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{name}: no such data set ({str(error).splitlines()[0][:200]})") from None
+        raise UsageError(f"{name}: cannot be read from the Hub ({str(error).splitlines()[0][:200]})") from None
     return next((known for known in _SPLITS.get(split, (split,)) if known in names), None)
 
 
