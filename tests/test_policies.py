@@ -9,9 +9,11 @@ from typing import ClassVar
 import mlx.core as mx
 import numpy as np
 import pytest
+from families import CONVERSATIONS, cases, write_checkpoint
 from policies import subjects
 from support import ask, picture, relative, tiny_config, tiny_model
 
+import rave_mlx
 from rave_mlx.attention.policies.base import Context, Kept, Policy
 from rave_mlx.attention.policies.mma import MMA
 from rave_mlx.attention.policies.parse import Steering, steering
@@ -27,6 +29,7 @@ GATE = GateConfig(rank=4, kv_groups=0.5)
 EXACT = 3e-6
 """Relative difference of logits that rounding in float32 makes."""
 SUBJECTS = subjects()
+STEERED = next(subject.active for subject in SUBJECTS if subject.name == "var:paper")
 ALL = pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
 
 
@@ -137,6 +140,30 @@ def test_grouped_heads_give_what_repeated_keys_and_values_give(subject):
     assert relative(logits(lmm, prompt, subject.active), logits(full, prompt, subject.active)) < EXACT
 
 
+# Every family
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in cases().values() if case.conversations != ("text",)], ids=lambda case: case.name
+)
+def test_every_family_is_steered(case, tmp_path):
+    """Windows, tiles, DeepStack and all: the rows computed in blocks give what attention gives, and VAR reads what it
+    wrote."""
+    lmm = rave_mlx.load(write_checkpoint(case, tmp_path / "model"))
+    prompt = lmm.prepare(CONVERSATIONS[[name for name in case.conversations if name != "text"][-1]])
+    steered = VAR(dims=tuple(range(0, 30, 3)), tau=2.0, rho=0.1, min_visual=0.01)
+    plain = logits(lmm, prompt)
+    assert relative(logits(lmm, prompt, replace(steered, p=0.0)), plain) < 1e-5
+    whole = _continued(prompt, [40, 90])
+    expected = lmm.logits(whole, run=lmm.make_run([steered]))[0]
+    assert relative(expected[: len(prompt)], plain[0]) > 1e-4
+    cache = lmm.make_cache(policies=[steered])
+    position = prompt.token_map.next_position
+    rows = [prefill(lmm, prompt, cache, chunk=9)]
+    rows += [step(lmm, cache, mx.array([t]), position + i) for i, t in enumerate((40, 90))]
+    assert relative(mx.concatenate(rows), expected[len(prompt) - 1 :]) < 1e-5
+
+
 # Conversations
 
 
@@ -157,19 +184,18 @@ def test_a_second_turn_gives_what_a_fresh_reading_gives(lmm, subject):
 
 
 def test_another_policy_keeps_the_conversation_and_reads_it_again(lmm):
-    steered = SUBJECTS[0].active
     session = Session(lmm, policy="none", max_tokens=5)
     list(session.send("What is the total?", [picture(56, 40)]))
-    session.policy = steered
+    session.policy = STEERED
     tokens = [piece.token for piece in session.send("Why?")]
     assert session.stats.reused_tokens == 0
-    fresh = Session(lmm, policy=steered, max_tokens=5)
+    fresh = Session(lmm, policy=STEERED, max_tokens=5)
     fresh.resume(session.messages[:-2])
     assert [piece.token for piece in fresh.send("Why?")] == tokens
 
 
 def test_policies_hold_no_state(lmm, prompts):
-    policy = SUBJECTS[0].active
+    policy = STEERED
     first = logits(lmm, prompts[0], policy)
     logits(lmm, prompts[1], policy)
     assert np.array_equal(logits(lmm, prompts[0], policy), first)
@@ -177,7 +203,7 @@ def test_policies_hold_no_state(lmm, prompts):
 
 def test_without_an_image_a_visual_policy_leaves_every_bit(lmm):
     prompt = lmm.prepare([{"role": "user", "content": "How are you?"}])
-    assert np.array_equal(logits(lmm, prompt, SUBJECTS[0].active), logits(lmm, prompt))
+    assert np.array_equal(logits(lmm, prompt, STEERED), logits(lmm, prompt))
 
 
 # Pruning
@@ -314,6 +340,25 @@ def test_mma_is_for_models_trained_with_it(lmm):
     with pytest.raises(UsageError, match="reads text only"):
         MMA(force=True).check(replace(trained, vision=None, connector=None, image=None, mask="causal", tokens=replace(
             trained.tokens, image=None)))  # fmt: skip
+
+
+def test_the_mask_of_a_model_trained_with_it_is_part_of_it():
+    """On by itself, `mma` changes nothing, `none` leaves out gates only; other policies go on top."""
+    trained, causal = tiny_model(), tiny_model()
+    trained.config = replace(trained.config, mask="mutual", tokens=replace(trained.config.tokens, answer=1))
+    question = [ask("What is the total?", picture(56, 40))]
+    prompt = trained.prepare(question)
+    plain = logits(trained, prompt)
+    assert np.array_equal(logits(trained, prompt, MMA()), plain)
+    assert relative(causal.logits(causal.prepare(question)), plain) > 1e-3
+    answers = [[p.token for p in Session(trained, policy=a, max_tokens=8).answer(question)] for a in ("none", "mma")]
+    assert answers[0] == answers[1]
+    cache = trained.make_cache(policies=[STEERED])
+    prefill(trained, prompt, cache, chunk=5)
+    written = step(trained, cache, mx.array([40]), prompt.token_map.next_position)
+    read = trained.logits(_continued(prompt, [40]), run=trained.make_run([STEERED]))[:, -1]
+    assert relative(written, read) < EXACT
+    assert relative(written, trained.logits(_continued(prompt, [40]))[:, -1]) > 1e-4
 
 
 def test_forced_mma_opens_the_columns_of_the_released_code():
