@@ -12,6 +12,7 @@ import numpy as np
 
 from rave_mlx import backend
 from rave_mlx.attention import Path
+from rave_mlx.attention.policies.parse import Attention
 from rave_mlx.cache import Cache
 from rave_mlx.errors import UsageError
 from rave_mlx.images import ImagePatches
@@ -65,6 +66,8 @@ def prefill(
         raise UsageError(f"the prefill chunk is {chunk}; it must be at least 1")
     if cache.length >= len(prompt):
         raise UsageError("the cache holds the whole prompt already; trim it by one token to read on")
+    if cache.run is not None and not cache.run.chunkable:
+        chunk = len(prompt)
     _check_room(lmm, len(prompt), chunk)
     known = dict(features or {})
     for index in sorted(set(prompt.token_map.image[cache.length :].tolist()) - {-1}):
@@ -73,7 +76,6 @@ def prefill(
             known[image.digest] = encode(lmm, image)
     if cache.run is not None:
         cache.run.plan(lmm, [prompt], known)
-        chunk = chunk if cache.run.chunkable else len(prompt)
     while True:
         stop = _chunk_end(prompt, cache.length, chunk)
         with backend.row_parallel():
@@ -190,6 +192,7 @@ def stream(
     *,
     max_tokens: int = 256,
     image_tokens: int | None = None,
+    policy: Attention = None,
     **sampling: Any,
 ) -> Iterator[Piece]:
     """Answer a conversation once, piece by piece.
@@ -198,11 +201,12 @@ def stream(
         messages: as in `LMM.prepare`.
         max_tokens: limit of the answer's length.
         image_tokens: budget of visual tokens an image.
+        policy: attention policy, as of `Session`.
         sampling: fields of `Sampling`: temperature, top_p, top_k, min_p, repetition_penalty, seed.
     """
     from rave_mlx.session import Session
 
-    chat = Session(lmm, max_tokens=max_tokens, image_tokens=image_tokens, sampling=Sampling(**sampling))
+    chat = Session(lmm, policy=policy, max_tokens=max_tokens, image_tokens=image_tokens, sampling=Sampling(**sampling))
     yield from chat.answer(messages)
 
 

@@ -12,21 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx import backend
+from rave_mlx.attention import Path, attend
 from rave_mlx.attention.gate import GateTerms
 from rave_mlx.attention.masks import Mask, as_bool
 from rave_mlx.attention.policies.base import Context, Policy
 from rave_mlx.attention.reference import full_bias
 from rave_mlx.elementwise import exp2
-
-if TYPE_CHECKING:
-    from rave_mlx.attention import Path
 
 _LOG2E = 1.4426950408889634
 _SCORES = 1 << 21
@@ -99,8 +96,6 @@ def steer(
     path: Path | None,
 ) -> mx.array:
     """`attend` under policies: the heads' outputs (B, H, L, d) in q's dtype."""
-    from rave_mlx.attention import attend
-
     mask = _visible(acting, mask, q.shape[2], k.shape[2])
     if gate is not None and gate.span[0] >= gate.span[1]:
         gate = None

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx.attention import Path
 from rave_mlx.attention.gate import GateTerms
 from rave_mlx.attention.masks import Mask
 from rave_mlx.attention.policies.base import Context, Kept, Phase, Policy, Rows, Sublayer
@@ -21,7 +22,6 @@ from rave_mlx.attention.policies.tokens import KeyRows, Tokens
 from rave_mlx.errors import UsageError
 
 if TYPE_CHECKING:
-    from rave_mlx.attention import Path
     from rave_mlx.models.lmm import LMM
     from rave_mlx.prompt import Prompt, TokenMap
 
