@@ -491,6 +491,8 @@ def test_the_picture_shows_what_the_tower_reads(name, tmp_path):
     drawn = list(pieces(lmm, dataset[0]))
     trained = "".join(p.text for p in drawn if p.colour == "#b6e8bd")
     assert trained.startswith("Ann↵Bo") and "Who" not in trained
+    runs = [int(p.text.split(": ")[1].split()[0]) for p in drawn if p.colour == "#ffe3b8"]
+    assert runs == [part for part in dataset[0].prompt.images[0].layout if isinstance(part, int)]
     page = Image.open(draw_examples(lmm, dataset, tmp_path / "examples.png"))
     assert page.width == 1200
     colours = {colour for _, colour in page.convert("RGB").getcolors(1 << 24)}

@@ -113,7 +113,8 @@ def pieces(lmm: LMM, example: Example) -> Iterator[Piece]:
     for index, token in enumerate(ids):
         if image[index] >= 0:
             if index == 0 or image[index - 1] != image[index]:
-                run = int((image == image[index]).sum())
+                others = np.flatnonzero(image[index:] != image[index])
+                run = int(others[0]) if others.size else len(ids) - index
                 yield Piece(f" image {image[index] + 1}: {run} tokens ", _IMAGE)
             continue
         name = tokenizer.token(token) or ""
