@@ -105,8 +105,9 @@ class AttentionMap:
         _within("heads", of_heads, self.num_heads)
         rows = self.said if token is None else np.array([token])
         _within("tokens", rows.tolist(), len(self.tokens))
-        picked = self.weights[rows][:, chosen][:, :, of_heads].astype(np.float64)
-        mean: Floats = picked.mean(axis=(0, 1, 2))
+        # One token at a time: all of them together, in float64, can be gigabytes.
+        each = [self.weights[t][chosen][:, of_heads].mean(axis=(0, 1), dtype=np.float64) for t in rows]
+        mean: Floats = np.mean(each, axis=0)
         return mean
 
     def peak_token(self, values: Floats) -> int:

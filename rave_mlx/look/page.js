@@ -2,7 +2,11 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const at = (id) => document.getElementById(id);
-  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const bytes = (text) => {
+    const raw = atob(text), out = new Uint8Array(raw.length);
+    for (let i = 0; i < raw.length; i++) out[i] = raw.charCodeAt(i);
+    return out;
+  };
   const floats = (text) => new Float32Array(bytes(text).buffer);
   const percent = (x) => `${(100 * x).toFixed(Math.abs(x) < 0.1 ? 1 : 0)} %`;
   for (const run of data.runs) {
@@ -81,10 +85,10 @@
     return sums;
   }
 
-  function heats(all) {
+  function heats(all, widest = 900) {
     let first = 0;
     return data.images.map((image) => {
-      const width = Math.min(900, Math.max(240, image.width)), height = Math.max(1, Math.round(width * image.height / image.width));
+      const width = Math.min(widest, Math.max(240, image.width)), height = Math.max(1, Math.round(width * image.height / image.width));
       const sums = heat(image, first, all, width, height);
       first += image.boxes.length / 4;
       let peak = 0;
@@ -100,7 +104,7 @@
     for (const r of runs) {
       state.run = r;
       for (const t of [-1, ...data.runs[r].said]) if (shared(t) !== null)
-        for (const h of heats(shown(data.runs[r], t))) peak = Math.max(peak, h.peak);
+        for (const h of heats(shown(data.runs[r], t), 200)) peak = Math.max(peak, h.peak);
     }
     state.run = before;
     return peak;
