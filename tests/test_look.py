@@ -192,6 +192,24 @@ def test_what_the_model_saw_is_put_together_again():
     assert np.abs(np.asarray(seen.images[0].picture, float) - np.asarray(smooth, float)).max() <= 2
 
 
+def test_rotated_photographs_and_pages_of_a_pdf(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # stored lying on its side
+    picture(80, 120).save(tmp_path / "photo.jpg", exif=exif)
+    pages = [picture(60, 90, seed) for seed in (1, 2)]
+    pages[0].save(tmp_path / "pages.pdf", save_all=True, append_images=pages[1:])
+    lmm = tiny_model()
+    parts = [{"type": "image", "image": tmp_path / "photo.jpg"}]
+    parts += [{"type": "image", "image": tmp_path / "pages.pdf", "page": page} for page in (1, 2)]
+    seen = collect(lmm, [{"role": "user", "content": [*parts, {"type": "text", "text": "Read."}]}], max_tokens=1)
+    assert seen.images[0].picture.size == (120, 80)
+    for image, drawn in zip(seen.images[1:], pages, strict=True):
+        right, bottom = image.places.boxes[:, 2:].max(axis=0)
+        assert image.picture.size == (pytest.approx(right), pytest.approx(bottom))
+        found = np.asarray(image.picture.resize(drawn.size, Image.Resampling.BOX), float)
+        assert np.corrcoef(found.ravel(), np.asarray(drawn, float).ravel())[0, 1] > 0.5
+
+
 def test_memory_stays_far_below_a_matrix(monkeypatch):
     lmm = tiny_model(GATE)
     messages = [ask("Read.", picture(448, 448))]

@@ -131,9 +131,16 @@ def _read(
     prompt = lmm.prompt(read)
     config = lmm.config.image
     assert config is not None
-    shown = [opened.get(image.digest) or seen_by_model(image, config) for image in prompt.images]
+    shown = [_sized(opened.get(image.digest), image) or seen_by_model(image, config) for image in prompt.images]
     question = " ".join(part.text for part in read[-1].parts if isinstance(part, TextPart))
     return prompt, shown, question
+
+
+def _sized(original: Image.Image | None, image: ImagePatches) -> Image.Image | None:
+    """The original with the size that places count in: pages of a PDF are drawn with as many pixels as a budget asks."""
+    if original is None or original.size == image.size:
+        return original
+    return original.resize(image.size, Image.Resampling.LANCZOS)
 
 
 def _images(messages: Sequence[Message]) -> list[ImagePart]:
