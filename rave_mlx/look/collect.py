@@ -131,7 +131,7 @@ def _read(
     prompt = lmm.prompt(read)
     config = lmm.config.image
     assert config is not None
-    shown = [_sized(opened.get(image.digest), image) or seen_by_model(image, config) for image in prompt.images]
+    shown = [_sized(opened.get(p.digest), p) or seen_by_model(p, config) for p in prompt.images]
     question = " ".join(part.text for part in read[-1].parts if isinstance(part, TextPart))
     return prompt, shown, question
 
