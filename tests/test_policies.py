@@ -4,6 +4,7 @@ gates; the state that lives and dies with a conversation; and how `--attention` 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ import pytest
 from families import CONVERSATIONS, cases, write_checkpoint
 from policies import subjects
 from support import ask, picture, relative, tiny_config, tiny_model
+from test_cli import rave
 
 import rave_mlx
 from rave_mlx.attention.policies.base import Context, Kept, Policy
@@ -374,3 +376,30 @@ def test_forced_mma_opens_the_columns_of_the_released_code():
     expected[4] = [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]
     np.testing.assert_array_equal(mask, expected)
     assert mask.sum() == 64
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("attention", "message"),
+    [
+        ("var:paper", "tau 20 is never reached at hidden size 256"),
+        ("mma", "was not trained with the mutual mask"),
+        ("vra", "no policy is called 'vra'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["chat", "evaluate"])
+def test_the_command_line_refuses_in_one_line(command, attention, message):
+    file = Path(__file__).parents[1] / "examples" / "documents" / "receipt.png"
+    options = ["--image", str(file), "--prompt", "Total?"] if command == "chat" else ["--pages", "1"]
+    done = rave(command, *options, "--attention", attention)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_line_steers():
+    file = Path(__file__).parents[1] / "examples" / "documents" / "receipt.png"
+    done = rave("chat", "--image", file, "--prompt", "What is the total?", "--attention", "rave+var:cosine,rho=0.5")
+    assert (done.returncode, done.stdout) == (0, "13.60\n")
