@@ -6,6 +6,7 @@ from rave_mlx.attention.policies.act import ACT
 from rave_mlx.attention.policies.aif import AIF
 from rave_mlx.attention.policies.base import Policy
 from rave_mlx.attention.policies.debias import Debias
+from rave_mlx.attention.policies.dyvte import DyVTE
 from rave_mlx.attention.policies.ee_mllm import EEMLLM
 from rave_mlx.attention.policies.gift import GIFT
 from rave_mlx.attention.policies.iri import IRI
@@ -15,5 +16,5 @@ from rave_mlx.attention.policies.var import VAR
 from rave_mlx.attention.policies.vhr import VHR
 
 POLICIES: dict[str, type[Policy]] = {
-    policy.name: policy for policy in (VAR, MMA, GIFT, ACT, VHR, PAINT, PAI, AIF, EEMLLM, IRI, Debias)
+    policy.name: policy for policy in (VAR, MMA, GIFT, ACT, VHR, PAINT, PAI, AIF, EEMLLM, IRI, DyVTE, Debias)
 }
