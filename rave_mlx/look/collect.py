@@ -137,7 +137,7 @@ def _read(
 
 
 def _sized(original: Image.Image | None, image: ImagePatches) -> Image.Image | None:
-    """The original with the size that places count in: pages of a PDF are drawn with as many pixels as a budget asks."""
+    """The original with the size that places count in: pages of a PDF are drawn as large as a budget asks."""
     if original is None or original.size == image.size:
         return original
     return original.resize(image.size, Image.Resampling.LANCZOS)
