@@ -1,0 +1,55 @@
+"""Every method on a tiny checkpoint of every family: it answers, differently where it should, or says why it cannot."""
+
+from __future__ import annotations
+
+import pytest
+from families import cases, write_checkpoint
+from support import ask, picture, relative
+
+import rave_mlx
+from rave_mlx.attention.policies.act import ACT
+from rave_mlx.attention.policies.aif import AIF
+from rave_mlx.attention.policies.debias import Debias
+from rave_mlx.attention.policies.dyvte import DyVTE
+from rave_mlx.attention.policies.ee_mllm import EEMLLM
+from rave_mlx.attention.policies.gift import GIFT
+from rave_mlx.attention.policies.iri import IRI
+from rave_mlx.attention.policies.paint import PAI, PAINT
+from rave_mlx.attention.policies.vhr import VHR
+from rave_mlx.errors import UsageError
+from rave_mlx.session import Session
+
+ONE_EACH = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
+
+
+@pytest.mark.parametrize("name", [*ONE_EACH, "smolvlm", "qwen2"])
+def test_every_method_answers_or_says_why_not(name, tmp_path):
+    lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
+    sees = lmm.config.vision is not None
+    question = ask("What is the total?", picture(100, 60)) if sees else {"role": "user", "content": "How are you?"}
+    count = lmm.config.text.num_layers
+    every = {"first": 0, "last": count - 1, "of": count}
+    rates = tuple(0.1 + 0.2 * i for i in range(count))
+    prompt = lmm.prepare([question])
+    plain = lmm.logits(prompt)[:, -1]
+    for policy in (
+        GIFT(**every),
+        ACT(**every, alpha=1.5),
+        VHR(),
+        PAI(**every),
+        PAINT(**every),
+        AIF(),
+        EEMLLM(),
+        IRI(rates, rates, sources=count, targets=count, of=count),
+        DyVTE(exit=0),
+        Debias(4),
+    ):
+        takes = (sees or isinstance(policy, ACT | IRI)) and (not isinstance(policy, PAINT) or name == "llava")
+        if not takes:
+            with pytest.raises(UsageError, match=f"^--attention {policy.name}: .*this") as caught:
+                Session(lmm, policy=policy)
+            assert "\n" not in str(caught.value)
+            continue
+        session = Session(lmm, policy=policy, max_tokens=3)
+        assert 1 <= len(list(session.answer([question]))) <= 3
+        assert relative(lmm.logits(prompt, run=lmm.make_run([policy]))[:, -1], plain) > 1e-5
