@@ -5,8 +5,9 @@
 
 Prefills and single tokens are interleaved (none, first policy, second policy, none, ...) and the fastest of each
 counts, so that what else the machine does falls on all of them; where it is busy, the ratio of processor time (CPU) is
-the steadier one. Prefill is a page of visual tokens, its features known
-already, and a question. Ratios are over none; memory is MLX's peak in a prefill above what was held before.
+the steadier one. Prefill is a page of visual tokens, its features known already, and a question; what a policy plans
+for a prompt counts, what it learns about the model once does not. Ratios are over none; memory is MLX's peak in a
+prefill above what was held before.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ from PIL import Image
 
 import rave_mlx
 from rave_mlx.attention.policies.parse import steering
+from rave_mlx.attention.policies.registry import POLICIES
 from rave_mlx.cache import Cache
+from rave_mlx.errors import UsageError
 from rave_mlx.generation import encode, prefill, step
 from rave_mlx.models.lmm import LMM
 from rave_mlx.prompt import Prompt
 
 INF = float("inf")
 QUESTION = "What is the total of this page, and who wrote it?"
-DEFAULT = {
-    "built-in": ("var:cosine", "rave", "rave+var:cosine"),
-    "random 160 M": ("var:dims=3/14,tau=2.5", "var:released,dims=3/14,tau=2.5", "var:cosine"),
-}
+MODELS = ("built-in", "random 160 M")
+FIRST = {"built-in": ("rave", "var:cosine", "rave+var:cosine"),
+         "random 160 M": ("var:dims=3/14,tau=2.5", "var:released,dims=3/14,tau=2.5", "var:cosine")}  # fmt: skip
 """A random model has no sink dimensions, so two are named, with a threshold that some tokens reach."""
 
 
@@ -61,13 +63,23 @@ def read(lmm: LMM, prompt: Prompt, features: dict[str, mx.array], attention: str
     chosen = steering(attention)
     cache = lmm.make_cache(gate=chosen.gate, policies=chosen.policies)
     if cache.run is not None:
-        cache.run.plan(lmm, [prompt], features)  # looks at the model, once a conversation
+        cache.run.prepare(lmm)
     mx.clear_cache()
     mx.reset_peak_memory()
     held = mx.get_active_memory()
     cost.prefill = timed(lambda: prefill(lmm, prompt, cache, features=features), cost.prefill)
     cost.peak = max(cost.peak, mx.get_peak_memory() - held)
     return cache
+
+
+def accepts(lmm: LMM, attention: str) -> bool:
+    """Whether the model takes a policy; else its reason is printed."""
+    try:
+        lmm.make_run(steering(attention).policies)
+    except UsageError as error:
+        print(error)
+        return False
+    return True
 
 
 def one_step(lmm: LMM, cache: Cache, count: int, position: int) -> mx.array:
@@ -82,7 +94,7 @@ def compare(name: str, lmm: LMM, attentions: Sequence[str], rounds: int, tokens:
     content = [{"type": "image", "image": page}, {"type": "text", "text": QUESTION}]
     prompt = lmm.prepare([{"role": "user", "content": content}])
     features = {image.digest: encode(lmm, image) for image in prompt.images}
-    costs = {attention: Cost() for attention in ["none", *attentions]}
+    costs = {attention: Cost() for attention in ["none", *attentions] if accepts(lmm, attention)}
     for _ in range(rounds):
         caches = {attention: read(lmm, prompt, features, attention, cost) for attention, cost in costs.items()}
     first = prompt.token_map.next_position
@@ -105,16 +117,16 @@ def compare(name: str, lmm: LMM, attentions: Sequence[str], rounds: int, tokens:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--attention", nargs="+", help="policies to compare with none, on both models")
+    parser.add_argument("--attention", nargs="+", help="policies to compare with none; default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--model", choices=list(DEFAULT), help="only this one")
+    parser.add_argument("--model", choices=MODELS, help="only this one")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for name, policies in DEFAULT.items():
-            if args.model in (None, name):
-                lmm = rave_mlx.load() if name == "built-in" else rave_mlx.load(checkpoint.build(Path(folder) / "model"))
-                compare(name, lmm, args.attention or policies, args.rounds, args.tokens)
+        for name in MODELS if args.model is None else [args.model]:
+            lmm = rave_mlx.load() if name == "built-in" else rave_mlx.load(checkpoint.build(Path(folder) / "model"))
+            others = [policy for policy in POLICIES if policy not in ("var", "mma")]
+            compare(name, lmm, args.attention or [*FIRST[name], "mma:force=true", *others], args.rounds, args.tokens)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,8 @@ def _visible(acting: Sequence[Touching], mask: Mask, num_queries: int, num_keys:
             if allowed is None:
                 allowed = mx.ones((1, 1, num_queries, num_keys), mx.bool_)
             allowed = allowed.reshape((1,) * (4 - allowed.ndim) + allowed.shape)
-            mask = each.policy.visible(each.context, allowed)
+            edited = each.policy.visible(each.context, allowed)
+            mask = mask if edited is allowed else edited
     return mask
 
 

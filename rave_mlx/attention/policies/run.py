@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 GENERATED = 3
 """`prompt.Role.ASSISTANT`, the role of generated tokens."""
+_SETTLE = 64
+"""Generated tokens after which the state is computed, so that what no later token reads keeps no graph alive."""
 
 
 class Run:
@@ -68,15 +70,19 @@ class Run:
         """Whether a prompt may be read in chunks."""
         return all(policy.chunkable for policy in self.policies)
 
+    def prepare(self, lmm: LMM) -> None:
+        """Let the policies look at the model, once."""
+        if not self._ready:
+            self._prepared = [dict(policy.prepare(lmm)) for policy in self.policies]
+            self._ready = True
+
     def plan(self, lmm: LMM, prompts: Sequence[Prompt], features: Mapping[str, mx.array]) -> None:
         """Let the policies look at the model, once, and at a prompt that is about to be read.
 
         Raises:
             UsageError: for several prompts, when a policy plans for one at a time.
         """
-        if not self._ready:
-            self._prepared = [dict(policy.prepare(lmm)) for policy in self.policies]
-            self._ready = True
+        self.prepare(lmm)
         planners = [policy for policy in self.policies if policy.has("plan")]
         if planners and len(prompts) > 1:
             raise UsageError(f"--attention {planners[0].name} reads one prompt at a time, not {len(prompts)}")
@@ -102,6 +108,8 @@ class Run:
         role = np.full((batch, 1), GENERATED, np.int8)
         positions = np.full((batch, 3, 1), position, np.int32)
         self._announce("decode", role, np.full((batch, 1), -1, np.int32), positions, final=True)
+        if len(self.tokens) % _SETTLE == 0:
+            mx.async_eval(self.arrays)
 
     def _announce(
         self,
@@ -143,8 +151,9 @@ class Run:
             for value in state.values():
                 if isinstance(value, KeyRows):
                     found += value.arrays
-                elif isinstance(value, mx.array):
-                    found.append(value)
+                else:
+                    kept = value if isinstance(value, list) else [value]
+                    found += [x for x in kept if isinstance(x, mx.array)]
         return found
 
     def state(self, policy: Policy, layer: int) -> dict[str, Any]:
@@ -195,13 +204,14 @@ class Run:
         if key not in self._touched:
             tokens = self.tokens_of(layer)
             new = slice(len(tokens) - length, None)
-            chosen = tokens.valid[:, new].copy()
+            chosen = tokens.role[:, new] >= 0
             if policy.rows == "text":
-                chosen &= ~tokens.visual[:, new]
+                chosen &= tokens.image[:, new] < 0
             elif policy.rows == "last":
                 chosen[:, : -1 if self._final else None] = False
             if policy.needs_visual:
-                chosen &= np.logical_or.accumulate(tokens.visual, axis=1)[:, new]
+                before = (tokens.image[:, : new.start] >= 0).any(axis=1, keepdims=True)
+                chosen &= before | np.logical_or.accumulate(tokens.image[:, new] >= 0, axis=1)
             self._touched[key] = Shown(chosen)
         return self._touched[key]
 
