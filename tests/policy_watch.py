@@ -38,6 +38,7 @@ class Layer:
 
     weights: np.ndarray
     out: np.ndarray
+    k: np.ndarray
     v: np.ndarray
     scores: np.ndarray
 
@@ -62,7 +63,7 @@ def layers_of(run):
         rows, keys = scores.shape[1:]
         scores = np.where(np.tril(np.ones((rows, keys), bool), keys - rows), scores, -np.inf)
         blocks = [w for _, w in sorted(state.pop("weights"), key=lambda item: item[0])]
-        found.append(Layer(np.array(mx.concatenate(blocks, axis=2))[0], np.array(state["out"])[0], v, scores))
+        found.append(Layer(np.array(mx.concatenate(blocks, axis=2))[0], np.array(state["out"])[0], k, v, scores))
     return found
 
 

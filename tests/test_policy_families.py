@@ -16,6 +16,7 @@ from rave_mlx.attention.policies.gift import GIFT
 from rave_mlx.attention.policies.iri import IRI
 from rave_mlx.attention.policies.paint import PAI, PAINT
 from rave_mlx.attention.policies.vhr import VHR
+from rave_mlx.attention.policies.visiondrop import VisionDrop
 from rave_mlx.errors import UsageError
 from rave_mlx.session import Session
 
@@ -43,6 +44,7 @@ def test_every_method_answers_or_says_why_not(name, tmp_path):
         IRI(rates, rates, sources=count, targets=count, of=count),
         DyVTE(exit=0),
         Debias(4),
+        VisionDrop(dominant=(4, 3, 2), contextual=(1, 1, 1)),
     ):
         takes = (sees or isinstance(policy, ACT | IRI)) and (not isinstance(policy, PAINT) or name == "llava")
         if not takes:

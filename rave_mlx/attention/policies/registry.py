@@ -14,7 +14,9 @@ from rave_mlx.attention.policies.mma import MMA
 from rave_mlx.attention.policies.paint import PAI, PAINT
 from rave_mlx.attention.policies.var import VAR
 from rave_mlx.attention.policies.vhr import VHR
+from rave_mlx.attention.policies.visiondrop import VisionDrop
 
 POLICIES: dict[str, type[Policy]] = {
-    policy.name: policy for policy in (VAR, MMA, GIFT, ACT, VHR, PAINT, PAI, AIF, EEMLLM, IRI, DyVTE, Debias)
+    policy.name: policy
+    for policy in (VAR, MMA, GIFT, ACT, VHR, PAINT, PAI, AIF, EEMLLM, IRI, DyVTE, Debias, VisionDrop)
 }
