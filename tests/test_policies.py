@@ -16,6 +16,7 @@ from support import ask, picture, relative, tiny_config, tiny_model
 from test_cli import rave
 
 import rave_mlx
+from rave_mlx.attention.policies import lower
 from rave_mlx.attention.policies.base import Context, Kept, Policy
 from rave_mlx.attention.policies.mma import MMA
 from rave_mlx.attention.policies.parse import Steering, steering
@@ -140,6 +141,20 @@ def test_grouped_heads_give_what_repeated_keys_and_values_give(subject):
     full.load_weights(list(weights.items()), strict=True)
     prompt = lmm.prepare([ask("What is the total?", picture(56, 40))])
     assert relative(logits(lmm, prompt, subject.active), logits(full, prompt, subject.active)) < EXACT
+
+
+@ALL
+def test_rows_are_independent_of_their_block(lmm, prompts, subject, monkeypatch):
+    """Blocks of three rows, dealt out over the backend's lanes, give what one block gives."""
+    whole = logits(lmm, prompts[1], subject.active)
+    monkeypatch.setattr(lower, "_ROWS", (2, 3))
+    assert relative(logits(lmm, prompts[1], subject.active), whole) < EXACT
+
+
+def test_paths_of_untouched_rows_can_be_forced(lmm, prompts):
+    run = lmm.make_run([STEERED])
+    forced = lmm.logits(prompts[0], path="reference", run=run)
+    assert relative(forced, logits(lmm, prompts[0], STEERED)) < EXACT
 
 
 # Every family

@@ -71,7 +71,7 @@ class _Call:
         mask = self.mask
         if isinstance(mask, str):
             num_keys -= num_queries - stop
-        elif mask is not None:
+        elif mask is not None and mask.shape[-2] > 1:
             mask = mask[..., start:stop, :]
         gate = self.gate
         if gate is not None:
