@@ -28,25 +28,25 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def launch(folder, size, *options):
-    """Start `size` processes of `rave-mlx train` that know each other, as `mlx.launch` does."""
+def launch(folder, *options):
+    """Start a process of `rave-mlx train` with each of these options; they know each other, as of `mlx.launch`."""
     hosts = folder / "hosts.json"
-    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(size)]))
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(len(options))]))
     return [
         subprocess.Popen(
-            command(*options),
+            command(*own),
             env=environment(MLX_HOSTFILE=str(hosts), MLX_RANK=str(rank)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(size)
+        for rank, own in enumerate(options)
     ]
 
 
 def together(folder, size, *options):
     """Run them to the end; what each said."""
-    processes = launch(folder, size, *options)
+    processes = launch(folder, *[options] * size)
     said = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0] * size, said
     return said
@@ -84,10 +84,10 @@ def test_several_processes_are_one_with_the_summed_batch(tmp_path, processes):
 
 def test_two_processes_resume_to_the_bit(tmp_path):
     data, model = write_data(tmp_path / "data"), write_model(tmp_path / "model")
-    more = ("--batch-size", 2, "--steps", 30, "--dropout", 0.1, "--save-every", 30)
+    more = ("--batch-size", 2, "--steps", 20, "--dropout", 0.1, "--save-every", 20)
     together(tmp_path, 2, *options(data, tmp_path / "whole", model, *more))
     out = tmp_path / "parts"
-    processes = launch(tmp_path, 2, *options(data, out, model, *more))
+    processes = launch(tmp_path, *[options(data, out, model, *more)] * 2)
     log = out / "log.jsonl"
     while not (log.is_file() and log.stat().st_size):
         assert all(process.poll() is None for process in processes)
@@ -96,10 +96,21 @@ def test_two_processes_resume_to_the_bit(tmp_path):
     processes[1].send_signal(signal.SIGINT)
     said = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [130, 130], said
-    assert 0 < checkpoint.read(checkpoint.latest(out)).state.step < 30
+    assert 0 < checkpoint.read(checkpoint.latest(out)).state.step < 20
     together(tmp_path, 2, *options(data, out, model, *more, "--resume"))
     assert history(out) == history(tmp_path / "whole")
     assert (out / "adapters.safetensors").read_bytes() == (tmp_path / "whole/adapters.safetensors").read_bytes()
+
+
+def test_processes_with_other_data_are_refused(tmp_path):
+    data, model = write_data(tmp_path / "data"), write_model(tmp_path / "model")
+    more = ("--batch-size", 2, "--steps", 2)
+    other = write_data(tmp_path / "other", seed=1)
+    processes = launch(tmp_path, options(data, tmp_path / "out", model, *more), options(other, tmp_path, model, *more))
+    for rank, process in enumerate(processes):
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert said.startswith(f"rave-mlx: process {rank}: data, model and options are not the same in all 2 processes")
 
 
 def test_one_process_needs_no_engine():

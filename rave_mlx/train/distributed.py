@@ -7,11 +7,14 @@ the tokens of all processes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
+
+from rave_mlx.errors import UsageError
 
 _PIECE = 1 << 23
 """Numbers sent at once: 32 MB."""
@@ -50,6 +53,21 @@ class World:
         if self.group is None:
             return list(numbers)
         return list(map(float, np.array(self.sum({"": mx.array(numbers, mx.float32)})[""])))
+
+    def check_same(self, what: str) -> None:
+        """Refuse to go on unless this text is the same in every process; all of them notice.
+
+        Raises:
+            UsageError: when it is not.
+        """
+        digest = hashlib.sha256(what.encode()).digest()
+        # 16 bits each: sums over many processes are exact in float32.
+        numbers = [float(int.from_bytes(digest[i : i + 2], "big")) for i in range(0, 16, 2)]
+        if self.totals(*numbers) != [n * self.size for n in numbers]:
+            raise UsageError(
+                f"process {self.rank}: data, model and options are not the same in all {self.size} processes; "
+                "copy them to every machine and start again"
+            )
 
     def from_first(self, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
         """float32 arrays of process 0, in every process."""

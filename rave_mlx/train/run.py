@@ -11,6 +11,7 @@ OUT/log.jsonl, log.csv, curve.png, gates.json    see `log`, `curve`, `gate_repor
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -101,6 +102,7 @@ def run(
     held_out = _opened(data, "valid", lmm, config) if has_split(data, "valid") else None
     lmm, adapter = prepare(lmm, config)
     optimizer = Optimizer(config, trained(lmm), trained_weights(lmm), total_steps(rows, config))
+    world.check_same(json.dumps([config.result(), adapter.to_dict(), digest(rows)]))
     estimate = check_memory(lmm, config, rows, world.size)
     with ExitStack() as stack:
         start = State(0, 0, 0, config, digest(rows))
