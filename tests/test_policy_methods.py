@@ -23,7 +23,9 @@ from rave_mlx.attention.policies.ee_mllm import EEMLLM
 from rave_mlx.attention.policies.gift import GIFT, enhance, saliency_of
 from rave_mlx.attention.policies.iri import IRI, Rates, inject, recovery_rates
 from rave_mlx.attention.policies.paint import PAI, PAINT, class_attention, louder, strengths
+from rave_mlx.attention.policies.parse import steering
 from rave_mlx.attention.policies.profiling import content_words, depth, depths, question
+from rave_mlx.attention.policies.registry import POLICIES
 from rave_mlx.attention.policies.vhr import VHR, select
 from rave_mlx.errors import UsageError
 from rave_mlx.generation import prefill, step
@@ -81,6 +83,35 @@ def test_the_question_is_what_the_user_wrote_last(lmm):
     assert lmm.tokenizer.decode(prompt.ids[0, words].tolist()) == "café'stotal"
     only_function_words = lmm.prepare([ask("What is this?", picture(40, 40))])
     np.testing.assert_array_equal(content_words(lmm, only_function_words), question(only_function_words))
+
+
+# As written after --attention
+
+
+def test_every_preset_can_be_named():
+    for name, policy in POLICIES.items():
+        for preset in policy.presets:
+            assert steering(f"{name}:{preset}").policies == (policy.preset(preset),)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gift:llava-7b,alpha=3", GIFT(alpha=3.0, source=11)),
+        ("gift:qwen2-vl-7b,source=none", GIFT(alpha=4.0, first=5, last=18, of=28)),
+        ("act:released,heads=3.0/12.7", ACT(threshold=0.1, answers=False, heads=("3.0", "12.7"))),
+        ("vhr:instructblip", VHR(last=18, second=False)),
+        ("pai:alpha=0.5", PAI(alpha=0.5)),
+        ("paint:paper", PAINT(beta=0.4)),
+        ("aif:shares=0.2/0.5", AIF(shares=(0.2, 0.5))),
+        ("ee-mllm:first=4", EEMLLM(first=4)),
+        ("iri:llava-next,mlp=0.1/0.2", IRI(mlp=(0.1, 0.2), attention_strength=0.15, mlp_strength=0.08)),
+        ("dyvte:router=router.safetensors", DyVTE("router.safetensors")),
+        ("debias:fastv,keep=64", Debias(64, sigma=0.0)),
+    ],
+)
+def test_attention_strings(text, expected):
+    assert steering(text).policies == (expected,)
 
 
 # GIFT
