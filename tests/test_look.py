@@ -24,9 +24,9 @@ from rave_mlx.generation import decode, prefill
 from rave_mlx.look import AttentionMap, collect, draw
 from rave_mlx.look.colors import attention_scale, difference_scale
 from rave_mlx.look.compare import compare, split_policies
-from rave_mlx.look.draw import draw_comparison
+from rave_mlx.look.draw import describe, draw_comparison
 from rave_mlx.look.html import pack, page, write_page
-from rave_mlx.look.maps import AnswerToken, SeenImage, parse_numbers, spread
+from rave_mlx.look.maps import AnswerToken, SeenImage, name_numbers, parse_numbers, spread
 from rave_mlx.look.masses import image_heads, layer_masses, mass_table
 from rave_mlx.look.output import file_name
 from rave_mlx.look.places import Places
@@ -264,15 +264,15 @@ def test_over_peak_and_heat():
     weights = np.zeros((3, 3, 2, 8))
     weights[0, 1, 0, 2], weights[1, 1, 1, 7], weights[2, 1, 0, 0] = 0.8, 0.5, 1.0  # the last row is the stop token's
     seen = planted(weights)
-    assert seen.over(0)[2] == pytest.approx(0.4, abs=1e-3)  # layer 1 is the middle third, mean of two heads
-    assert seen.over(0, heads=[0])[2] == pytest.approx(0.8, abs=1e-3)
-    assert seen.over().tolist() == pytest.approx([0, 0, 0.2, 0, 0, 0, 0, 0.125], abs=1e-3)
+    assert seen.over(0)[2] == pytest.approx(0.2, abs=1e-3)  # mean of layers 1 and 2 and of two heads
+    assert seen.over(0, layers=[1], heads=[0])[2] == pytest.approx(0.8, abs=1e-3)
+    assert seen.over().tolist() == pytest.approx([0, 0, 0.1, 0, 0, 0, 0, 0.0625], abs=1e-3)
     assert seen.peak(seen.over()) == (0, (25.0, 5.0))
     assert seen.over(1, layers=[0]).max() == 0
     heat = seen.heat(seen.over(0), 0, (8, 4))
     assert heat.shape == (4, 8)
-    assert np.allclose(heat[:2, 4:6], 0.4, atol=1e-3)
-    assert heat.sum() == pytest.approx(4 * 0.4, abs=1e-2)
+    assert np.allclose(heat[:2, 4:6], 0.2, atol=1e-3)
+    assert heat.sum() == pytest.approx(4 * 0.2, abs=1e-2)
     for wrong in ({"layers": [3]}, {"heads": [2]}, {"layers": []}, {"token": 9}):
         with pytest.raises(UsageError, match="there are"):
             seen.over(**wrong)
@@ -290,6 +290,13 @@ def test_attention_of_an_overview_is_spread_over_the_page():
 )
 def test_numbers(text, numbers):
     assert parse_numbers(text, "--layers") == numbers
+
+
+def test_names_of_layers():
+    assert [name_numbers(n) for n in ([3], [0, 1, 2], [1, 4, 5, 6])] == ["3", "0–2", "1, 4–6"]
+    seen = random_map(heads=4)
+    assert describe(seen, None, None) == "layers 1–2 of 0–2 · mean of 4 heads"
+    assert describe(seen, [1], [0, 2, 3]) == "layer 1 of 0–2 · heads 0, 2–3"
 
 
 @pytest.mark.parametrize("text", ["", "x", "3-1", "1-", "-1", "1..2"])

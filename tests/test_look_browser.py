@@ -93,7 +93,7 @@ def close(found, expected):
 
 def test_a_token_shows_its_map(runs, tmp_path):
     report = visit(
-        page(runs[:1]),
+        page(runs[:1], layers=[1]),
         """
         report.options = options().map((o) => o.textContent);
         report.whole = cells();
@@ -124,7 +124,7 @@ def test_a_token_shows_its_map(runs, tmp_path):
 
 def test_layers_and_heads(runs, tmp_path):
     report = visit(
-        page(runs[:1]),
+        page(runs[:1], layers=[1]),
         """
         options()[1].click();
         $("layer").value = 2; $("layer").dispatchEvent(new Event("input"));
@@ -150,7 +150,7 @@ def test_layers_and_heads(runs, tmp_path):
 
 def test_the_keyboard_alone(runs, tmp_path):
     report = visit(
-        page(runs),
+        page(runs, layers=[1]),
         """
         const start = document.querySelector('#tokens [tabindex="0"]');
         start.focus();
@@ -181,7 +181,7 @@ def test_the_keyboard_alone(runs, tmp_path):
 
 def test_runs_and_their_difference(runs, tmp_path):
     report = visit(
-        page(runs),
+        page(runs, layers=[1]),
         """
         options()[1].click();
         report.rave = cells();
@@ -209,7 +209,7 @@ def test_runs_and_their_difference(runs, tmp_path):
 def test_answers_that_part(runs, tmp_path):
     other = replace(runs[0], tokens=(replace(runs[0].tokens[0], id=99, text="x"), *runs[0].tokens[1:]))
     report = visit(
-        page([other, runs[1]]),
+        page([other, runs[1]], layers=[1]),
         """
         $("against").value = "0"; $("against").dispatchEvent(new Event("change"));
         options()[1].click();
@@ -229,7 +229,7 @@ def test_one_range_for_all(runs, tmp_path):
     weights = runs[0].weights.copy()
     weights[1] /= 4
     report = visit(
-        page([replace(runs[0], weights=weights)]),
+        page([replace(runs[0], weights=weights)], layers=[1]),
         """
         options()[2].click();
         report.own = cells()[5];

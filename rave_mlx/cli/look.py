@@ -48,7 +48,7 @@ def look(
         typer.Option(
             "--layers",
             metavar="A-B",
-            help="Layers whose mean the pictures show, from 0: 12, 8-15 or 3,8-15. Default: see docs/look.md.",
+            help="Layers whose mean the pictures show, from 0: 12, 8-15 or 3,8-15. Default: all but the first third.",
             rich_help_panel=_WHERE,
         ),
     ] = None,

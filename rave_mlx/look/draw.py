@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rave_mlx.look.colors import STEPS, attention_scale, difference_scale, tint
-from rave_mlx.look.maps import AttentionMap, Floats, default_layers
+from rave_mlx.look.maps import AttentionMap, Floats, default_layers, name_numbers
 
 WIDTH = 1400
 MOST_PAGES = 24
@@ -100,10 +100,8 @@ def draw_comparison(
 def describe(seen: AttentionMap, layers: Sequence[int] | None, heads: Sequence[int] | None) -> str:
     """Which layers and heads a map shows."""
     chosen = list(default_layers(seen.num_layers) if layers is None else layers)
-    run = chosen == list(range(chosen[0], chosen[-1] + 1))
-    named = f"{chosen[0]}–{chosen[-1]}" if run and len(chosen) > 1 else ", ".join(map(str, chosen))
-    of_heads = f"mean of {seen.num_heads} heads" if heads is None else f"heads {', '.join(map(str, heads))}"
-    return f"layer{'s' if len(chosen) > 1 else ''} {named} of 0–{seen.num_layers - 1} · {of_heads}"
+    of_heads = f"mean of {seen.num_heads} heads" if heads is None else f"heads {name_numbers(heads)}"
+    return f"layer{'s' if len(chosen) > 1 else ''} {name_numbers(chosen)} of 0–{seen.num_layers - 1} · {of_heads}"
 
 
 def token_label(seen: AttentionMap, index: int) -> str:

@@ -24,7 +24,7 @@ from PIL import Image
 
 from rave_mlx.look.colors import attention_scale, difference_scale
 from rave_mlx.look.compare import check_together
-from rave_mlx.look.maps import KINDS, AttentionMap, default_layers
+from rave_mlx.look.maps import KINDS, AttentionMap, default_layers, name_numbers
 from rave_mlx.look.places import Places
 
 MOST_BYTES = 24 << 20
@@ -74,15 +74,13 @@ def page(runs: Sequence[AttentionMap], *, layers: Sequence[int] | None = None) -
 
 def _data(runs: Sequence[AttentionMap], layers: Sequence[int] | None) -> dict[str, Any]:
     first = runs[0]
+    chosen = list(default_layers(first.num_layers) if layers is None else layers)
     rows = sum(run.weights.shape[0] for run in runs) * first.num_layers * first.weights.shape[3]
     room = min(first.num_heads, max(0, MOST_BYTES // max(rows, 1) - 1))
     return {
         "question": first.question.strip(),
         "images": [_image(run_image.picture, run_image.places) for run_image in first.images],
-        "layers": {
-            "count": first.num_layers,
-            "chosen": list(default_layers(first.num_layers) if layers is None else layers),
-        },
+        "layers": {"count": first.num_layers, "chosen": chosen, "name": name_numbers(chosen)},
         "runs": [_run(run, room) for run in runs],
         "first": next((i for i, run in enumerate(runs) if run.attention == "rave"), 0),
         "scale": _text(attention_scale()),

@@ -236,8 +236,7 @@
   function chooseLayer(layer) {
     state.layer = Math.max(-1, Math.min(data.layers.count - 1, layer));
     at("layer").value = state.layer;
-    const chosen = data.layers.chosen;
-    const name = state.layer < 0 ? `mean of ${chosen[0]}–${chosen[chosen.length - 1]}` : `${state.layer} of 0–${data.layers.count - 1}`;
+    const name = state.layer < 0 ? `mean of ${data.layers.name}` : `${state.layer} of 0–${data.layers.count - 1}`;
     at("layer-name").textContent = name; at("layer").setAttribute("aria-valuetext", name);
     listHeads(); draw();
   }
