@@ -583,7 +583,7 @@ def test_recovery_rates_are_those_of_whole_patched_passes(lmm, prompt):
             patched, _ = chance(noisy, Replace(layer, kind, value))
             assert rates[layer] == pytest.approx((patched - base) / (clean - base), abs=2e-4)
     assert isinstance(found, Rates)
-    IRI(found.attention, found.mlp).check(lmm.config)
+    IRI(found.attention, found.mlp, sources=3, targets=3, of=3).check(lmm.config)
     with pytest.raises(UsageError, match="does not lower"):
         recovery_rates(lmm, [prompt], token, noise=0.0)
 
@@ -637,6 +637,7 @@ def test_methods_that_plan_read_one_prompt_at_a_time(lmm, prompt, policy):
         (lambda: DyVTE(exit=3).check(tiny_config()), "exit 3: the model has layers 0 to 2"),
         (lambda: IRI(targets=0), "sources and targets are numbers of layers from 1 to 32"),
         (lambda: IRI().check(tiny_config()), "needs the model's recovery rates"),
+        (lambda: IRI((0.1, 0.2, 0.3)).check(tiny_config()), "no source layer comes before a target layer"),
         (lambda: IRI((0.1, 0.2)).check(tiny_config()), "attention has 2 rates; the model has 3 layers"),
     ],
 )

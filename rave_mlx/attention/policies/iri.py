@@ -81,6 +81,11 @@ class IRI(Policy):
             if len(self._rates(kind)) not in (0, count):
                 given = len(self._rates(kind))
                 raise UsageError(f"--attention iri: {kind} has {given} rates; the model has {count} layers")
+        if not any(min(sources) < max(targets) for sources, targets in map(self._parts, _KINDS) if sources):
+            raise UsageError(
+                "--attention iri: no source layer comes before a target layer, so nothing would change; with few "
+                f"layers name more, sources=2,targets={count},of={count}"
+            )
 
     def layers(self, count: int) -> Collection[int]:
         return sorted({layer for kind in _KINDS for part in self._parts(kind) for layer in part})
@@ -106,6 +111,8 @@ class IRI(Policy):
     def _parts(self, kind: Sublayer) -> tuple[list[int], list[int]]:
         """Source and target layers."""
         rates = self._rates(kind)
+        if not rates:
+            return [], []
         order = np.argsort(-np.array(rates), kind="stable").tolist()
         sources, targets = (max(1, round(n * len(rates) / self.of)) for n in (self.sources, self.targets))
         return sorted(order[:sources]), sorted(order[:targets])
