@@ -20,6 +20,7 @@ from rave_mlx.attention.policies import lower
 from rave_mlx.attention.policies.base import Context, Kept, Policy
 from rave_mlx.attention.policies.mma import MMA
 from rave_mlx.attention.policies.parse import Steering, steering
+from rave_mlx.attention.policies.registry import POLICIES
 from rave_mlx.attention.policies.tokens import KeyRows, Tokens
 from rave_mlx.attention.policies.var import VAR
 from rave_mlx.config import GateConfig
@@ -412,6 +413,11 @@ def test_the_command_line_refuses_in_one_line(command, attention, message):
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_the_help_names_every_policy():
+    words = rave("chat", "--help", COLUMNS="400").stdout.replace(";", ",").replace(":", ",").replace(" ", "").split(",")
+    assert set(POLICIES) <= set(words)
 
 
 def test_the_command_line_steers():

@@ -17,8 +17,6 @@ from rave_mlx.attention.policies.base import Policy
 from rave_mlx.attention.policies.registry import POLICIES
 from rave_mlx.errors import UsageError
 
-HELP = "none, rave, or a policy: " + ", ".join(POLICIES)
-
 
 @dataclass(frozen=True)
 class Steering:
