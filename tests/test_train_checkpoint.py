@@ -33,7 +33,7 @@ from rave_mlx.train import checkpoint
 from rave_mlx.train.checkpoint import State, Tensors
 from rave_mlx.train.run import run
 
-KILLS, STEPS = 12, 40
+KILLS, STEPS = 12, 30
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 @dataclass
 class Interrupt:
@@ -20,8 +18,12 @@ class Interrupt:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupt]:
-    """Within the block the first signal sets the flag; a second one stops at once (KeyboardInterrupt)."""
+def interruptible(*, alone: bool = True) -> Iterator[Interrupt]:
+    """Within the block the first signal sets the flag; a second one stops at once (KeyboardInterrupt).
+
+    A process that is not alone keeps dying of a request to terminate: that is what `mlx.launch` sends when another
+    process is gone, and this one may be waiting for it inside MLX, where no flag is looked at.
+    """
     flag = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread may handle signals.
@@ -33,7 +35,8 @@ def interruptible() -> Iterator[Interrupt]:
             raise KeyboardInterrupt
         flag.asked = True
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    caught = (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,)
+    before = {number: signal.signal(number, handle) for number in caught}
     try:
         yield flag
     finally:

@@ -133,7 +133,7 @@ def run(
             features=features,
             world=world,
             listeners=following,
-            interrupt=stack.enter_context(interruptible()),
+            interrupt=stack.enter_context(interruptible(alone=world.size == 1)),
         )
         trainer.run()
         gates: list[GateFigures] = []
