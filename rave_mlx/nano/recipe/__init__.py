@@ -1,7 +1,7 @@
 """How the built-in model is trained: PyTorch, one command, resumable. Nothing here is imported by the package.
 
     python -m rave_mlx.nano.recipe.train --start DIR --out RUN --minutes 70
-    python -m rave_mlx.nano.recipe.export --run RUN --like DIR --out HF
+    python -m rave_mlx.nano.recipe.export --run RUN --like DIR --out RAVE_DIR
     rave-mlx evaluate --model RAVE_DIR --task docs
 
 Needs torch and safetensors, the fonts of `rave_mlx.nano.documents.fonts.DEBIAN_PACKAGES`, and Chromium for the
