@@ -81,13 +81,12 @@ class Cache:
     def trim(self, length: int) -> None:
         """Forget every token from position `length` on.
 
-        Layers after a pruning policy hold fewer tokens; they forget as many of the last ones as the first layer does.
+        Layers after a pruning policy hold fewer tokens; `run` knows how many of theirs those are.
         """
-        drop = max(0, self.length - length)
-        for layer in self.layers:
-            layer.trim(max(0, layer.length - drop))
         if self.run is not None:
             self.run.trim(length)
+        for index, layer in enumerate(self.layers):
+            layer.trim(length if self.run is None else len(self.run.tokens_of(index)))
         low, high = self.visual_span
         self.visual_span = (low, min(high, length)) if low < length else (0, 0)
 

@@ -289,6 +289,24 @@ def test_pruned_caches_forget_the_tokens_that_came_last(lmm, prompts):
     assert relative(step(lmm, cache, mx.array([40]), position), first) < EXACT
 
 
+def test_a_pass_that_broke_off_is_forgotten_whole(lmm, prompts):
+    """Interrupted between two layers, the first holds a token that the others do not."""
+    prompt = prompts[0]
+    position = prompt.token_map.next_position
+    for policies in ([], [STEERED], [DropImage(0)]):
+        cache = lmm.make_cache(policies=policies)
+        prefill(lmm, prompt, cache)
+        expected = np.array(step(lmm, cache, mx.array([40]), position))
+        cache.trim(len(prompt))
+        lengths = [layer.length for layer in cache.layers]
+        if cache.run is not None:
+            cache.run.write(position)
+        cache.layers[0].append(*(mx.zeros((*x.shape[:2], 1, x.shape[3])) for x in cache.layers[0].arrays))
+        cache.trim(len(prompt))
+        assert [layer.length for layer in cache.layers] == lengths
+        assert relative(step(lmm, cache, mx.array([40]), position), expected) < EXACT
+
+
 # Key rows
 
 

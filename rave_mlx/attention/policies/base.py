@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rave_mlx.models.lmm import LMM
     from rave_mlx.prompt import Message, Prompt
 
-Phase = Literal["prefill", "decode", "profile"]
+Phase = Literal["prefill", "decode"]
 Rows = Literal["all", "text", "last"]
 Sublayer = Literal["attention", "mlp"]
 
@@ -52,7 +52,7 @@ class Context:
 
     Attributes:
         layer, num_layers: which decoder layer, of how many.
-        phase: "prefill" (reading), "decode" (writing) or "profile" (a pass of `prepare` or `plan`).
+        phase: "prefill" (reading) or "decode" (writing).
         tokens: what the K keys of this layer are.
         start: index of the first new token among the keys.
         x: the block's input (B, L, hidden), before its norm.

@@ -40,10 +40,9 @@ class Run:
         tokens: what is known about the keys of the first layer; layers after a pruning one may hold fewer.
     """
 
-    def __init__(self, policies: Sequence[Policy], num_layers: int, *, phase: Phase | None = None):
+    def __init__(self, policies: Sequence[Policy], num_layers: int):
         self.policies = tuple(policies)
         self.num_layers = num_layers
-        self._forced = phase
         self._phase: Phase = "prefill"
         self._final = False
         self._fresh: set[int] = set()
@@ -120,7 +119,7 @@ class Run:
         *,
         final: bool,
     ) -> None:
-        self._phase, self._final = self._forced or phase, final
+        self._phase, self._final = phase, final
         self._fresh.clear()
         for tokens in self._maps:
             tokens.extend(role, image, positions)
