@@ -113,6 +113,14 @@ def test_quantized_bases_take_updates_and_refuse_whole_parts():
     assert all(mx.issubdtype(x.dtype, mx.floating) for x in trained_weights(lmm).values())
 
 
+def test_dora_on_widths_that_it_cannot_take_is_refused():
+    lmm = tiny_model()
+    nn.quantize(lmm.decoder, 32, 6, class_predicate=lambda name, _: name.endswith("o_proj"))
+    with pytest.raises(UsageError, match=r"o_proj has 6 bits, on which DoRA does not work; leave --dora out"):
+        prepare(lmm, config(adapter=AdapterSettings(modules=("o_proj",), kind="dora")))
+    prepare(lmm, config(adapter=AdapterSettings(modules=("o_proj",))))
+
+
 def test_a_quantized_base_learns(tmp_path, data):
     lmm = tiny_model()
     nn.quantize(lmm.decoder, 32, 8, class_predicate=lambda name, _: name.endswith("o_proj"))
@@ -127,6 +135,7 @@ def test_a_quantized_base_learns(tmp_path, data):
         ({"gates": False, "adapter": None}, "nothing would be trained"),
         ({"full": ("decoder",)}, "needs no low-rank updates"),
         ({"rates": {"vision": 1e-3}}, "given for vision, which is not trained"),
+        ({"gates": False, "rates": {"gate": 1e-3}}, "given for gate, which is not trained"),
         ({"learning_rate": 0.0}, "learning rate 0.0 is not between"),
         ({"steps": 0}, "TrainConfig.steps must be at least 1"),
         ({"clip": -1.0}, "TrainConfig.clip must not be negative"),
@@ -290,6 +299,14 @@ def test_the_last_update_of_an_epoch_takes_what_is_left(tmp_path, data):
     assert [e["images"] for e in entries] == [6, 3] or [e["images"] for e in entries] == [5, 4]
     rows = open_dataset(data, tiny_model())
     assert sum(e["trained_tokens"] for e in entries) == sum(s.trained for s in rows.stats)
+
+
+def test_features_on_the_disk_are_the_same(tmp_path, data):
+    for name in ("first", "again"):
+        run(tiny_model(), data, tmp_path / name, config(steps=3), features_folder=tmp_path / "features")
+    run(tiny_model(), data, tmp_path / "memory", config(steps=3))
+    assert len(list((tmp_path / "features").iterdir())) >= 9
+    assert result(tmp_path / "first") == result(tmp_path / "again") == result(tmp_path / "memory")
 
 
 def test_rows_without_images_train_too(tmp_path):

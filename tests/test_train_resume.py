@@ -8,6 +8,7 @@ import subprocess
 import time
 from dataclasses import replace
 
+import mlx.core as mx
 import pytest
 from support import tiny_model
 from training import DROPOUT, LORA, command, config, environment, history, losses, result, write_data, write_model
@@ -42,9 +43,9 @@ class StopAfter:
         pass
 
 
-def stopped(data, out, settings, step, resume=False):
+def stopped(data, out, settings, step, resume=False, model=tiny_model):
     with pytest.raises(KeyboardInterrupt):
-        run(tiny_model(), data, out, settings, resume=resume, listeners=lambda steps, done: [StopAfter(step)])
+        run(model(), data, out, settings, resume=resume, listeners=lambda steps, done: [StopAfter(step)])
     assert checkpoint.read(checkpoint.latest(out)).state.step == step
 
 
@@ -68,6 +69,22 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, data, changes):
     assert len(losses(out)) == 8
     assert history(out) == history(tmp_path / "whole")
     assert result(out) == result(tmp_path / "whole")
+
+
+def test_sixteen_bit_weights_resume_from_their_float32_copies(tmp_path, data):
+    def model():
+        lmm = tiny_model()
+        lmm.set_dtype(mx.bfloat16)
+        return lmm
+
+    settings = config(steps=6, adapter=None, full=("connector", "decoder"), learning_rate=1e-3)
+    run(model(), data, tmp_path / "whole", settings)
+    for step in (2, 3):
+        stopped(data, tmp_path / "parts", settings, step, resume=step > 2, model=model)
+    run(model(), data, tmp_path / "parts", settings, resume=True)
+    assert mx.load(str(tmp_path / "parts/adapters.safetensors"))["connector.up.weight"].dtype == mx.bfloat16
+    assert history(tmp_path / "parts") == history(tmp_path / "whole")
+    assert result(tmp_path / "parts") == result(tmp_path / "whole")
 
 
 def test_losses_go_down(tmp_path, data):

@@ -137,6 +137,15 @@ def train(
     bad_rows: Annotated[
         int, typer.Option("--bad-rows", min=0, help="Rows that may be left out.", rich_help_panel=_DATA)
     ] = 0,
+    feature_cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--feature-cache",
+            metavar="DIR",
+            help="Keep features of images on the disk as well, for later epochs and runs.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
     save_every: Annotated[
         int | None,
         typer.Option(
@@ -225,7 +234,17 @@ def train(
             return []
         return _listeners(place, config, steps, done, tensorboard=tensorboard, wandb=wandb)
 
-    outcome = run(lmm, data, place, config, resume=resume, world=world, as_csv=log == "csv", listeners=listeners)
+    outcome = run(
+        lmm,
+        data,
+        place,
+        config,
+        resume=resume,
+        world=world,
+        as_csv=log == "csv",
+        features_folder=None if feature_cache is None else feature_cache.expanduser(),
+        listeners=listeners,
+    )
     if world.is_writer:
         print(_summary(outcome), file=sys.stderr)
         print(place)

@@ -111,7 +111,7 @@ class TrainConfig(Part):
             raise ConfigError("nothing would be trained: choose gates, low-rank updates or parts of the model")
         if self.adapter is not None and "decoder" in self.full:
             raise ConfigError("a decoder that is trained whole needs no low-rank updates; leave one of the two out")
-        unknown = sorted(set(self.rates) - {"gate", *self.full})
+        unknown = sorted(set(self.rates) - {*self.full, *(("gate",) if self.gates else ())})
         if unknown:
             raise ConfigError(f"a learning rate is given for {', '.join(unknown)}, which is not trained")
         wrong = [r for r in (self.learning_rate, *self.rates.values()) if r is not None and not 0 < r < 10]

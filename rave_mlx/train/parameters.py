@@ -6,7 +6,7 @@ stay in the model's compute type; the optimizer keeps float32 copies of them (`t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -65,6 +65,7 @@ def prepare(lmm: LMM, config: TrainConfig) -> tuple[LMM, AdapterConfig]:
             lmm = with_gates(lmm, gate, lmm.path or Path())
     _check_parts(lmm, config.full)
     modules = projections(lmm, config.adapter.modules) if config.adapter is not None else ()
+    _check_widths(lmm, modules, settings)
     adapter = AdapterConfig(
         rank=settings.rank,
         scale=settings.scale,
@@ -152,6 +153,9 @@ def _check_parts(lmm: LMM, parts: Sequence[ModelPart]) -> None:
             )
 
 
-def count(weights: Mapping[str, mx.array]) -> int:
-    """How many numbers these are."""
-    return sum(x.size for x in weights.values())
+def _check_widths(lmm: LMM, modules: Sequence[str], settings: AdapterSettings) -> None:
+    # mlx-lm's DoRA computes the width of a packed matrix in whole numbers a word.
+    found = dict(lmm.named_modules())
+    odd = [m for m in modules if isinstance(found[m], nn.QuantizedLinear) and 32 % found[m].bits]
+    if settings.kind == "dora" and odd:
+        raise UsageError(f"{odd[0]} has {found[odd[0]].bits} bits, on which DoRA does not work; leave --dora out")

@@ -76,6 +76,7 @@ def run(
     resume: bool = False,
     world: World | None = None,
     as_csv: bool = False,
+    features_folder: Path | None = None,
     listeners: Listeners | None = None,
 ) -> Outcome:
     """Train `lmm` on `data` and leave the result in `out`.
@@ -88,6 +89,7 @@ def run(
         resume: go on from the newest checkpoint in `out`, or begin where there is none.
         world: this process among those of the run.
         as_csv: keep the log as CSV as well.
+        features_folder: where features of a frozen tower are kept beside memory, for later runs too.
         listeners: who follows the run, besides the log.
 
     Raises:
@@ -110,9 +112,11 @@ def run(
             stack.enter_context(checkpoint.only_run(out))
             start = _resumed(out, start, adapter, optimizer)
         start = _shared(world, start, optimizer)
-        following = list(listeners(total_steps(rows, config), start.step)) if listeners is not None else []
+        following: list[Listener] = []
         if world.is_writer:
             following.append(Log(out, start.step, start.validated, as_csv=as_csv))
+        if listeners is not None:
+            following += listeners(total_steps(rows, config), start.step)
         for listener in following:
             stack.enter_context(closing(listener))
         for name in (bad for split in (rows, held_out) if split is not None for bad in split.bad):
@@ -120,7 +124,7 @@ def run(
                 listener.note(f"left out: {name}")
         # A tower that does not change gives an image the same features every time.
         frozen = lmm.config.vision is not None and not {"vision", "connector"} & set(config.full)
-        features = FeatureCache(lmm) if frozen else None
+        features = FeatureCache(lmm, folder=features_folder) if frozen else None
         validator = Validator(lmm, held_out, config, features, world) if held_out is not None else None
         trainer = Trainer(
             lmm,
