@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rave_mlx import convert
+    from rave_mlx import convert, evaluate, look
     from rave_mlx.config import LMMConfig
     from rave_mlx.errors import RaveError
     from rave_mlx.generation import generate, stream
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from rave_mlx.session import Session
 
 __version__ = "0.1.0"
-__all__ = ["LMM", "LMMConfig", "RaveError", "Session", "convert", "generate", "load", "stream"]
+__all__ = ["LMM", "LMMConfig", "RaveError", "Session", "convert", "evaluate", "generate", "load", "look", "stream"]
 
+_MODULES = ("convert", "evaluate", "look")
 _HOMES = {
     "LMM": "rave_mlx.models.lmm",
     "LMMConfig": "rave_mlx.config",
@@ -39,8 +40,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "convert":
-        return import_module("rave_mlx.convert")
+    if name in _MODULES:
+        return import_module(f"rave_mlx.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'rave_mlx' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
