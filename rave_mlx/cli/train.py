@@ -175,7 +175,7 @@ def train(
     [bold]rave-mlx train --data receipts --out receipts-adapter[/bold]
 
     then [bold]rave-mlx chat --adapter receipts-adapter --image new.png[/bold]. Ctrl-C saves; --resume goes on. On
-    several machines: mlx.launch --hosts a,b -- rave-mlx train ...
+    several machines: mlx.launch --hosts 10.0.0.1,10.0.0.2 -- rave-mlx train ...
     """
     import mlx.core as mx
 
