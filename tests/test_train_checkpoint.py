@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -226,6 +227,8 @@ def kill_and_resume(out: Path, options: list[str], kills: int, seed: int) -> Non
     """Kill a run with SIGKILL at `kills` random moments, resuming it each time, then let it finish; runs in a process
     of its own, whose children have the imports behind them. Prints how many of the kills came after new checkpoints.
     """
+    for slow in ("mlx_lm.tuner.lora", "mlx_lm.tuner.dora", "rave_mlx.convert"):
+        importlib.import_module(slow)
     rng, advanced = random.Random(seed), 0
     ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
     for _ in range(kills):
