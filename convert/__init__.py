@@ -196,7 +196,8 @@ def _template(origin: sources.Source) -> str:
 def _read_config(family: Family, origin: sources.Source) -> LMMConfig:
     """The canonical configuration; an error that speaks of its fields alone gets the file's name."""
     try:
-        return family.config(origin)
+        # Read back as from a file: that checks the type of every field.
+        return LMMConfig.from_dict(family.config(origin).to_dict())
     except ConfigError as error:
         if str(origin.path) in str(error):
             raise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 from rave_mlx.errors import ConfigError
@@ -45,6 +46,13 @@ class Keys:
             raise ConfigError(f"{self.where}: {name} is missing")
         return value
 
+    def numbers(self, name: str, default: Sequence[float]) -> tuple[float, ...]:
+        """A list of numbers."""
+        values = self.get(name, list, list(default))
+        if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+            raise ConfigError(f"{self.where}: {name} should be a list of numbers, found {values!r}")
+        return tuple(float(v) for v in values)
+
     def require(self, name: str, value: Any) -> None:
         """Refuse a setting other than the one that is implemented."""
         found = self._data.get(name, value)
@@ -54,6 +62,6 @@ class Keys:
     def choice(self, name: str, options: Mapping[Any, str], default: Any) -> Any:
         """One of `options`, translated; ConfigError for another value."""
         value = self._data.get(name, default)
-        if value not in options:
+        if not isinstance(value, (str, int, float, NoneType)) or value not in options:
             raise ConfigError(f"{self.where}: {name} {value!r} is not one of {', '.join(map(str, options))}")
         return options[value]

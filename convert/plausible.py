@@ -49,6 +49,8 @@ def check_plausible(config: LMMConfig, source: Source) -> None:
     numbers, count = sum(sizes) * _PACKING, len(sizes)
     for name, value in _sizes(config):
         most = count if name.rpartition(".")[2] in _LAYERS else numbers
+        if value < 0:
+            raise ConfigError(f"{where}: {name} is {value}; it cannot be negative")
         if value > most:
             raise ConfigError(
                 f"{where}: {name} is {value}; the weight files have {count} tensors with room for {numbers} weights, "

@@ -55,8 +55,8 @@ def detect(config: Mapping[str, Any], where: str) -> Family:
         ModelError: for a model type that is not supported; the message lists those that are.
     """
     name = "aki" if describes(config) else config.get("model_type")
-    if name in _ELSEWHERE:
+    if isinstance(name, str) and name in _ELSEWHERE:
         raise ModelError(f"{where}: {_ELSEWHERE[name]}")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ModelError(f"{where}: model type {name!r} is not supported; supported: {', '.join(FAMILIES)}")
     return FAMILIES[name]

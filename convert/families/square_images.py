@@ -27,8 +27,8 @@ def read_levels(keys: Keys) -> dict[str, Any]:
     half = (0.5, 0.5, 0.5)
     mean, std = (half, half) if _siglip(keys) else (ImageConfig.mean, ImageConfig.std)
     return {
-        "mean": tuple(float(x) for x in keys.get("image_mean", list, mean)),
-        "std": tuple(float(x) for x in keys.get("image_std", list, std)),
+        "mean": keys.numbers("image_mean", mean),
+        "std": keys.numbers("image_std", std),
         "resample": keys.choice("resample", {1: "lanczos", 2: "bilinear", 3: "bicubic"}, 3),
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rave_mlx.convert.keys import Keys
 from rave_mlx.errors import ConfigError
 
 _LLAMA = {
@@ -76,6 +77,7 @@ def with_defaults(text: Mapping[str, Any], kind: str, where: str) -> dict[str, A
     if kind not in DEFAULTS:
         raise ConfigError(f"{where}: model_type {kind!r} is not supported, only {', '.join(DEFAULTS)}")
     complete = DEFAULTS[kind] | dict(text)
-    if (complete.get("rope_parameters") or {}).get("rope_theta") is None and complete.get("rope_theta") is None:
+    rope = Keys(complete, where).get("rope_parameters", dict, {})
+    if rope.get("rope_theta") is None and complete.get("rope_theta") is None:
         complete["rope_theta"] = _THETA
     return complete

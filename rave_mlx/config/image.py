@@ -10,6 +10,9 @@ from rave_mlx.errors import ConfigError
 
 Resample = Literal["bicubic", "bilinear", "lanczos"]
 
+_LARGEST_SIDE = 1 << 16
+_LARGEST_LEVEL = 1e6
+
 
 @dataclass(frozen=True)
 class ImageConfig(Part):
@@ -80,8 +83,8 @@ class TileConfig(Part):
             raise ConfigError("image: pinpoints belong to the plan of that name, which needs at least one")
         if any(len(p) != 2 or p[0] % self.tile_size or p[1] % self.tile_size or min(p) < 1 for p in self.pinpoints):
             raise ConfigError(f"image.pinpoints: pairs of multiples of tile_size {self.tile_size} are needed")
-        if self.plan == "split" and (self.longest_edge is None or self.longest_edge < 1):
-            raise ConfigError("image: the split plan needs longest_edge")
+        if self.plan == "split" and (self.longest_edge is None or not 1 <= self.longest_edge <= _LARGEST_SIDE):
+            raise ConfigError(f"image: the split plan needs longest_edge, from 1 to {_LARGEST_SIDE}")
         if self.min_tiles > self.max_tiles:
             raise ConfigError(f"image: min_tiles {self.min_tiles} is more than max_tiles {self.max_tiles}")
 
@@ -93,6 +96,11 @@ def _check_channels(config: ImageConfig | TileConfig) -> None:
         )
     if 0 in config.std:
         raise ConfigError(f"image.std {list(config.std)}: a channel cannot be divided by 0")
+    levels = [(abs(m / s), abs(1 / s)) for m, s in zip(config.mean, config.std, strict=True)]
+    if max(map(max, levels)) > _LARGEST_LEVEL:
+        raise ConfigError(
+            f"image.mean {list(config.mean)} and image.std {list(config.std)} are not for levels in [0, 1]"
+        )
 
 
 Images = ImageConfig | TileConfig

@@ -35,6 +35,10 @@ class TokenConfig(Part):
     pad: int | None = None
     answer: int | None = None
 
+    def __post_init__(self) -> None:
+        if not self.stop:
+            raise ConfigError("tokens.stop is empty; without a token that ends it an answer has no end")
+
 
 @dataclass(frozen=True)
 class GateConfig(Part):
@@ -143,6 +147,14 @@ class LMMConfig(Part):
             "image": self.image,
             "tokens.image": self.tokens.image,
         }
+        for name, value in (
+            ("text.norm_eps", self.text.norm_eps),
+            ("vision.norm_eps", 1.0 if self.vision is None else self.vision.norm_eps),
+            ("connector.norm_eps", getattr(self.connector, "norm_eps", 1.0)),
+            ("text.rope.theta", self.text.rope.theta),
+        ):
+            if not value > 0:
+                raise ConfigError(f"config.{name} is {value}; it must be above 0")
         absent = [name for name, part in parts.items() if part is None]
         if absent and len(absent) < len(parts):
             raise ConfigError(f"config: a model with images needs {', '.join(parts)}; missing: {', '.join(absent)}")

@@ -6,6 +6,7 @@ A dropped key (a rotary base, say) changes a model's answers in silence, so unkn
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -73,7 +74,9 @@ def _read(value: Any, hint: Any, where: str) -> Any:
         return {str(k): _read(v, args[1], f"{where}.{k}") for k, v in value.items()}
     if isinstance(hint, type) and issubclass(hint, Part):
         return value if isinstance(value, hint) else hint.from_dict(value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not abs(value) <= sys.float_info.max:
+            raise ConfigError(f"{where}: {value!r} is not a finite number")
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
