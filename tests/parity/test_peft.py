@@ -43,7 +43,7 @@ def adapted(base, kind, gate=None):
     lmm = rave_mlx.load(base)
     config = AdapterConfig(rank=4, scale=1.5, modules=MODULES, kind=kind, gate=gate)
     if gate is not None:
-        lmm = adapters._with_gates(lmm, gate, base)
+        lmm = adapters.with_gates(lmm, gate, base)
     adapters.attach(lmm, config)
     rng = np.random.default_rng(7)
     names = [n for n in adapters.adapter_weights(lmm, config) if n.endswith(("lora_a", "lora_b", ".m"))]
