@@ -101,11 +101,12 @@ class Tokenizer:
 
 def _without_first_space(core: _Tokenizer) -> _Tokenizer:
     """The tokenizer for text that does not begin a prompt: without Metaspace's space before the first word."""
-    state = json.loads(core.to_str())
-    parts = state.get("pre_tokenizer") or {}
-    spaces = [p for p in (parts, *parts.get("pretokenizers", ())) if p.get("prepend_scheme") == "first"]
-    if not spaces:
+    # The pre-tokenizer alone is looked at: a whole tokenizer is tens of megabytes of JSON.
+    if core.pre_tokenizer is None or b'"first"' not in core.pre_tokenizer.__getstate__():
         return core
+    state = json.loads(core.to_str())
+    parts = state["pre_tokenizer"]
+    spaces = [p for p in (parts, *parts.get("pretokenizers", ())) if p.get("prepend_scheme") == "first"]
     for part in spaces:
         part["prepend_scheme"] = "never"
     later: _Tokenizer = _Tokenizer.from_str(json.dumps(state))

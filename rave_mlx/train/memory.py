@@ -1,7 +1,7 @@
 """How much memory a run will take, before it starts, and what would make it fit.
 
 Weights, gradients and optimizer state are counted; activations are estimated for the largest micro-batch that the
-data can make. The estimate leans to the safe side: where activations dominate it was 0.9 to 1.6 times the measured
+data can make. The estimate leans to the safe side: where activations dominate it was 0.9 to 2.0 times the measured
 peak (built-in model on a CPU, rows of 700 to 1,800 tokens).
 """
 
