@@ -12,6 +12,7 @@ from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError
 
 _LAYERS = {"depth", "num_layers", "num_hidden_layers"}
+_LARGEST = 2**31 - 1
 _NOT_SIZES = {"max_positions", "sliding_window", "window_size", "feature_layers", "full_attention_layers"}
 """Numbers that shape no tensor and no module."""
 _PACKING = 16
@@ -33,7 +34,7 @@ def check_layers(source: Source) -> None:
         for name, value in section.items():
             if isinstance(value, dict):
                 sections.append(value)
-            elif name in _LAYERS and isinstance(value, int) and value > count:
+            elif name in _LAYERS and isinstance(value, int) and not 0 <= value <= count:
                 where = source.path / "config.json"
                 raise ConfigError(f"{where}: {name} is {value}; the weight files have {count} tensors")
 
@@ -46,16 +47,17 @@ def check_plausible(config: LMMConfig, source: Source) -> None:
     """
     where = source.path / "config.json"
     sizes = [math.prod(tensor.shape) for tensor in source.tensors.values()]
-    numbers, count = sum(sizes) * _PACKING, len(sizes)
+    weights, count = sum(sizes) * _PACKING, len(sizes)
     for name, value in _sizes(config):
-        most = count if name.rpartition(".")[2] in _LAYERS else numbers
-        if value < 0:
-            raise ConfigError(f"{where}: {name} is {value}; it cannot be negative")
-        if value > most:
-            raise ConfigError(
-                f"{where}: {name} is {value}; the weight files have {count} tensors with room for {numbers} weights, "
-                "so this is not their configuration"
-            )
+        field = name.rpartition(".")[2]
+        if field in _NOT_SIZES:
+            most, why = _LARGEST, ""
+        elif field in _LAYERS:
+            most, why = count, f": the weight files have {count} tensors"
+        else:
+            most, why = weights, f": the weight files have room for {weights} weights"
+        if not 0 <= value <= most:
+            raise ConfigError(f"{where}: {name} is {value}; it must be from 0 to {most}{why}")
     vocabulary, tokens = config.text.vocab_size, config.tokens
     for kind, ids in (("stop", tokens.stop), ("image", (tokens.image,)), ("bos", (tokens.bos,))):
         outside = [i for i in ids if i is not None and not 0 <= i < vocabulary]
@@ -74,7 +76,7 @@ def _sizes(config: LMMConfig) -> Iterator[tuple[str, int]]:
         if isinstance(section, Part):
             for field in dataclasses.fields(section):
                 value = getattr(section, field.name)
-                if type(value) is int and field.name not in _NOT_SIZES:
+                if type(value) is int:
                     yield f"{part}.{field.name}", value
     text, vision = config.text, config.vision
     yield "text.num_heads * text.head_dim", text.num_heads * text.head_dim

@@ -79,8 +79,8 @@ def _images(source: Source, tower: TileVisionConfig, tokens: int) -> TileConfig:
         max_tiles=most if keys.get("do_image_splitting", bool, True) else 1,
         longest_edge=longest,
         markers="grid",
-        mean=tuple(keys.get("image_mean", list, [0.5, 0.5, 0.5])),
-        std=tuple(keys.get("image_std", list, [0.5, 0.5, 0.5])),
+        mean=keys.numbers("image_mean", (0.5, 0.5, 0.5)),
+        std=keys.numbers("image_std", (0.5, 0.5, 0.5)),
         resample=keys.choice("resample", {1: "lanczos", 2: "bilinear", 3: "bicubic"}, 1),
     )
 

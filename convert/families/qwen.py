@@ -117,8 +117,8 @@ def read_images(source: Source, tower: VisionConfig) -> ImageConfig:
         merge_size=tower.merge_size,
         min_pixels=_pixels(keys, size, "min_pixels", "shortest_edge", 56 * 56),
         max_pixels=_pixels(keys, size, "max_pixels", "longest_edge", 28 * 28 * 1280),
-        mean=tuple(keys.get("image_mean", list, list(ImageConfig.mean))),
-        std=tuple(keys.get("image_std", list, list(ImageConfig.std))),
+        mean=keys.numbers("image_mean", ImageConfig.mean),
+        std=keys.numbers("image_std", ImageConfig.std),
         resample=keys.choice("resample", {1: "lanczos", 2: "bilinear", 3: "bicubic"}, 3),
     )
 

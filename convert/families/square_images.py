@@ -59,8 +59,8 @@ def check_sides(keys: Keys, tile_size: int) -> tuple[bool, bool]:
     crop: Any = keys.get("crop_size", (int, dict), {})
     cropped = keys.get("do_center_crop", bool, not _siglip(keys))
     for name, value in (("size", size), ("crop_size", crop if cropped else {})):
-        sides = set(value.values()) if isinstance(value, dict) else {value}
-        if sides - {tile_size, None}:
+        sides = list(value.values()) if isinstance(value, dict) else [value]
+        if any(side not in (tile_size, None) for side in sides):
             raise ConfigError(f"{keys.where}: {name} {value} is not supported, only the tower's {tile_size} pixels")
     stretched = "height" in size if isinstance(size, dict) and size else _siglip(keys)
     return stretched, cropped

@@ -133,6 +133,8 @@ def _sliding(text: Keys, kind: str, layers: int) -> dict[str, Any]:
     types = text.get("layer_types", list, None)
     if types is None:
         first = text.get("max_window_layers", int, 28) if kind.startswith("qwen") else 0
+        if first < 0:
+            raise ConfigError(f"{text.where}: max_window_layers is {first}; it cannot be negative")
         types = ["full_attention"] * min(first, layers) + ["sliding_attention"] * (layers - first)
         types = types if window is not None else ["full_attention"] * layers
     sliding = tuple(i for i, name in enumerate(types) if name == "sliding_attention")

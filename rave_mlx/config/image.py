@@ -96,8 +96,7 @@ def _check_channels(config: ImageConfig | TileConfig) -> None:
         )
     if 0 in config.std:
         raise ConfigError(f"image.std {list(config.std)}: a channel cannot be divided by 0")
-    levels = [(abs(m / s), abs(1 / s)) for m, s in zip(config.mean, config.std, strict=True)]
-    if max(map(max, levels)) > _LARGEST_LEVEL:
+    if any(abs(v) > _LARGEST_LEVEL for v in (*config.mean, *config.std, *(1 / s for s in config.std))):
         raise ConfigError(
             f"image.mean {list(config.mean)} and image.std {list(config.std)} are not for levels in [0, 1]"
         )
