@@ -202,6 +202,8 @@ def _read_config(family: Family, origin: sources.Source) -> LMMConfig:
         if str(origin.path) in str(error):
             raise
         raise ConfigError(f"{origin.path / store.CONFIG}: {error}") from None
+    except ArithmeticError as error:
+        raise ConfigError(f"{origin.path / store.CONFIG}: its numbers do not make a model ({error})") from None
 
 
 def _cast(tensors: Iterator[tuple[str, mx.array]], dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:
