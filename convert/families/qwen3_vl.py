@@ -73,7 +73,7 @@ def config(source: Source) -> LMMConfig:
 
 def _side(vision: Keys) -> int:
     count: int = vision.need("num_position_embeddings", int)
-    if isqrt(count) ** 2 != count:
+    if count < 0 or isqrt(count) ** 2 != count:
         raise ConfigError(f"{vision.where}: num_position_embeddings {count} is not the square of a whole number")
     return isqrt(count)
 
