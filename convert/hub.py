@@ -50,6 +50,9 @@ def download_settings(name: str, revision: str | None = None) -> Path:
     folder = _fetch(name, revision, _SMALL)
     if not (folder / store.CONFIG).is_file():
         raise ModelError(f"{name}: has no {store.CONFIG} in its main folder; this is not a model to convert")
+    if store.is_rave_directory(folder):
+        # What an export needs.
+        _fetch(name, folder.name, [f"{store.HUB}/*.json"], ignored=())
     return folder
 
 
@@ -124,13 +127,13 @@ def asking(request: Callable[[], _Result], name: str, revision: str | None = Non
     raise ModelError(f"{name}: {reason}")
 
 
-def _fetch(name: str, revision: str | None, patterns: Iterable[str]) -> Path:
+def _fetch(name: str, revision: str | None, patterns: Iterable[str], ignored: Iterable[str] = _IGNORED) -> Path:
     from huggingface_hub import snapshot_download
 
-    allowed, ignored = list(patterns), list(_IGNORED)
+    allowed, left = list(patterns), list(ignored)
     return Path(
         asking(
-            lambda: snapshot_download(name, revision=revision, allow_patterns=allowed, ignore_patterns=ignored),
+            lambda: snapshot_download(name, revision=revision, allow_patterns=allowed, ignore_patterns=left),
             name,
             revision,
         )
