@@ -83,14 +83,13 @@ def write_files(
             stream.write(header)
             for _ in range(count):
                 try:
-                    tensor = queue.take()
+                    done += _write(stream, queue.take())
                     mx.clear_cache()
                 except RuntimeError as error:
                     # Of this tensor or of one that is being computed: MLX tells at its next call.
                     raise ModelError(
                         f"the weights cannot be read ({error}); download or convert the model again"
                     ) from None
-                done += _write(stream, tensor)
                 if progress is not None:
                     progress(done, total)
 
