@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import cycle
 from pathlib import Path
 
 import mlx.core as mx
@@ -30,9 +29,9 @@ from rave_mlx.convert.push import push
 from rave_mlx.convert.quantize import Options, decide
 from rave_mlx.convert.quantize import apply as pack
 from rave_mlx.convert.quantize import plan as make_quantization
+from rave_mlx.convert.spread import spread
 from rave_mlx.convert.translate import read_quantization, translate
 from rave_mlx.errors import ConfigError, ModelError
-from rave_mlx.machine import cores
 from rave_mlx.models.lmm import LMM
 from rave_mlx.safetensors_writer import Progress
 
@@ -83,7 +82,7 @@ def convert(
         store.write(
             target,
             lmm.config,
-            _spread(tensors),
+            spread(tensors),
             tokenizer=origin.tokenizer,
             template=_template(origin),
             card=lambda: card(lmm.config, Origin.of(origin, digests.result())),
@@ -211,23 +210,6 @@ def _cast(tensors: Iterator[tuple[str, mx.array]], dtype: mx.Dtype) -> Iterator[
     for name, tensor in tensors:
         floating = mx.issubdtype(tensor.dtype, mx.floating)
         yield name, tensor.astype(dtype) if floating and _GATE not in name else tensor
-
-
-def _spread(tensors: Iterator[tuple[str, mx.array]]) -> Iterator[tuple[str, mx.array]]:
-    """The same tensors, on a CPU to be computed by turns on two threads: MLX computes a stream on one."""
-    device = mx.default_device()
-    count = min(2, cores()) if device.type == mx.DeviceType.cpu else 1
-    streams = cycle([mx.new_stream(device) for _ in range(count)])
-    stream = next(streams)
-    while True:
-        with mx.stream(stream):
-            named = next(tensors, None)
-        if named is None:
-            return
-        if named[0].endswith(".weight"):
-            # Scales and biases come out of the same computation as their weight.
-            stream = next(streams)
-        yield named
 
 
 def _print_note(text: str) -> None:

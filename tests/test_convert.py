@@ -9,7 +9,9 @@ import pty
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -148,6 +150,22 @@ def test_memory_does_not_grow_with_the_model(large, checkpoint, tmp_path, option
     assert size > 390e6
     assert int(done.stdout) < 3 * largest + 50e6
     shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_conversions_leave_no_threads(checkpoint, tmp_path):
+    convert(checkpoint, tmp_path / "first")
+    threads = Path("/proc/self/task")
+    before = len(list(threads.iterdir()))
+    for i in range(5):
+        convert(checkpoint, tmp_path / str(i))
+    assert len(list(threads.iterdir())) <= before
+
+
+def test_converting_in_several_threads(checkpoint, tmp_path):
+    with ThreadPoolExecutor(3) as pool:
+        outs = list(pool.map(lambda i: convert(checkpoint, tmp_path / str(i), dtype="bfloat16"), range(6)))
+    assert len({(out / "model.safetensors").read_bytes() for out in outs}) == 1
 
 
 def test_progress_counts_bytes(checkpoint, tmp_path):
