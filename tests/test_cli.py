@@ -50,11 +50,11 @@ def test_no_image_is_fine():
 
 def test_json_and_pipes():
     lines = (
-        f"What is the total?\n/image {DOCUMENTS / 'invoice.png'}\nBill to?\nWhat is the city?\n/stats\n/exit\nnever\n"
+        f"What is the total?\n/image {DOCUMENTS / 'invoice.png'}\nBill to?\nWhat is the amount?\n/stats\n/exit\nnever\n"
     )
     done = rave("chat", "--image", DOCUMENTS / "receipt.png", "--json", stdin=lines)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [a["text"] for a in answers] == ["13.60", "Marco Rossi", "Vienna"]
+    assert [a["text"] for a in answers] == ["13.60", "Marco Rossi", "862.40 EUR"]
     assert [a["images_encoded"] for a in answers] == [1, 1, 0]
     assert {a["finish"] for a in answers} == {"stop"}
     assert "first_token_seconds" in done.stderr

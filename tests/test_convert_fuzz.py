@@ -136,7 +136,7 @@ class Trial:
         return list(read_entries(path / "model.safetensors"))
 
     def run(self, seed):
-        """"refused", "loaded" or "converted"; whatever else happens is an exception."""
+        """ "refused", "loaded" or "converted"; whatever else happens is an exception."""
         rng = random.Random(seed)
         name = rng.choice(list(self.checkpoints))
         path = self.checkpoints[name]
@@ -231,9 +231,15 @@ def campaign(count, first):
                 print(f"seed {seed}: {type(error).__name__}: {str(error)[:500]}\n{where}", file=sys.stderr, flush=True)
                 shutil.rmtree(trial.folder / "out", ignore_errors=True)
         beside = [p.name for p in Path(temporary).iterdir()]
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(json.dumps({"outcomes": outcomes, "failures": failures, "peak": peak, "beside": beside}))
+    print(json.dumps({"outcomes": outcomes, "failures": failures, "peak": peak_memory(), "beside": beside}))
+
+
+def peak_memory():
+    """Bytes of this program at most. Linux's ru_maxrss also counts the process that started it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def test_mutated_checkpoints_are_refused_or_answer():
