@@ -110,6 +110,8 @@ def find(wanted: str | os.PathLike[str], revision: str | None = None) -> Path:
         return path
     if path.exists():
         raise ModelError(f"{path}: is a file; give the model's directory, or a .gguf file")
+    if path.suffix == ".gguf":
+        raise ModelError(f"{path}: no such file")
     if not HUB_ID.fullmatch(name):
         raise ModelError(f"{name}: no such model directory, and not a Hub id like {SUGGESTED}")
     return download(name, revision)
@@ -118,7 +120,8 @@ def find(wanted: str | os.PathLike[str], revision: str | None = None) -> Path:
 def hub_id(wanted: str | os.PathLike[str]) -> str | None:
     """`wanted` if it is a Hub id and no local path."""
     name = str(wanted)
-    return name if HUB_ID.fullmatch(name) and not Path(wanted).expanduser().exists() else None
+    path = Path(wanted).expanduser()
+    return name if HUB_ID.fullmatch(name) and path.suffix != ".gguf" and not path.exists() else None
 
 
 def read(path: Path, tensors: Mapping[str, mx.array] | None = None) -> Source:

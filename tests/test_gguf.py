@@ -315,3 +315,13 @@ def test_further_ends_of_an_answer(tmp_path):
         f"tokenizer.ggml.{name}_token_id": mx.array(index, mx.uint32) for name, index in (("eot", 5), ("eom", 2))
     }
     assert rave_mlx.load(write(tmp_path / "model.gguf", CASES["llama"], **changes)).config.tokens.stop == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["models/none.gguf", "none.gguf"])
+def test_a_missing_file_is_not_looked_for_on_the_hub(name):
+    from rave_mlx.convert import plan
+    from rave_mlx.convert.source import find
+
+    for ask in (find, plan):
+        with pytest.raises(ModelError, match=r"none\.gguf: no such file"):
+            ask(name)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from rave_mlx.cli import options
+
 _READING, _SAMPLING = "Reading", "Sampling"
 
 
@@ -20,33 +22,11 @@ def chat(
         str | None,
         typer.Option("--prompt", "-p", help="Ask this, print the answer and exit. Without it: a conversation."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="DIR_OR_HUB_ID",
-            envvar="RAVE_MLX_MODEL",
-            help="Rave directory, checkpoint directory or Hub id. Without it: the small built-in model.",
-        ),
-    ] = None,
-    adapter: Annotated[
-        str | None, typer.Option("--adapter", metavar="DIR", help="Adapter to put on the model (LoRA, DoRA, gates).")
-    ] = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
     system: Annotated[str | None, typer.Option("--system", help="System message that starts the conversation.")] = None,
-    page: Annotated[
-        int, typer.Option("--page", min=1, help="Page to read of PDF and TIFF files.", rich_help_panel=_READING)
-    ] = 1,
-    image_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--image-tokens",
-            min=1,
-            help="Most visual tokens an image may take; more shows finer print. Default 1,280; 3,840 for models that "
-            "read images in tiles.",
-            rich_help_panel=_READING,
-        ),
-    ] = None,
+    page: options.Page = 1,
+    image_tokens: options.ImageTokens = None,
     attention: Annotated[
         str | None,
         typer.Option(

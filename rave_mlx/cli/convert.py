@@ -16,7 +16,7 @@ _QUANTIZATION = "Quantization"
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="Checkpoint directory or Hub id.")],
+    source: Annotated[str, typer.Argument(help="Checkpoint directory, GGUF file (text models) or Hub id.")],
     out: Annotated[str | None, typer.Argument(help="Directory to create.")] = None,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
@@ -104,6 +104,7 @@ def convert(
     from rave_mlx.convert.push import check_push
     from rave_mlx.convert.quantize import Options
     from rave_mlx.convert.source import find
+    from rave_mlx.store import read_config
 
     gates = GateConfig() if gate else None
     packing = None
@@ -142,7 +143,8 @@ def convert(
     if push is not None:
         print(converter.push(path, push))
     else:
-        print(f"Try it: rave-mlx chat --model {path} --image page.png", file=sys.stderr)
+        shown = " --image page.png" if read_config(path).vision is not None else ""
+        print(f"Try it: rave-mlx chat --model {path}{shown}", file=sys.stderr)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from rave_mlx.cli import options
+
 
 def evaluate(
     task: Annotated[
@@ -19,19 +21,8 @@ def evaluate(
             'file: {"image": path, "question": text, "answer": text or list} a line.',
         ),
     ] = "docs",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="DIR_OR_HUB_ID",
-            envvar="RAVE_MLX_MODEL",
-            help="Rave directory, checkpoint directory or Hub id. Without it: the small built-in model.",
-        ),
-    ] = None,
-    adapter: Annotated[
-        str | None, typer.Option("--adapter", metavar="DIR", help="Adapter to put on the model.")
-    ] = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
     attention: Annotated[
         str | None,
         typer.Option(
@@ -43,9 +34,7 @@ def evaluate(
     pages: Annotated[
         int, typer.Option("--pages", min=1, help="Pages to draw, for each split or kind; headings of a PDF.")
     ] = 20,
-    image_tokens: Annotated[
-        int | None, typer.Option("--image-tokens", min=1, help="Most visual tokens an image may take.")
-    ] = None,
+    image_tokens: options.ImageTokens = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write every answer, one JSON object a line.")
     ] = None,

@@ -7,20 +7,13 @@ from typing import Annotated
 
 import typer
 
+from rave_mlx.cli import options
+
 
 def fuse(
     out: Annotated[str, typer.Argument(help="Directory to create.")],
     adapter: Annotated[str, typer.Option("--adapter", metavar="DIR", help="The adapter, as `train` writes it.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="DIR_OR_HUB_ID",
-            envvar="RAVE_MLX_MODEL",
-            help="The base that it was trained on. Without it: the small built-in model.",
-        ),
-    ] = None,
+    model: options.Model = None,
     dequantize: Annotated[
         bool,
         typer.Option(

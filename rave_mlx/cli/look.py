@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rave_mlx.cli import options
+
 if TYPE_CHECKING:
     from rave_mlx.models.lmm import LMM
 
@@ -20,19 +22,8 @@ def look(
         typer.Option("--image", "-i", metavar="FILE", help="Image or PDF to look at; repeat for several."),
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The question.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="DIR_OR_HUB_ID",
-            envvar="RAVE_MLX_MODEL",
-            help="Rave directory, checkpoint directory or Hub id. Without it: the small built-in model.",
-        ),
-    ] = None,
-    adapter: Annotated[
-        str | None, typer.Option("--adapter", metavar="DIR", help="Adapter to put on the model.")
-    ] = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -56,10 +47,8 @@ def look(
         str | None,
         typer.Option("--heads", metavar="A-B", help="Heads to take the mean of. Default: all.", rich_help_panel=_WHERE),
     ] = None,
-    page: Annotated[int, typer.Option("--page", min=1, help="Page to read of PDF and TIFF files.")] = 1,
-    image_tokens: Annotated[
-        int | None, typer.Option("--image-tokens", min=1, help="Most visual tokens an image may take.")
-    ] = None,
+    page: options.Page = 1,
+    image_tokens: options.ImageTokens = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")] = 64,
     out: Annotated[
         Path | None,

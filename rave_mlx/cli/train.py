@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from rave_mlx.cli import options
+
 if TYPE_CHECKING:
     from rave_mlx.adapters import ModelPart
     from rave_mlx.models.lmm import LMM
@@ -30,17 +32,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where the adapter and everything about the run goes.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="DIR_OR_HUB_ID",
-            envvar="RAVE_MLX_MODEL",
-            help="Rave directory, checkpoint directory or Hub id; quantized ones as well. Without it: the small "
-            "built-in model.",
-        ),
-    ] = None,
+    model: options.Model = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out, to the bit.")
     ] = False,
@@ -127,10 +119,7 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.", rich_help_panel=_HOW)] = 0,
-    image_tokens: Annotated[
-        int | None,
-        typer.Option("--image-tokens", min=1, help="Most visual tokens an image may take.", rich_help_panel=_DATA),
-    ] = None,
+    image_tokens: options.ImageTokens = None,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=1, help="Longest row that is allowed.", rich_help_panel=_DATA)
     ] = None,

@@ -6,6 +6,7 @@ depends on array values, so it can be traced by `mx.compile`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -149,7 +150,7 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(text.hidden_size, text.norm_eps)
         if not text.tie_embeddings:
             self.head = nn.Linear(text.hidden_size, text.vocab_size, bias=text.head_bias)
-        self._text = text
+        self.text = text
 
     @property
     def gates(self) -> list[PairGate]:
@@ -170,6 +171,7 @@ class Decoder(nn.Module):
         longest: int | None = None,
         path: Path | None = None,
         run: Run | None = None,
+        call: Callable[[int, DecoderLayer, mx.array, Step], mx.array] | None = None,
     ) -> mx.array:
         """Run the layers over new tokens.
 
@@ -187,11 +189,13 @@ class Decoder(nn.Module):
                 depend on it; None: these tokens end it.
             path: forced attention path.
             run: attention policies, to which the new tokens have been announced.
+            call: runs a layer (its index, itself, its input, the step) in a way of the caller's; without a cache and
+                policies.
 
         Returns:
             Normalized hidden states of the new tokens (B, L, hidden); of those that a pruning policy kept.
         """
-        text, length = self._text, x.shape[1]
+        text, length = self.text, x.shape[1]
         keys = length + (0 if cache is None else cache.length)
         mask = decoder_mask(length, keys, valid=valid, opened=opened)
         sliding = decoder_mask(length, keys, valid=valid, opened=opened, window=text.sliding_window)
@@ -202,7 +206,10 @@ class Decoder(nn.Module):
             if run is not None:
                 step = self._follow(step, run, index, length)
                 block = run.enter(index, x)
-            x = layer(x, step, None if cache is None else cache.layers[index], block)
+            if call is None:
+                x = layer(x, step, None if cache is None else cache.layers[index], block)
+            else:
+                x = call(index, layer, x, step)
             if deepstack is not None and index < deepstack.shape[0]:
                 x = x + deepstack[index]
             if run is not None and block is not None and (kept := block.leave(x)) is not None:
@@ -217,7 +224,7 @@ class Decoder(nn.Module):
         """The step of the layers from `layer` on, for the tokens that a policy kept."""
         table, index = step.table, kept.index
         if kept.positions is not None:
-            table = text_table(self._text.rope, self._text.head_dim, kept.positions, _longest(run))
+            table = text_table(self.text.rope, self.text.head_dim, kept.positions, _longest(run))
         else:
             table = RotaryTable(_taken(table.cos, index, 2), _taken(table.sin, index, 2))
         masks = [
@@ -233,7 +240,7 @@ class Decoder(nn.Module):
         tokens = run.tokens_of(layer)
         if layer == 0 or tokens is run.tokens_of(layer - 1) or run.pruned_now(layer):
             return step
-        text = self._text
+        text = self.text
         table = text_table(text.rope, text.head_dim, mx.array(tokens.positions[..., -length:]), _longest(run))
         sliding = decoder_mask(length, len(tokens), window=text.sliding_window)
         span = None if step.gate_span is None else (0, len(tokens))
@@ -246,7 +253,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Vocabulary scores (B, L, vocab) of hidden states (B, L, hidden)."""
-        scores: mx.array = self.embed.as_linear(hidden) if self._text.tie_embeddings else self.head(hidden)
+        scores: mx.array = self.embed.as_linear(hidden) if self.text.tie_embeddings else self.head(hidden)
         return scores
 
 

@@ -124,15 +124,8 @@ class LMM(nn.Module):
         known = features or {}
         shown = [known[p.digest] if p.digest in known else self.features(p) for p in prompt.images[first : last + 1]]
         rows = np.cumsum(image >= first) - 1
-        table = mx.concatenate(shown).astype(x.dtype)
-        picked = table[mx.array(rows[start:stop].clip(0, table.shape[0] - 1))][None]
-        marks, hidden = mx.array(visual)[None, :, None], x.shape[-1]
-        x = mx.where(marks, picked[..., :hidden], x)
-        layers = picked.shape[-1] // hidden - 1
-        if not layers:
-            return x, None
-        deep = mx.where(marks, picked[..., hidden:], 0).reshape(1, stop - start, layers, hidden)
-        return x, deep.transpose(2, 0, 1, 3)
+        places = mx.array(rows[start:stop].clip(0, sum(len(x) for x in shown) - 1))[None]
+        return put_features(x, mx.concatenate(shown), places, mx.array(visual)[None])
 
     def read(
         self,
@@ -207,6 +200,28 @@ class LMM(nn.Module):
             run=run,
         )
         return self.decoder.logits(hidden)
+
+
+def put_features(x: mx.array, table: mx.array, places: mx.array, visual: mx.array) -> tuple[mx.array, mx.array | None]:
+    """Text embeddings with visual features in their places.
+
+    Args:
+        x: embeddings (B, L, hidden).
+        table: features of all images, (visual tokens, hidden * (1 + n)) as of `LMM.features`.
+        places: (B, L) the row of the table for each token; any for text.
+        visual: (B, L) marks of visual tokens.
+
+    Returns:
+        Input embeddings (B, L, hidden), and DeepStack features (n, B, L, hidden) or None.
+    """
+    marks, hidden = visual[..., None], x.shape[-1]
+    picked = table.astype(x.dtype)[places]
+    mixed = mx.where(marks, picked[..., :hidden], x)
+    layers = picked.shape[-1] // hidden - 1
+    if not layers:
+        return mixed, None
+    deep = mx.where(marks, picked[..., hidden:], 0).reshape(*x.shape[:2], layers, hidden)
+    return mixed, deep.transpose(2, 0, 1, 3)
 
 
 def _pad(x: mx.array, count: int) -> mx.array:

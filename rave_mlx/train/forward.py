@@ -15,11 +15,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from rave_mlx.attention import Path, decoder_mask
-from rave_mlx.models.decoder import Decoder, Step
+from rave_mlx.attention import Path
+from rave_mlx.models.decoder import DecoderLayer, Step
 from rave_mlx.models.frequencies import regime
-from rave_mlx.models.lmm import LMM
-from rave_mlx.models.rope import text_table
+from rave_mlx.models.lmm import LMM, put_features
 from rave_mlx.train.batch import Batch
 
 
@@ -47,9 +46,7 @@ def hidden_states(
     if len(set(regimes)) > 1:
         return _by_regime(lmm, batch, features, regimes, checkpoint, path)
     x, deepstack = _embed(lmm, batch, features)
-    run = _recomputing if checkpoint else Decoder.hidden
-    hidden: mx.array = run(
-        lmm.decoder,
+    return lmm.decoder.hidden(
         x,
         mx.array(batch.positions),
         mx.array(batch.visual),
@@ -58,8 +55,8 @@ def hidden_states(
         deepstack=deepstack,
         longest=int(longest.max()),
         path=path,
+        call=_recomputing(lmm) if checkpoint else None,
     )
-    return hidden
 
 
 def recomputed(module: nn.Module, key: mx.array, *args: mx.array, function: Callable[..., mx.array]) -> mx.array:
@@ -107,35 +104,14 @@ def _random_state() -> mx.array:
     return state
 
 
-def _recomputing(
-    decoder: Decoder,
-    x: mx.array,
-    positions: mx.array,
-    visual: mx.array,
-    *,
-    gate_span: tuple[int, int] | None,
-    opened: mx.array | None,
-    deepstack: mx.array | None,
-    longest: int,
-    path: Path | None,
-) -> mx.array:
-    """`Decoder.hidden` of whole sequences, in which every layer is computed again for its gradient."""
-    text, length = decoder._text, x.shape[1]
-    step = Step(
-        text_table(text.rope, text.head_dim, positions, longest),
-        decoder_mask(length, length, opened=opened),
-        decoder_mask(length, length, opened=opened, window=text.sliding_window),
-        visual,
-        gate_span,
-        path,
-    )
-    keys = draw_keys(len(decoder.layers))
-    for index, layer in enumerate(decoder.layers):
-        x = recomputed(layer, keys[index], x, function=partial(layer, step=step, cache=None))
-        if deepstack is not None and index < deepstack.shape[0]:
-            x = x + deepstack[index]
-    normalized: mx.array = decoder.norm(x)
-    return normalized
+def _recomputing(lmm: LMM) -> Callable[[int, DecoderLayer, mx.array, Step], mx.array]:
+    """Runs every layer so that it is computed again for its gradient."""
+    keys = draw_keys(len(lmm.decoder.layers))
+
+    def call(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
+        return recomputed(layer, keys[index], x, function=partial(layer, step=step, cache=None))
+
+    return call
 
 
 def _embed(lmm: LMM, batch: Batch, features: Mapping[str, mx.array] | None) -> tuple[mx.array, mx.array | None]:
@@ -145,15 +121,7 @@ def _embed(lmm: LMM, batch: Batch, features: Mapping[str, mx.array] | None) -> t
         return x, None
     known = features or {}
     shown = [known[i.digest] if i.digest in known else lmm.features(i) for i in batch.images]
-    table = mx.concatenate(shown).astype(x.dtype)
-    picked, hidden = table[mx.array(batch.feature)], x.shape[-1]
-    marks = mx.array(batch.visual)[..., None]
-    x = mx.where(marks, picked[..., :hidden], x)
-    layers = picked.shape[-1] // hidden - 1
-    if not layers:
-        return x, None
-    deep = mx.where(marks, picked[..., hidden:], 0).reshape(*x.shape[:2], layers, hidden)
-    return x, deep.transpose(2, 0, 1, 3)
+    return put_features(x, mx.concatenate(shown), mx.array(batch.feature), mx.array(batch.visual))
 
 
 def _by_regime(

@@ -54,9 +54,9 @@ def cross_entropy(decoder: Decoder, states: mx.array, targets: mx.array, *, chun
     `chunk` states go through the head at a time; None: as many as CHUNK_SCORES allows. Chunks wait for each other, in
     the backward pass too, so that the scores of one are gone before those of the next exist.
     """
-    head = decoder.embed if decoder._text.tie_embeddings else decoder.head
+    head = decoder.embed if decoder.text.tie_embeddings else decoder.head
     trainable = dict(tree_flatten(head.trainable_parameters()))
-    chunk = chunk or max(1, CHUNK_SCORES // decoder._text.vocab_size)
+    chunk = chunk or max(1, CHUNK_SCORES // decoder.text.vocab_size)
     spans = [slice(start, start + chunk) for start in range(0, states.shape[0], chunk)]
     keys = draw_keys(len(spans))
 

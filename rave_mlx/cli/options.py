@@ -1,0 +1,32 @@
+"""Options that several commands have, in one wording."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="DIR_OR_HUB_ID",
+        envvar="RAVE_MLX_MODEL",
+        help="Rave directory, checkpoint directory, GGUF file (text only) or Hub id. Without it: the small built-in "
+        "model.",
+    ),
+]
+Adapter = Annotated[
+    str | None, typer.Option("--adapter", metavar="DIR", help="Adapter to put on the model (LoRA, DoRA, gates).")
+]
+ImageTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--image-tokens",
+        min=1,
+        help="Most visual tokens an image may take; more shows finer print. Default 1,280; 3,840 for models that read "
+        "images in tiles.",
+    ),
+]
+Page = Annotated[int, typer.Option("--page", min=1, help="Page to read of PDF and TIFF files.")]
