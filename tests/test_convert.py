@@ -157,9 +157,10 @@ def test_conversions_leave_no_threads(checkpoint, tmp_path):
     convert(checkpoint, tmp_path / "first")
     threads = Path("/proc/self/task")
     before = len(list(threads.iterdir()))
-    for i in range(5):
+    for i in range(10):
         convert(checkpoint, tmp_path / str(i))
-    assert len(list(threads.iterdir())) <= before
+    # Two a conversion were left once; libraries may start a few of their own meanwhile.
+    assert len(list(threads.iterdir())) < before + 10
 
 
 def test_converting_in_several_threads(checkpoint, tmp_path):
