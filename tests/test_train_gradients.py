@@ -113,8 +113,10 @@ class Reference:
             heads.append(weights / weights.sum(axis=-1, keepdims=True) @ v[group])
         return self.project(np.concatenate(heads, axis=-1), f"{name}.o_proj")
 
-    def loss(self):
+    def states(self):
+        """What enters each layer, and what leaves the last."""
         x, w = self.x, self.weights
+        yield x
         for layer in range(self.text.num_layers):
             name = f"decoder.layers.{layer}"
             x = x + self.attention(rms_norm(x, w[f"{name}.input_norm.weight"]), layer)
@@ -123,6 +125,11 @@ class Reference:
             x = x + self.project(
                 gate / (1 + np.exp(-gate)) * self.project(y, f"{name}.mlp.up_proj"), f"{name}.mlp.down_proj"
             )
+            yield x
+
+    def loss(self):
+        *_, x = self.states()
+        w = self.weights
         scores = rms_norm(x, w["decoder.norm.weight"]) @ w["decoder.head.weight"].T
         at = np.flatnonzero(self.example.trained)
         right = scores[at - 1, self.example.prompt.ids[0, at]]

@@ -108,6 +108,16 @@ def train(
     clip: Annotated[
         float, typer.Option("--clip", help="Largest norm of the gradient; 0: no limit.", rich_help_panel=_HOW)
     ] = 1.0,
+    sink_loss: Annotated[
+        float,
+        typer.Option(
+            "--sink-loss",
+            metavar="WEIGHT",
+            help="Keep later tokens from pointing where the first does, which makes them attention sinks "
+            "(arXiv 2510.22603, whose code uses 10000). 0: off.",
+            rich_help_panel=_HOW,
+        ),
+    ] = 0.0,
     checkpointing: Annotated[
         bool,
         typer.Option("--checkpointing", help="A third more time, far less memory.", rich_help_panel=_HOW),
@@ -197,6 +207,7 @@ def train(
         clip=clip,
         schedule=schedule,
         warmup=warmup,
+        sink_loss=sink_loss,
         checkpointing=checkpointing,
         dtype=dtype,
         seed=seed,

@@ -54,12 +54,12 @@ class TrainConfig(Part):
         low-rank updates do.
 
     How:
-        steps: updates; None for `epochs`. batch_size: conversations of a micro-batch, over
-        all processes. accumulate:
+        steps: updates; None for `epochs`. batch_size: conversations of a micro-batch, over all processes. accumulate:
         micro-batches of an update. optimizer, weight_decay (of matrices only), clip: largest norm of the gradient
-        (0: no limit), schedule, warmup: updates until the full learning rate; below 1 a share of all.
-        checkpointing: compute activations again in the backward pass instead of keeping them. dtype: compute type;
-        trained weights and optimizer state are float32 in any case. seed: of everything that is drawn.
+        (0: no limit), schedule, warmup: updates until the full learning rate; below 1 a share of all. sink_loss:
+        weight of the sink decorrelation loss (`sinks`) beside the cross-entropy; 0: none. checkpointing: compute
+        activations again in the backward pass instead of keeping them. dtype: compute type; trained weights and
+        optimizer state are float32 in any case. seed: of everything that is drawn.
 
     Data:
         image_tokens, max_tokens, bad_rows: see `open_dataset`.
@@ -85,6 +85,7 @@ class TrainConfig(Part):
     clip: float = 1.0
     schedule: ScheduleName = "cosine"
     warmup: float = 0.03
+    sink_loss: float = 0.0
     checkpointing: bool = False
     dtype: Literal["float32", "bfloat16"] | None = None
     seed: int = 0
@@ -104,7 +105,7 @@ class TrainConfig(Part):
         for name in ("steps", "save_every", "eval_every", "image_tokens", "max_tokens"):
             if getattr(self, name) is not None:
                 positive(self, name)
-        for name in ("weight_decay", "clip", "warmup", "seed", "bad_rows", "eval_answers"):
+        for name in ("weight_decay", "clip", "warmup", "sink_loss", "seed", "bad_rows", "eval_answers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"TrainConfig.{name} must not be negative, found {getattr(self, name)}")
         if not self.gates and self.adapter is None and not self.full:

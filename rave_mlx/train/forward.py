@@ -21,6 +21,10 @@ from rave_mlx.models.frequencies import regime
 from rave_mlx.models.lmm import LMM, put_features
 from rave_mlx.train.batch import Batch
 
+Call = Callable[[int, DecoderLayer, mx.array, Step], mx.array]
+Watch = Callable[[int, mx.array, Batch], None]
+"""Is given every layer's index, what enters it (B, L, hidden), and the batch."""
+
 
 def hidden_states(
     lmm: LMM,
@@ -29,6 +33,7 @@ def hidden_states(
     *,
     checkpoint: bool = False,
     path: Path | None = "train",
+    watch: Watch | None = None,
 ) -> mx.array:
     """Normalized hidden states (B, L, hidden) of a batch; those of padding mean nothing.
 
@@ -39,12 +44,13 @@ def hidden_states(
             go through them, with their gradient.
         checkpoint: keep only the input of each decoder layer and compute the rest again for the gradient.
         path: attention path; "train" has a gradient whose memory grows with L, not with its square.
+        watch: looks at what enters the layers; rows may come one by one.
     """
     text = lmm.config.text
     longest = batch.positions.max(axis=(1, 2)) + 1
     regimes = [regime(text.rope, int(n)) for n in longest]
     if len(set(regimes)) > 1:
-        return _by_regime(lmm, batch, features, regimes, checkpoint, path)
+        return _by_regime(lmm, batch, features, regimes, checkpoint, path, watch)
     x, deepstack = _embed(lmm, batch, features)
     return lmm.decoder.hidden(
         x,
@@ -55,7 +61,7 @@ def hidden_states(
         deepstack=deepstack,
         longest=int(longest.max()),
         path=path,
-        call=_recomputing(lmm) if checkpoint else None,
+        call=_call(lmm, batch, checkpoint, watch),
     )
 
 
@@ -104,7 +110,20 @@ def _random_state() -> mx.array:
     return state
 
 
-def _recomputing(lmm: LMM) -> Callable[[int, DecoderLayer, mx.array, Step], mx.array]:
+def _call(lmm: LMM, batch: Batch, checkpoint: bool, watch: Watch | None) -> Call | None:
+    """Runs a layer; None as the decoder does it by itself."""
+    run = _recomputing(lmm) if checkpoint else None
+    if watch is None:
+        return run
+
+    def call(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
+        watch(index, x, batch)
+        return layer(x, step, None) if run is None else run(index, layer, x, step)
+
+    return call
+
+
+def _recomputing(lmm: LMM) -> Call:
     """Runs every layer so that it is computed again for its gradient."""
     keys = draw_keys(len(lmm.decoder.layers))
 
@@ -131,6 +150,7 @@ def _by_regime(
     regimes: Sequence[int],
     checkpoint: bool,
     path: Path | None,
+    watch: Watch | None,
 ) -> mx.array:
     """Rows whose rotary frequencies differ (they follow the length) one by one."""
     known = features or {}
@@ -149,5 +169,5 @@ def _by_regime(
             lengths=batch.lengths[one],
             where=batch.where[one],
         )
-        rows.append(hidden_states(lmm, row, known, checkpoint=checkpoint, path=path))
+        rows.append(hidden_states(lmm, row, known, checkpoint=checkpoint, path=path, watch=watch))
     return mx.concatenate(rows)

@@ -19,7 +19,7 @@ JSONL, CSV = "log.jsonl", "log.csv"
 _COLUMNS = (
     *("step", "epoch", "loss", "norm", "valid_loss", "exact", "answers"),
     *("tokens", "trained_tokens", "images", "seconds", "peak_bytes"),
-    *("rate_adapter", "rate_gate", "rate_decoder", "rate_connector", "rate_vision"),
+    *("rate_adapter", "rate_gate", "rate_decoder", "rate_connector", "rate_vision", "sink"),
 )
 
 
@@ -38,7 +38,7 @@ class Log:
                 self._append_row(_columns(entry))
 
     def update(self, update: Update) -> None:
-        self._append(asdict(update))
+        self._append({name: value for name, value in asdict(update).items() if value is not None})
 
     def validation(self, validation: Validation) -> None:
         self._append(asdict(validation))

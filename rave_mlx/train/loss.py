@@ -19,6 +19,7 @@ from rave_mlx.models.decoder import Decoder
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.batch import Batch
 from rave_mlx.train.forward import draw_keys, hidden_states, standing_in
+from rave_mlx.train.sinks import Cosines
 
 Weights = dict[str, mx.array]
 
@@ -42,10 +43,29 @@ def loss(
     if not batch.count:
         return mx.array(0.0), 0
     hidden = hidden_states(lmm, batch, features, checkpoint=checkpoint, path=path)
+    return _of_trained(lmm, batch, hidden), batch.count
+
+
+def losses(
+    lmm: LMM,
+    batch: Batch,
+    features: Mapping[str, mx.array] | None = None,
+    *,
+    checkpoint: bool = False,
+    path: Path | None = "train",
+) -> tuple[mx.array, mx.array]:
+    """`loss`'s sum, and that of the squared cosines of the sink decorrelation loss (`sinks`), from one forward pass."""
+    cosines = Cosines()
+    hidden = hidden_states(lmm, batch, features, checkpoint=checkpoint, path=path, watch=cosines)
+    return _of_trained(lmm, batch, hidden), cosines.total
+
+
+def _of_trained(lmm: LMM, batch: Batch, hidden: mx.array) -> mx.array:
+    """Cross-entropy of the trained tokens, from the states (B, L, hidden) that they are predicted from."""
     row, column = np.nonzero(batch.trained)
     states = hidden[mx.array(row.astype(np.int32)), mx.array((column - 1).astype(np.int32))]
     targets = mx.array(batch.ids[row, column])
-    return cross_entropy(lmm.decoder, states, targets), batch.count
+    return cross_entropy(lmm.decoder, states, targets)
 
 
 def cross_entropy(decoder: Decoder, states: mx.array, targets: mx.array, *, chunk: int | None = None) -> mx.array:

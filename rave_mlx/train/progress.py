@@ -78,8 +78,10 @@ def figures(recent: deque[Update], steps: int) -> str:
     last = recent[-1]
     left = (steps - last.step) * seconds / len(recent)
     rate = last.rates.get("adapter", max(last.rates.values()))
+    sinks = [u.sink for u in recent if u.sink is not None]
+    sink = f", sink {sum(sinks) / len(sinks):.4f}" if sinks else ""
     return (
-        f"loss {loss:.4f}, lr {rate:.2e}, {tokens:,.0f} tokens/s, {images:.1f} images/s, "
+        f"loss {loss:.4f}{sink}, lr {rate:.2e}, {tokens:,.0f} tokens/s, {images:.1f} images/s, "
         f"peak {last.peak_bytes / 1e9:.2f} GB, {clock(left)} left"
     )
 

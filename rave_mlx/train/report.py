@@ -14,12 +14,13 @@ class Update:
     Attributes:
         step: how many there were, this one included.
         epoch: passes over the data that were begun before.
-        loss: mean over its trained tokens.
+        loss: mean cross-entropy over its trained tokens.
         rates: learning rates by group.
         norm: of the gradient, before clipping.
         tokens, trained_tokens, images: read, without padding; of the tokens, targets; shown.
         seconds: since the update before.
         peak_bytes: MLX's peak memory so far.
+        sink: mean squared cosine of the sink decorrelation loss, without its weight; None where it is not trained on.
     """
 
     step: int
@@ -32,6 +33,7 @@ class Update:
     images: int
     seconds: float
     peak_bytes: int
+    sink: float | None = None
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from rave_mlx.train.memory import check as check_memory
 from rave_mlx.train.optimizer import Optimizer
 from rave_mlx.train.parameters import prepare, trained, trained_weights
 from rave_mlx.train.report import Listener
+from rave_mlx.train.sinks import check_reach
 from rave_mlx.train.sources import has_split
 from rave_mlx.train.trainer import Trainer, total_steps
 from rave_mlx.train.validation import Validator
@@ -103,6 +104,8 @@ def run(
     rows = _opened(data, "train", lmm, config)
     held_out = _opened(data, "valid", lmm, config) if has_split(data, "valid") else None
     lmm, adapter = prepare(lmm, config)
+    if config.sink_loss:
+        check_reach(lmm)
     optimizer = Optimizer(config, trained(lmm), trained_weights(lmm), total_steps(rows, config))
     world.check_same(json.dumps([config.result(), adapter.to_dict(), digest(rows)]))
     estimate = check_memory(lmm, config, rows, world.size)

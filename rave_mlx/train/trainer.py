@@ -32,7 +32,7 @@ from rave_mlx.train.distributed import World
 from rave_mlx.train.features import FeatureCache
 from rave_mlx.train.interrupt import Interrupt
 from rave_mlx.train.loader import Loader
-from rave_mlx.train.loss import loss
+from rave_mlx.train.objective import Objective
 from rave_mlx.train.optimizer import Optimizer, gradient_norm
 from rave_mlx.train.order import Order
 from rave_mlx.train.parameters import trained_weights
@@ -50,6 +50,7 @@ class _Sums:
 
     gradients: dict[str, mx.array]
     loss: float = 0.0
+    sink: float = 0.0
     trained: int = 0
     tokens: int = 0
     images: int = 0
@@ -92,6 +93,7 @@ class Trainer:
         self.steps = total_steps(rows, state.config)
         self._dtypes = {name: x.dtype for name, x in trained_weights(lmm).items()}
         self._clock = Stopwatch()
+        self._objective = Objective(lmm, state.config, rows)
 
     @property
     def config(self) -> TrainConfig:
@@ -140,14 +142,14 @@ class Trainer:
             return
         mx.random.seed(seed_of(self.config.seed, self.state.epoch, position, self._world.rank))
         known = None if self._features is None else self._features.read(batch.images)
-        checkpointing = self.config.checkpointing
-        step = nn.value_and_grad(self._lmm, lambda: loss(self._lmm, batch, known, checkpoint=checkpointing)[0])
+        step = nn.value_and_grad(self._lmm, self._objective.of(batch, known, self.state.epoch, position))
         with backend.row_parallel():
-            value, gradients = step()
+            (_, value, sink), gradients = step()
             for name, gradient in dict(tree_flatten(gradients)).items():
                 sums.gradients[name] = sums.gradients[name] + gradient.astype(mx.float32)
-            mx.eval(value, sums.gradients)
+            mx.eval(value, sink, sums.gradients)
         sums.loss += float(np.asarray(value))
+        sums.sink += float(np.asarray(sink))
         sums.trained += batch.count
         sums.tokens += batch.tokens
         sums.images += len(batch.images)
@@ -157,9 +159,10 @@ class Trainer:
 
     def _update(self, sums: _Sums, batches: Sequence[Batch]) -> None:
         """One step of the optimizer."""
-        figures = mx.array([sums.loss, sums.trained, sums.tokens, sums.images, self._interrupt.asked], mx.float32)
+        counts = (sums.trained, sums.tokens, sums.images, self._interrupt.asked)
+        figures = mx.array([sums.loss, sums.sink, *counts], mx.float32)
         whole = self._world.sum({**sums.gradients, "": figures})
-        value, trained, tokens, images, asked = map(float, np.array(whole.pop("")))
+        value, sink, trained, tokens, images, asked = map(float, np.array(whole.pop("")))
         own = self._world.size == 1 or not math.isfinite(sums.loss)
         self._check_finite(value, "loss", batches if own else [])
         gradients = {name: g / trained for name, g in whole.items()}
@@ -169,6 +172,7 @@ class Trainer:
         self._optimizer.update(gradients, norm)
         self._lmm.load_weights(self._weights(), strict=False)
         mx.eval(self._lmm.trainable_parameters(), self._optimizer.arrays())
+        sink_mean = self._objective.mean_sink(sink, self.state.epoch, self.state.position)
         self.state = self._moved(sums.batches)
         update = Update(
             step=self.state.step,
@@ -181,6 +185,7 @@ class Trainer:
             images=round(images),
             seconds=self._clock.lap(),
             peak_bytes=mx.get_peak_memory(),
+            sink=sink_mean,
         )
         for listener in self._listeners:
             listener.update(update)
