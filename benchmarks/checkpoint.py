@@ -50,8 +50,8 @@ END = 31999
 """The end-of-answer token: one that a random model is most unlikely to choose."""
 
 
-def build(folder: Path, seed: int = 0) -> Path:
-    """Write the checkpoint; returns `folder`."""
+def build(folder: Path, seed: int = 0, vocabulary: int = TEXT["vocab_size"]) -> Path:
+    """Write the checkpoint; returns `folder`. Ids beyond 32,000 are words that no text has."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
 
@@ -69,7 +69,7 @@ def build(folder: Path, seed: int = 0) -> Path:
         "visual.merger.mlp.0.bias": np.zeros(merged, np.float32),
         "visual.merger.mlp.2.weight": matrix(wide, merged),
         "visual.merger.mlp.2.bias": np.zeros(wide, np.float32),
-        "model.embed_tokens.weight": matrix(TEXT["vocab_size"], wide),
+        "model.embed_tokens.weight": matrix(vocabulary, wide),
         "model.norm.weight": np.ones(wide, np.float32),
     }
     for i in range(VISION["depth"]):
@@ -99,7 +99,7 @@ def build(folder: Path, seed: int = 0) -> Path:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = {"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"],
               "eos_token_id": END, "torch_dtype": "float32", "vision_config": {"model_type": "qwen2_5_vl", **VISION},
-              **TEXT, **TOKENS}  # fmt: skip
+              **TEXT, **TOKENS, "vocab_size": vocabulary}  # fmt: skip
     processor = {
         "patch_size": 14,
         "merge_size": 2,
