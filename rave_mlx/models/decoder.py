@@ -19,6 +19,7 @@ from rave_mlx.cache import Cache, LayerCache
 from rave_mlx.config import LMMConfig, TextConfig
 from rave_mlx.elementwise import silu_mul
 from rave_mlx.models.rope import RotaryTable, text_table
+from rave_mlx.one_token import RMSNorm
 from rave_mlx.parallel import by_rows
 
 
@@ -54,8 +55,8 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(text.hidden_size, kv_heads * width, bias=text.qkv_bias)
         self.o_proj = nn.Linear(heads * width, text.hidden_size, bias=False)
         if text.qk_norm:
-            self.q_norm = nn.RMSNorm(width, text.norm_eps)
-            self.k_norm = nn.RMSNorm(width, text.norm_eps)
+            self.q_norm = RMSNorm(width, text.norm_eps)
+            self.k_norm = RMSNorm(width, text.norm_eps)
         if gate is not None:
             self.gate = gate
         self._heads, self._kv_heads, self._width, self._qk_norm = heads, kv_heads, width, text.qk_norm
@@ -83,8 +84,7 @@ class Attention(nn.Module):
         gated = step.gate_span is not None and "gate" in self
         u = self.gate.query_features(q) if gated else None
         features = [self.gate.key_features(k, step.visual)] if gated else []
-        turned = step.table.apply(k)
-        queries = step.table.apply(q)
+        queries, turned = step.table.apply_both(q, k)
         if block is not None:
             queries, turned, v = block.edit(q, k, queries, turned, v)
         stored = [turned, v, *features]
@@ -118,9 +118,9 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, text: TextConfig, layer: int, gate: PairGate | None):
         super().__init__()
-        self.input_norm = nn.RMSNorm(text.hidden_size, text.norm_eps)
+        self.input_norm = RMSNorm(text.hidden_size, text.norm_eps)
         self.attention = Attention(text, layer, gate)
-        self.post_attention_norm = nn.RMSNorm(text.hidden_size, text.norm_eps)
+        self.post_attention_norm = RMSNorm(text.hidden_size, text.norm_eps)
         self.mlp = MLP(text)
 
     def __call__(self, x: mx.array, step: Step, cache: LayerCache | None, block: Block | None = None) -> mx.array:
@@ -147,7 +147,7 @@ class Decoder(nn.Module):
             DecoderLayer(text, i, PairGate(gate, text) if gate is not None and gate.gates_layer(i) else None)
             for i in range(text.num_layers)
         ]
-        self.norm = nn.RMSNorm(text.hidden_size, text.norm_eps)
+        self.norm = RMSNorm(text.hidden_size, text.norm_eps)
         if not text.tie_embeddings:
             self.head = nn.Linear(text.hidden_size, text.vocab_size, bias=text.head_bias)
         self.text = text

@@ -5,6 +5,7 @@ decided in `frequencies`."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from rave_mlx.config import RopeConfig
 from rave_mlx.models.frequencies import frequencies, regime
+from rave_mlx.one_token import is_one_token, rotate
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,18 @@ class RotaryTable:
         first, second = x[..., :half], x[..., half:]
         cos, sin = self.cos.astype(x.dtype), self.sin.astype(x.dtype)
         return mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+    def apply_both(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
+        """Rotate queries (B, H, L, d) and keys (B, G, L, d)."""
+        if not is_one_token(q):
+            return self.apply(q), self.apply(k)
+        turned = rotate(mx.concatenate([q, k], axis=1), *self._whole)
+        return turned[:, : q.shape[1]], turned[:, q.shape[1] :]
+
+    @cached_property
+    def _whole(self) -> tuple[mx.array, mx.array]:
+        """What a head and the head with its halves swapped are multiplied by (B, 1, L, d)."""
+        return mx.concatenate([self.cos, self.cos], axis=-1), mx.concatenate([-self.sin, self.sin], axis=-1)
 
 
 def text_table(config: RopeConfig, head_dim: int, positions: mx.array, longest: int | None = None) -> RotaryTable:

@@ -191,8 +191,11 @@ class Policy:
         """Edit scores (B, H, rows, keys), float32, scaled and gated, not yet masked: add a bias, or scale."""
         return scores
 
-    def key_groups(self, ctx: Context) -> mx.array:
-        """Disjoint groups of keys as marks (B, K, groups) of 0 and 1; called once a layer and pass."""
+    def key_groups(self, ctx: Context) -> mx.array | None:
+        """Disjoint groups of keys as marks (B, K, groups) of 0 and 1; called once a layer and pass.
+
+        None leaves the layer's groups alone: it takes its usual path, unless another hook needs its rows.
+        """
         raise NotImplementedError
 
     def group_weights(self, ctx: Context, masses: mx.array) -> mx.array:

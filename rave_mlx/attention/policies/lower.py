@@ -29,8 +29,8 @@ _LOG2E = 1.4426950408889634
 _SCORES = 1 << 21
 _ROWS = (16, 256)
 """Scores of a block, and its fewest and most rows, as in `chunked`."""
-EXPLICIT = ("edit_scores", "key_groups", "weights", "observe")
-"""Hooks for which a row's scores have to be at hand."""
+_WITHOUT_GROUPS = ("edit_scores", "weights", "observe")
+"""Hooks for which a row's scores have to be at hand, as they have to be for groups of keys."""
 
 
 class Shown:
@@ -100,10 +100,11 @@ def steer(
     if gate is not None and gate.span[0] >= gate.span[1]:
         gate = None
     call = _Call(q, k, v, scale, mask, gate)
-    explicit = [each for each in acting if each.shown.some and any(map(each.policy.has, EXPLICIT))]
-    if not explicit:
+    shown = [(each, _groups(each, k.shape[2])) for each in acting if each.shown.some]
+    wanted = [(each, marks) for each, marks in shown if marks is not None or any(map(each.policy.has, _WITHOUT_GROUPS))]
+    if not wanted:
         return attend(q, k, v, scale=scale, mask=mask, gate=gate, path=path)
-    groups = [_groups(each, k.shape[2]) for each in explicit]
+    explicit, groups = [each for each, _ in wanted], [marks for _, marks in wanted]
     for each in explicit:
         each.context.received = lambda: _received(call)
     parts = []
@@ -131,10 +132,10 @@ def _visible(acting: Sequence[Touching], mask: Mask, num_queries: int, num_keys:
 
 
 def _groups(each: Touching, num_keys: int) -> mx.array | None:
-    """Marks (B, K, groups) of the policy's key groups, float32."""
-    if not each.policy.has("key_groups"):
+    """Marks (B, K, groups) of the policy's key groups, float32; None where there are none."""
+    marks = each.policy.key_groups(each.context) if each.policy.has("key_groups") else None
+    if marks is None:
         return None
-    marks = each.policy.key_groups(each.context)
     assert marks.shape[1] == num_keys, (marks.shape, num_keys)
     return marks.astype(mx.float32)
 

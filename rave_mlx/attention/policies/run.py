@@ -119,11 +119,12 @@ class Run:
         *,
         final: bool,
     ) -> None:
+        if "prefill" in (phase, self._phase):  # what one written token shows a policy, the next one does too
+            self._touched.clear()
         self._phase, self._final = phase, final
         self._fresh.clear()
         for tokens in self._maps:
             tokens.extend(role, image, positions)
-        self._touched.clear()
 
     def trim(self, length: int) -> None:
         """Forget every token from position `length` on; whoever pruned can only forget tokens that came later."""

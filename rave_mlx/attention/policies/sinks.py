@@ -31,6 +31,14 @@ def sink_values(x: mx.array, dims: mx.array) -> mx.array:
     return largest * mx.rsqrt(mx.mean(x * x, axis=-1) + EPS)
 
 
+def reaches(x: mx.array, dims: mx.array, tau: float, *, strict: bool = False) -> mx.array:
+    """Whether `sink_values` reaches tau (`strict`: exceeds it), without its square root and division."""
+    squares = mx.square(x.astype(mx.float32))
+    largest = mx.max(mx.take(squares, dims, axis=-1), axis=-1)
+    least = tau * tau * (mx.mean(squares, axis=-1) + EPS)
+    return largest > least if strict else largest >= least
+
+
 def direction(x: mx.array) -> mx.array:
     """Unit vectors along states (..., hidden), float32."""
     x = x.astype(mx.float32)

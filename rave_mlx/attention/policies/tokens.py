@@ -64,6 +64,13 @@ class Tokens:
             self._marks[kind] = mx.array(chosen)
         return self._marks[kind]
 
+    def count_visual(self, keys: int) -> mx.array:
+        """(B,) how many of the first `keys` keys are visual, float32, on the device."""
+        name = f"count {keys}"
+        if name not in self._marks:
+            self._marks[name] = mx.array(self.visual[:, :keys].sum(axis=1).astype(np.float32))
+        return self._marks[name]
+
     def extend(self, role: NDArray[np.int8], image: NDArray[np.int32], positions: NDArray[np.int32]) -> None:
         """Add new tokens: (B, n), (B, n), (B, 3, n). The first ones decide B."""
         start, stop = self._length, self._length + int(role.shape[1])

@@ -6,7 +6,8 @@ the sinks, T = V minus S:
 
     r = A(T) / A(V);   where A(V) >= 0.2 and r >= rho:   A' = (1 - p) A on S,   A' = (1 + p A(S) / A(T)) A on T
 
-A row still sums to 1, and only its masses on three groups of keys are needed, so no attention matrix is held.
+A row still sums to 1, and only its masses on three groups of keys are needed, so no attention matrix is held. The few
+numbers of a written token go through compiled functions, whose shapes never change while an answer is written.
 
 Paper and released code (`seilk/VisAttnSink`, 98e62d6) differ; every difference is a field, and the presets `paper` and
 `released` set them. `cosine` is the paper's redistribution with sinks found by direction (`sinks`), which works where
@@ -15,15 +16,16 @@ the paper's threshold cannot: phi is at most sqrt(hidden size), so tau = 20 neve
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import mlx.core as mx
 import numpy as np
 
 from rave_mlx.attention.policies.base import Context, Policy
-from rave_mlx.attention.policies.sinks import along, direction, profile, sink_values
+from rave_mlx.attention.policies.sinks import along, direction, profile, reaches
 from rave_mlx.attention.policies.tokens import KeyRows
 from rave_mlx.errors import UsageError
 
@@ -127,46 +129,76 @@ class VAR(Policy):
         return {"dims": mx.array(dims)}
 
     def on_block_input(self, ctx: Context) -> None:
+        if not self._acts_in(ctx):
+            return
         groups = ctx.state.setdefault("groups", KeyRows())
         if ctx.phase == "decode" and not self.generated:
             return
-        tokens, sink = ctx.tokens, self._sinks(ctx)
+        reference = self._reference(ctx)
         if ctx.phase == "decode":
-            marks = sink[..., None] * mx.array(_OTHER_SINK)
+            marks = _compiled(VAR._marks_of_generated, self, ctx.x.shape)(ctx.x, reference)
         else:
-            new = slice(ctx.start, None)
-            sink, visual = sink & tokens.marks("valid")[:, new], tokens.marks("visual")[:, new]
+            tokens, new = ctx.tokens, slice(ctx.start, None)
+            sink = self._sinks(ctx.x, reference) & tokens.marks("valid")[:, new]
+            visual = tokens.marks("visual")[:, new]
             marks = mx.stack([sink & visual, sink & ~visual, visual & ~sink], axis=-1).astype(mx.float32)
         groups.write(ctx.start, marks)
 
-    def _sinks(self, ctx: Context) -> mx.array:
-        """(B, L) marks of the new tokens that are sinks."""
+    def _acts_in(self, ctx: Context) -> bool:
+        """Whether the layer can have sinks."""
+        return self.detector == "dims" or ctx.layer in ctx.plan["layers"]
+
+    def _reference(self, ctx: Context) -> mx.array:
+        """What sinks are told by: the sink dimensions, or the direction (B, hidden) of the first token."""
         if self.detector == "dims":
-            values = sink_values(ctx.x, ctx.plan["dims"])
-            return values > self.tau if self.strict else values >= self.tau
-        if ctx.layer not in ctx.plan["layers"]:
-            return mx.zeros(ctx.x.shape[:2], mx.bool_)
+            dims: mx.array = ctx.plan["dims"]
+            return dims
         if "first" not in ctx.state or ctx.start == 0:
             index = mx.array(np.argmax(ctx.tokens.valid, axis=1))
             ctx.state["first"] = direction(mx.take_along_axis(ctx.x, index[:, None, None], axis=1)[:, 0])
-        return along(ctx.x, ctx.state["first"]) > self.cosine
+        first: mx.array = ctx.state["first"]
+        return first
 
-    def key_groups(self, ctx: Context) -> mx.array:
-        """Visual sinks, other sinks, visual tokens that are no sinks."""
+    def _sinks(self, x: mx.array, reference: mx.array) -> mx.array:
+        """(B, L) marks of the states (B, L, hidden) that are sinks."""
+        if self.detector == "dims":
+            return reaches(x, reference, self.tau, strict=self.strict)
+        return along(x, reference) > self.cosine
+
+    def _marks_of_generated(self, x: mx.array, reference: mx.array) -> mx.array:
+        """The groups (B, L, 3) of generated tokens."""
+        return self._sinks(x, reference)[..., None] * mx.array(_OTHER_SINK)
+
+    def key_groups(self, ctx: Context) -> mx.array | None:
+        """Visual sinks, other sinks, visual tokens that are no sinks; None where there are no sinks."""
+        if not self._acts_in(ctx):
+            return None
         groups: KeyRows = ctx.state["groups"]
         return groups.upto(len(ctx.tokens))
 
     def group_weights(self, ctx: Context, masses: mx.array) -> mx.array:
+        counts = [ctx.tokens.count_visual(ctx.keys)] if self.test == "sink" else []
+        if ctx.phase == "decode":
+            return _compiled(VAR._factors, self, masses.shape)(masses, *counts)
+        return self._factors(masses, *counts)
+
+    def _factors(self, masses: mx.array, *counts: mx.array) -> mx.array:
+        """Factors of the groups (B, H, rows, 3) from their masses, and for "sink" the number of visual keys (B,)."""
         visual_sink, other_sink, target = mx.split(masses, 3, axis=-1)
         visual = visual_sink + target
         chosen = visual >= self.min_visual
         if self.test == "target":
             chosen = chosen & (target >= self.rho * visual)
         else:
-            count = mx.array(ctx.tokens.visual[:, : ctx.keys].sum(axis=1))[:, None, None, None]
-            chosen = chosen & (visual_sink <= self.rho * (visual + 1e-6 * count))
+            chosen = chosen & (visual_sink <= self.rho * (visual + 1e-6 * counts[0][:, None, None, None]))
         if self.need_visual_sink:
             chosen = chosen & (visual_sink > 0)
         moved = mx.where(chosen, self.moved, 0.0)
         gain = 1 + moved * (visual_sink + other_sink) / mx.maximum(target, _TINY)
         return mx.concatenate([1 - moved, 1 - moved, gain], axis=-1)
+
+
+@lru_cache(maxsize=64)
+def _compiled(function: Callable[..., mx.array], policy: VAR, shape: tuple[int, ...]) -> Callable[..., mx.array]:
+    """A method of a policy, compiled. The shape is part of the key only: a trace is kept for each."""
+    return mx.compile(partial(function, policy))
