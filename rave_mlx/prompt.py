@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from rave_mlx.chat_template import ChatTemplate
 from rave_mlx.config import TokenConfig
@@ -47,11 +48,25 @@ class TextPart:
     ids: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Original:
+    """What an image was before it was cut into patches, for policies that take a closer look at parts of it.
+
+    Attributes:
+        picture: upright RGB, at the resolution it was given with; 4 bytes a pixel.
+        image_tokens: the budget of visual tokens that its patches were made for; None for the default.
+    """
+
+    picture: Image.Image = field(repr=False)
+    image_tokens: int | None = None
+
+
 @dataclass(frozen=True)
 class ImagePart:
-    """An image of a message, already cut into patches."""
+    """An image of a message, already cut into patches; `original` where an attention policy wants it kept."""
 
     patches: ImagePatches
+    original: Original | None = None
 
 
 @dataclass(frozen=True)

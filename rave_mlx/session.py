@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -123,11 +123,16 @@ class Session:
 
         What the new conversation shares with the old one is not read again.
         """
-        return self._answer(read_messages(messages, self.lmm.config.image, self.image_tokens))
+        config, kept = self.lmm.config.image, self._keeps_originals
+        return self._answer(read_messages(messages, config, self.image_tokens, originals=kept))
 
     def read(self, image: ImageSource, page: int = 1) -> ImagePart:
-        """An image for `send`, decoded and cut into patches now, so that its errors come now."""
-        return ImagePart(read_image(image, self.lmm.config.image, page=page, image_tokens=self.image_tokens))
+        """An image for `send`, decoded and cut into patches now, so that its errors come now.
+
+        Its original is kept beside them (4 bytes a pixel) while a policy wants to take a closer look at it.
+        """
+        config, kept = self.lmm.config.image, self._keeps_originals
+        return read_image(image, config, page=page, image_tokens=self.image_tokens, original=kept)
 
     def reset(self) -> None:
         """Forget the conversation. Features of recent images are kept."""
@@ -140,11 +145,12 @@ class Session:
     def _answer(self, messages: list[Message]) -> Generator[Piece]:
         clock = Clock()
         shown = latest_turn(messages) if self.lmm.config.turns == "last" else messages
+        known = set(self._features)
         for policy in self._steering.policies:
-            shown = list(policy.revise(self.lmm, shown))
+            shown = list(policy.revise(self.lmm, shown, self._steering.gate, self._features))
         prompt = self.lmm.prompt(shown)
         cache, reused = self._reuse(prompt)
-        encoded = self._encode(prompt, reused)
+        encoded = len(self._features.keys() - known) + self._encode(prompt, reused)
         room = self.lmm.config.text.max_positions - len(prompt)
         limit = min(self.max_tokens, room)
         ids: list[int] = []
@@ -165,6 +171,10 @@ class Session:
         finally:
             self._remember(messages, shown, prompt, cache, ids, text, finish)
             self.stats = _stats(prompt, reused, encoded, ids, clock)
+
+    @property
+    def _keeps_originals(self) -> bool:
+        return any(policy.originals for policy in self._steering.policies)
 
     def _reuse(self, prompt: Prompt) -> tuple[Cache, int]:
         """The cache, trimmed to what it shares with `prompt` (at least one token is left to read)."""
@@ -210,7 +220,7 @@ class Session:
         self._regime = kept_regime(self.lmm.config.text.rope, length, length + cache.length - len(prompt))
         said = ids[:-1] if finish == "stop" else ids
         answer = Message("assistant", (TextPart(text, tuple(said)),))
-        self.messages = [*messages, answer]
+        self.messages = [*_without_originals(messages, self._keeps_originals), answer]
         cache.trim(len(prompt) + len(said))
         self._seen = self.lmm.prompt([*shown, answer], add_generation_prompt=False)
 
@@ -222,6 +232,19 @@ def latest_turn(messages: Sequence[Message]) -> list[Message]:
     question = messages[-1]
     parts: list[TextPart | ImagePart] = [*latest, *(p for p in question.parts if isinstance(p, TextPart))]
     return [Message(question.role, tuple(parts), question.plain and not latest)]
+
+
+def _without_originals(messages: Sequence[Message], keep_latest: bool) -> list[Message]:
+    """The conversation without the originals of its images, but those that a policy may want again."""
+    last = max((i for i, m in enumerate(messages) if any(isinstance(p, ImagePart) for p in m.parts)), default=-1)
+    return [
+        message
+        if index == last and keep_latest
+        else replace(
+            message, parts=tuple(replace(p, original=None) if isinstance(p, ImagePart) else p for p in message.parts)
+        )
+        for index, message in enumerate(messages)
+    ]
 
 
 def _stats(prompt: Prompt, reused: int, encoded: int, ids: list[int], clock: Clock) -> TurnStats:

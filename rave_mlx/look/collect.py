@@ -122,12 +122,13 @@ def _read(
     lmm: LMM, messages: Sequence[Mapping[str, Any]], chosen: Steering, image_tokens: int | None
 ) -> tuple[Prompt, list[Image.Image], str]:
     """The prompt, the upright originals of its images, and the question."""
-    read = read_messages(messages, lmm.config.image, image_tokens)
+    kept = any(policy.originals for policy in chosen.policies)
+    read = read_messages(messages, lmm.config.image, image_tokens, originals=kept)
     opened = dict(zip((part.patches.digest for part in _images(read)), _originals(messages), strict=True))
     if lmm.config.turns == "last":
         read = latest_turn(read)
     for policy in chosen.policies:
-        read = list(policy.revise(lmm, read))
+        read = list(policy.revise(lmm, read, chosen.gate, {}))
     prompt = lmm.prompt(read)
     config = lmm.config.image
     assert config is not None

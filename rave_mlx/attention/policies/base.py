@@ -6,7 +6,7 @@ to that conversation's cache. Hooks run in this order, and a policy implements t
 
 | hook                         | sees                                  | returns                                     |
 |------------------------------|---------------------------------------|---------------------------------------------|
-| revise                       | the conversation's messages           | messages to read instead                    |
+| revise                       | the conversation's messages, the gate | messages to read instead                    |
 | prepare, plan                | the model; the model and the prompt   | what `Context.plan` then holds              |
 | on_block_input               | block input x                         | nothing: writes state                       |
 | edit_qk                      | rotated q, k, and v of the new tokens | q, k, v                                     |
@@ -25,7 +25,7 @@ usual path; with them, the rows a policy touches are computed in blocks of queri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -130,6 +130,7 @@ class Policy:
         needs_visual: queries that see no visual key are left alone.
         prefix_reusable: whether what was read stays right when the conversation goes on differently after it.
         chunkable: whether a prompt may be read in chunks.
+        originals: whether `revise` wants images with their originals (`prompt.ImagePart.original`).
     """
 
     name: ClassVar[str] = ""
@@ -138,6 +139,7 @@ class Policy:
     needs_visual: ClassVar[bool] = True
     prefix_reusable: ClassVar[bool] = True
     chunkable: ClassVar[bool] = True
+    originals: ClassVar[bool] = False
     _hooks: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
@@ -164,8 +166,17 @@ class Policy:
         """The decoder layers it touches, of `count`."""
         return range(count)
 
-    def revise(self, lmm: LMM, messages: Sequence[Message]) -> Sequence[Message]:
-        """The messages to read instead of these."""
+    def revise(
+        self, lmm: LMM, messages: Sequence[Message], gate: bool | None, features: MutableMapping[str, mx.array]
+    ) -> Sequence[Message]:
+        """The messages to read instead of these.
+
+        Args:
+            lmm: the model.
+            messages: the conversation, up to the question at hand.
+            gate: whether the model's pair gates are used; None: where it has any that do something.
+            features: of images by digest; what is added is not computed again.
+        """
         return messages
 
     def prepare(self, lmm: LMM) -> Mapping[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from rave_mlx.attention.policies.act import ACT
 from rave_mlx.attention.policies.aif import AIF
 from rave_mlx.attention.policies.base import Policy
+from rave_mlx.attention.policies.carve import CARVE
 from rave_mlx.attention.policies.debias import Debias
 from rave_mlx.attention.policies.dyvte import DyVTE
 from rave_mlx.attention.policies.ee_mllm import EEMLLM
+from rave_mlx.attention.policies.funnel import VisualFunnel
 from rave_mlx.attention.policies.gift import GIFT
 from rave_mlx.attention.policies.iri import IRI
 from rave_mlx.attention.policies.mma import MMA
@@ -18,5 +20,21 @@ from rave_mlx.attention.policies.visiondrop import VisionDrop
 
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
-    for policy in (VAR, MMA, GIFT, ACT, VHR, PAINT, PAI, AIF, EEMLLM, IRI, DyVTE, Debias, VisionDrop)
+    for policy in (
+        VAR,
+        MMA,
+        GIFT,
+        ACT,
+        VHR,
+        PAINT,
+        PAI,
+        AIF,
+        EEMLLM,
+        IRI,
+        DyVTE,
+        Debias,
+        VisionDrop,
+        CARVE,
+        VisualFunnel,
+    )
 }
