@@ -1,14 +1,16 @@
 """Adapters to and from the layout of the `peft` package.
 
 PEFT knows modules by transformers' names, factors the other way round (`lora_A` (rank, in), `lora_B` (out, rank)) and
-alpha = scale * rank. It has no place for pair gates: they travel in files of their own beside PEFT's two.
+alpha = scale * rank. It has no place for pair gates and for the mutual mask: they travel in files of their own beside
+PEFT's two. Without its mask an adapter reads worse, so exporting one says so.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from rave_mlx.safetensors_files import open_files
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 GATE_CONFIG, GATE_WEIGHTS = "pair_gate.json", "pair_gates.safetensors"
+MASK = "mutual_mask.json"
 _PREFIX = "base_model.model."
 _LEAVES = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_magnitude_vector"}
 _GATE = ".attention.gate."
@@ -41,13 +44,20 @@ _NEUTRAL: dict[str, Any] = {
 """Settings of PEFT's LoRA that an imported adapter must leave alone, with what leaves them alone."""
 
 
-def export_peft(adapter: str | os.PathLike[str], base: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+def export_peft(
+    adapter: str | os.PathLike[str],
+    base: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    note: Callable[[str], None] | None = None,
+) -> Path:
     """Write an adapter as `peft.PeftModel.from_pretrained` reads it.
 
     Args:
         adapter: directory of the adapter.
         base: the model that it was trained on: a rave directory with the checkpoint's configuration, or a checkpoint.
         out: the directory to create.
+        note: called with a line about what peft cannot do with it; None prints it to stderr.
 
     Raises:
         ModelError: when `out` exists, or a projection is part of a larger one in transformers (Phi-3).
@@ -82,6 +92,13 @@ def export_peft(adapter: str | os.PathLike[str], base: str | os.PathLike[str], o
         if config.gate is not None:
             mx.save_safetensors(str(part / GATE_WEIGHTS), gates, metadata={"format": "mlx"})
             (part / GATE_CONFIG).write_text(json.dumps(config.gate.to_dict(), indent=2) + "\n", encoding="utf-8")
+        if config.mask is not None:
+            (part / MASK).write_text(json.dumps({"answer": config.answer}) + "\n", encoding="utf-8")
+    if config.mask is not None:
+        (note or _to_stderr)(
+            f"{out}: was trained with the mutual mask; peft runs it with a causal one and reads worse, rave-mlx takes "
+            f"the mask from {MASK}"
+        )
     return Path(out)
 
 
@@ -108,13 +125,15 @@ def import_peft(adapter: str | os.PathLike[str], base: str | os.PathLike[str], o
     known = {o.name.removesuffix(".weight"): m for o, m in modules.items() if o.rows is None}
     weights = _canonical(found, known, family, folder)
     gate = folder / GATE_CONFIG
-    rank = int(settings["r"])
+    rank, mask = int(settings["r"]), folder / MASK
     translated = AdapterConfig(
         rank=rank,
         scale=float(settings["lora_alpha"]) / rank,
         modules=tuple(sorted({name.rpartition(".")[0] for name in weights})),
         kind="dora" if settings.get("use_dora") else "lora",
         dropout=float(settings.get("lora_dropout", 0.0)),
+        mask="mutual" if mask.is_file() else None,
+        answer=_answer(mask) if mask.is_file() else None,
         gate=GateConfig.from_dict(store.read_json(gate), str(gate)) if gate.is_file() else None,
     )
     if translated.gate is not None:
@@ -122,6 +141,18 @@ def import_peft(adapter: str | os.PathLike[str], base: str | os.PathLike[str], o
     with store.new_directory(Path(out)) as part:
         adapters.write(part, translated, weights)
     return Path(out)
+
+
+def _answer(file: Path) -> int:
+    """The token up to which images see their turn."""
+    answer = store.read_json(file).get("answer")
+    if type(answer) is not int:
+        raise ConfigError(f"{file}: answer must be a token id, found {answer!r}")
+    return answer
+
+
+def _to_stderr(text: str) -> None:
+    print(f"rave-mlx: {text}", file=sys.stderr)
 
 
 def _canonical(

@@ -3,7 +3,8 @@
 The configuration files of the checkpoint that a rave directory was converted from lie in its `hub/` folder and go
 back as they were. Pair gates have no place in transformers: their tensors are exported beside the others
 (transformers names them and goes on without them) and their shape under a key of its own in config.json, so that this
-package reads them back. Tensors are read, translated and written one after the other.
+package reads them back. The mutual mask of a family that has it is part of its code; where an adapter brought it, no
+file could say so, and such a model is not exported. Tensors are read, translated and written one after the other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from rave_mlx.convert.translate import untranslate
 from rave_mlx.errors import ModelError
 from rave_mlx.safetensors_writer import write_files
 
+_MUTUAL = {"aki"}
+"""Families whose own mask is the mutual one."""
+
 
 def export(model: str | os.PathLike[str], out: str | os.PathLike[str], *, dequantize: bool = False) -> Path:
     """Write the rave directory `model` as a checkpoint that `transformers.from_pretrained` opens.
@@ -36,7 +40,7 @@ def export(model: str | os.PathLike[str], out: str | os.PathLike[str], *, dequan
 
     Raises:
         ModelError: when `out` exists, the model is quantized and `dequantize` is not asked for, or it does not come
-            from such a checkpoint.
+            from such a checkpoint, or has a mask that transformers' model of this family lacks.
     """
     folder, target = Path(model), Path(out)
     config = store.read_config(folder)
@@ -44,6 +48,11 @@ def export(model: str | os.PathLike[str], out: str | os.PathLike[str], *, dequan
         raise ModelError(
             f"{folder}: is quantized, in a way that transformers does not read; export the model that it was "
             "quantized from, or write its weights in 16 bits (--dequantize, dequantize=True)"
+        )
+    if config.mask == "mutual" and config.family not in _MUTUAL:
+        raise ModelError(
+            f"{folder}: was trained with the mutual mask, which transformers' {config.family} does not have: its "
+            "images would not see the question; use the rave directory itself"
         )
     kept = folder / store.HUB
     if not (kept / store.CONFIG).is_file():

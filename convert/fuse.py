@@ -63,7 +63,7 @@ def fuse(
     # Opening the base and putting the adapter on it is the check that the two belong together.
     adapters.load_adapter(loading.load(model, revision=revision), folder)
     base = _open(loading.BUILT_IN if model is None else sources.find(model, revision))
-    fused = replace(base.config, gate=config.gate or base.config.gate)
+    fused = replace(adapters.masked(base.config, config, folder), gate=config.gate or base.config.gate)
     packing = base.config.quantization
     if dequantize and packing is not None:
         changed: dict[str, None] = dict.fromkeys((*config.modules, *config.full))

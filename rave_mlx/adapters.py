@@ -20,7 +20,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from rave_mlx import store
-from rave_mlx.config import GateConfig
+from rave_mlx.config import GateConfig, LMMConfig
 from rave_mlx.config.part import Part, positive
 from rave_mlx.errors import ConfigError, ModelError
 from rave_mlx.fingerprint import fingerprint
@@ -44,6 +44,8 @@ class AdapterConfig(Part):
         dropout: share of inputs left out in training.
         gate: the pair gates that the adapter brings; None for none.
         full: parts of the model that the adapter replaces.
+        mask, answer: "mutual" and the token up to which images see their turn (`LMMConfig.mask`, `tokens.answer`), for
+            an adapter that was trained so; None leaves the model's mask as it is.
         base: fingerprint of the model that it was trained on; None when that is not known.
     """
 
@@ -54,12 +56,16 @@ class AdapterConfig(Part):
     dropout: float = 0.0
     gate: GateConfig | None = None
     full: tuple[ModelPart, ...] = ()
+    mask: Literal["mutual"] | None = None
+    answer: int | None = None
     base: str | None = None
 
     def __post_init__(self) -> None:
         positive(self, "rank")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"adapter: dropout {self.dropout} is not in [0, 1)")
+        if (self.mask is None) != (self.answer is None):
+            raise ConfigError("adapter: the mutual mask and the token that begins an answer go together")
         if "decoder" in self.full and self.modules:
             raise ConfigError("adapter: projections of a decoder that is replaced as a whole cannot be adapted as well")
 
@@ -152,6 +158,7 @@ def load_adapter(lmm: LMM, folder: str | os.PathLike[str]) -> LMM:
 def put_on(lmm: LMM, config: AdapterConfig, weights: Mapping[str, mx.array], place: Path) -> LMM:
     """`load_adapter` for what was read from `place` already."""
     check_base(lmm, config, place)
+    lmm.config = masked(lmm.config, config, place)
     if config.gate is not None and lmm.config.gate != config.gate:
         lmm = with_gates(lmm, config.gate, place)
     attach(lmm, config)
@@ -163,6 +170,20 @@ def put_on(lmm: LMM, config: AdapterConfig, weights: Mapping[str, mx.array], pla
     # Dropout is for training, which switches it on.
     lmm.eval()
     return lmm
+
+
+def masked(model: LMMConfig, config: AdapterConfig, place: Path) -> LMMConfig:
+    """A model's configuration with the mask that an adapter was trained with.
+
+    Raises:
+        ModelError: when the model cannot have it.
+    """
+    if config.mask is None:
+        return model
+    if model.vision is None or config.answer is None or not 0 <= config.answer < model.text.vocab_size:
+        raise ModelError(f"{place}: the adapter opens the mask of images up to token {config.answer}, which this "
+                         "model does not have; open the model that it was trained on")  # fmt: skip
+    return replace(model, mask=config.mask, tokens=replace(model.tokens, answer=config.answer))
 
 
 def check_base(lmm: LMM, config: AdapterConfig, place: Path) -> None:

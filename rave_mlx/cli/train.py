@@ -72,6 +72,15 @@ def train(
             rich_help_panel=_WHAT,
         ),
     ] = None,
+    mask: Annotated[
+        Literal["mutual"] | None,
+        typer.Option(
+            "--mask",
+            help="mutual: images also see the question of their turn (AKI's MMA, arXiv 2503.02597); the adapter "
+            "remembers it. Default: the model's own mask.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Updates. Without it: --epochs.", rich_help_panel=_HOW)
     ] = None,
@@ -198,6 +207,7 @@ def train(
         full=parts,
         learning_rate=lr,
         rates=rates if gate_lr is None else {**rates, "gate": gate_lr},
+        mask=mask,
         steps=steps,
         epochs=epochs,
         batch_size=batch_size,
@@ -256,8 +266,11 @@ def _checked(data: str, lmm: LMM, config: TrainConfig, place: Path) -> bool:
     from rave_mlx.train.check_data import check_data
     from rave_mlx.train.dataset import open_dataset
     from rave_mlx.train.draw import draw_examples
+    from rave_mlx.train.mutual import open_mask
     from rave_mlx.train.sources import has_split
 
+    if config.mask == "mutual":
+        open_mask(lmm)
     bad = 0
     for split in ("train", "valid"):
         if split == "valid" and not has_split(data, split):

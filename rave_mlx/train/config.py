@@ -54,12 +54,13 @@ class TrainConfig(Part):
         low-rank updates do.
 
     How:
-        steps: updates; None for `epochs`. batch_size: conversations of a micro-batch, over all processes. accumulate:
-        micro-batches of an update. optimizer, weight_decay (of matrices only), clip: largest norm of the gradient
-        (0: no limit), schedule, warmup: updates until the full learning rate; below 1 a share of all. sink_loss:
-        weight of the sink decorrelation loss (`sinks`) beside the cross-entropy; 0: none. checkpointing: compute
-        activations again in the backward pass instead of keeping them. dtype: compute type; trained weights and
-        optimizer state are float32 in any case. seed: of everything that is drawn.
+        mask: "mutual" trains with the mask of `mutual`; None with the model's own. steps: updates; None for `epochs`.
+        batch_size: conversations of a micro-batch, over all processes. accumulate: micro-batches of an update.
+        optimizer, weight_decay (of matrices only), clip: largest norm of the gradient (0: no limit), schedule, warmup:
+        updates until the full learning rate; below 1 a share of all. sink_loss: weight of the sink decorrelation loss
+        (`sinks`) beside the cross-entropy; 0: none. checkpointing: compute activations again in the backward pass
+        instead of keeping them. dtype: compute type; trained weights and optimizer state are float32 in any case.
+        seed: of everything that is drawn.
 
     Data:
         image_tokens, max_tokens, bad_rows: see `open_dataset`.
@@ -76,6 +77,7 @@ class TrainConfig(Part):
     full: tuple[ModelPart, ...] = ()
     learning_rate: float | None = None
     rates: dict[str, float] = field(default_factory=dict)
+    mask: Literal["mutual"] | None = None
     steps: int | None = None
     epochs: int = 3
     batch_size: int = 1

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx.errors import PromptError
 from rave_mlx.models.lmm import LMM
 from rave_mlx.prompt import Message, Prompt, Role, TextPart
 
@@ -45,7 +46,19 @@ def make_example(lmm: LMM, messages: Sequence[Message], where: str) -> Example:
     """
     messages = [answer_of(message) if message.role == "assistant" else message for message in messages]
     prompt = lmm.prompt(messages, add_generation_prompt=False)
-    return Example(prompt, targets(lmm, messages, prompt), where)
+    trained = targets(lmm, messages, prompt)
+    if _shown(prompt, trained):
+        raise PromptError("under the mutual mask an image would see an answer; the chat template cannot be trained so")
+    return Example(prompt, trained, where)
+
+
+def _shown(prompt: Prompt, trained: NDArray[np.bool_]) -> bool:
+    """Whether a token sees a later one that the model is trained to write."""
+    opened = prompt.token_map.opened
+    if opened is None:
+        return False
+    before = np.concatenate([[0], np.cumsum(trained)])
+    return bool((before[opened[1]] > before[opened[0]]).any())
 
 
 def answer_of(message: Message) -> Message:

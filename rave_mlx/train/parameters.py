@@ -21,6 +21,7 @@ from rave_mlx.errors import UsageError
 from rave_mlx.fingerprint import fingerprint
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.config import AdapterSettings, TrainConfig
+from rave_mlx.train.mutual import open_mask
 
 GroupName = Literal["adapter", "gate", "decoder", "connector", "vision"]
 
@@ -51,9 +52,12 @@ def prepare(lmm: LMM, config: TrainConfig) -> tuple[LMM, AdapterConfig]:
     """Put gates and updates on a model and mark what trains. The given model is changed in place; use what is returned.
 
     Raises:
-        UsageError: for gates on a text-only model, unknown projections, or quantized parts that should train whole.
+        UsageError: for gates on a text-only model, a mask that it cannot have, unknown projections, or quantized parts
+            that should train whole.
     """
     mx.random.seed(config.seed)
+    if config.mask == "mutual":
+        open_mask(lmm)
     settings = config.adapter or AdapterSettings()
     base = fingerprint(lmm)
     gate = None
@@ -74,6 +78,8 @@ def prepare(lmm: LMM, config: TrainConfig) -> tuple[LMM, AdapterConfig]:
         dropout=settings.dropout,
         gate=gate,
         full=config.full,
+        mask=config.mask,
+        answer=None if config.mask is None else lmm.config.tokens.answer,
         base=base,
     )
     attach(lmm, adapter)

@@ -34,6 +34,7 @@ from rave_mlx.train.gate_report import GateFigures, gate_report, write_report
 from rave_mlx.train.interrupt import interruptible
 from rave_mlx.train.log import Log, read
 from rave_mlx.train.memory import check as check_memory
+from rave_mlx.train.mutual import open_mask
 from rave_mlx.train.optimizer import Optimizer
 from rave_mlx.train.parameters import prepare, trained, trained_weights
 from rave_mlx.train.report import Listener
@@ -101,6 +102,8 @@ def run(
     if not resume and checkpoint.latest(out) is not None:
         raise UsageError(f"{out}: holds a run already; go on with --resume, or choose another --out")
     mx.reset_peak_memory()
+    if config.mask == "mutual":
+        open_mask(lmm)
     rows = _opened(data, "train", lmm, config)
     held_out = _opened(data, "valid", lmm, config) if has_split(data, "valid") else None
     lmm, adapter = prepare(lmm, config)
