@@ -15,6 +15,7 @@ from rave_mlx.attention.policies.ee_mllm import EEMLLM
 from rave_mlx.attention.policies.gift import GIFT
 from rave_mlx.attention.policies.iri import IRI
 from rave_mlx.attention.policies.paint import PAI, PAINT
+from rave_mlx.attention.policies.vflowopt import VFlowOpt
 from rave_mlx.attention.policies.vhr import VHR
 from rave_mlx.attention.policies.visiondrop import VisionDrop
 from rave_mlx.errors import UsageError
@@ -45,8 +46,10 @@ def test_every_method_answers_or_says_why_not(name, tmp_path):
         DyVTE(exit=0),
         Debias(4),
         VisionDrop(dominant=(4, 3, 2), contextual=(1, 1, 1)),
+        VFlowOpt(later=(0.5, 0.5)),
     ):
         takes = (sees or isinstance(policy, ACT | IRI)) and (not isinstance(policy, PAINT) or name == "llava")
+        takes = takes and not (isinstance(policy, VFlowOpt) and name.startswith("qwen"))
         if not takes:
             with pytest.raises(UsageError, match=f"^--attention {policy.name}: .*this") as caught:
                 Session(lmm, policy=policy)

@@ -15,6 +15,7 @@ from rave_mlx.attention.policies.iri import IRI
 from rave_mlx.attention.policies.mma import MMA
 from rave_mlx.attention.policies.paint import PAI, PAINT
 from rave_mlx.attention.policies.var import VAR
+from rave_mlx.attention.policies.vflowopt import VFlowOpt
 from rave_mlx.attention.policies.vhr import VHR
 from rave_mlx.attention.policies.visiondrop import VisionDrop
 
@@ -34,6 +35,7 @@ POLICIES: dict[str, type[Policy]] = {
         DyVTE,
         Debias,
         VisionDrop,
+        VFlowOpt,
         CARVE,
         VisualFunnel,
     )

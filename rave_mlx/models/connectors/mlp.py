@@ -38,8 +38,7 @@ class MlpConnector(nn.Module):
             return mx.concatenate([self._project(x[0]), self.newline[None]])
         region, whole, width = image.region, x.shape[1], self.newline.size
         # Padding is left out before the projection, which takes every feature by itself: it is never computed.
-        shown = _shown(x[1:], image, region)
-        projected = self._project(mx.concatenate([x[0], shown]))
+        projected = self._project(mx.concatenate([x[0], shown(x[1:], image, region)]))
         lines = projected[whole:].reshape(region.height, region.width, width)
         lines = scale_features(lines, region.rows, region.columns)
         ends = mx.broadcast_to(self.newline, (region.rows, 1, width))
@@ -50,8 +49,8 @@ class MlpConnector(nn.Module):
         return by_rows(lambda x: [self.fc2(self._activate(self.fc1(x)))], x, axis=0)[0]
 
 
-def _shown(x: mx.array, image: ImagePatches, region: Region) -> mx.array:
-    """(tiles, features, width) -> (height * width of the region, width), as the rows of one image."""
+def shown(x: mx.array, image: ImagePatches, region: Region) -> mx.array:
+    """(tiles, features, width) -> (height * width of the region, width), as the rows of one image, without padding."""
     (rows, columns), side, width = image.arrangement, image.grid[1], x.shape[-1]
     grid = x.reshape(rows, columns, side, side, width).swapaxes(1, 2).reshape(rows * side, columns * side, width)
     grid = grid[region.top : region.top + region.height, region.left : region.left + region.width]

@@ -119,6 +119,10 @@ class TileVision(nn.Module):
 
         `grid`: tiles, patch rows and patch columns of a tile.
         """
+        return self.read(pixels, grid)[0]
+
+    def read(self, pixels: mx.array, grid: Grid) -> tuple[mx.array, int, mx.array]:
+        """The features as of a call, the last layer that they passed, and what entered it (tiles, states, hidden)."""
         config = self._config
         tiles, rows, columns = grid
         x = self.patch_embed(pixels).reshape(tiles, rows * columns, -1)
@@ -128,17 +132,19 @@ class TileVision(nn.Module):
         x = x + self.positions
         return self._select(self.pre_norm(x) if config.pre_norm else x)
 
-    def _select(self, x: mx.array) -> mx.array:
-        """The features of embedded patches: the layers up to the last state that is one, and no further."""
+    def _select(self, x: mx.array) -> tuple[mx.array, int, mx.array]:
+        """`read` from embedded patches: the layers up to the last state that is a feature, and no further."""
         config = self._config
         whole = -1 in config.feature_layers
         last = config.depth if whole else max(config.feature_layers)
         states: dict[int, mx.array] = {}
+        entering = x
         for index in range(last + 1):
-            x = self.layers[index - 1](x) if index else x
+            entering, x = x, self.layers[index - 1](x) if index else x
             if index in config.feature_layers:
                 states[index] = x
         if whole:
             states[-1] = self.post_norm(x) if config.post_norm else x
         features = mx.concatenate([states[i] for i in config.feature_layers], axis=-1)
-        return features[:, 1:] if config.class_token and not config.keep_class_token else features
+        kept = features[:, 1:] if config.class_token and not config.keep_class_token else features
+        return kept, last - 1, entering
