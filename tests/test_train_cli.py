@@ -12,8 +12,6 @@ from training import environment, history, losses, train_cli, write_data, write_
 
 from rave_mlx import load
 from rave_mlx.cli import main
-from rave_mlx.errors import UsageError
-from rave_mlx.train import services
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +81,6 @@ def test_an_adapter_of_another_base_is_refused(tmp_path, data, model):
         (["--train", "decoder", "--lora-only"], 1, "needs no low-rank updates"),
         (["--lr", "-1"], 1, "learning rate -1.0 is not between 0 and 10"),
         (["--optimizer", "sgd"], 2, "'sgd' is not one of"),
-        (["--wandb"], 2, "--wandb needs the package wandb; pip install wandb, or leave --wandb out"),
     ],
 )
 def test_options_that_make_no_sense(tmp_path, data, model, here, options, code, problem):
@@ -129,8 +126,3 @@ def test_a_connector_trained_whole_with_its_own_rate(tmp_path, data, model):
               "--schedule", "constant", "--warmup", 0, "--rank", 2)  # fmt: skip
     assert history(out)[0]["rates"] == pytest.approx({"adapter": 2e-4, "connector": 1e-5})
     assert load(model, adapter=out).config.gate is None
-
-
-def test_missing_packages_are_named(tmp_path):
-    with pytest.raises(UsageError, match="--tensorboard needs the package no_such_package; pip install"):
-        services._package("no_such_package", "--tensorboard")

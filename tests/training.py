@@ -72,9 +72,10 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **more}
 
 
-def train_cli(*options: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run `rave-mlx train` in a process of its own and check how it exits."""
-    done = subprocess.run(command(*options), capture_output=True, text=True, env=environment(), check=False)
+def train_cli(*options: object, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `rave-mlx train` in a process of its own, with more environment variables, and check how it exits."""
+    env = environment(**variables)
+    done = subprocess.run(command(*options), capture_output=True, text=True, env=env, check=False)
     assert done.returncode == code, done.stderr
     return done
 

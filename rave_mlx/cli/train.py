@@ -323,7 +323,7 @@ def _listeners(
 
     found: list[Listener] = []
     if tensorboard:
-        found.append(TensorBoard(out))
+        found.append(TensorBoard(out, done))
     if wandb:
         found.append(WandB(out, config))
     terminal = sys.stderr.isatty()

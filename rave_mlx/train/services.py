@@ -13,15 +13,18 @@ from rave_mlx.train.report import Update, Validation
 
 
 class TensorBoard:
-    """Scalars as event files in OUT/tensorboard (package tensorboardX).
+    """Scalars as event files in OUT/tensorboard (package tensorboardX), from update `done` on.
 
     Raises:
         UsageError: when the package is missing.
     """
 
-    def __init__(self, out: Path):
+    def __init__(self, out: Path, done: int = 0):
         module = _package("tensorboardX", "--tensorboard")
-        self._writer = module.SummaryWriter(str(out / "tensorboard"))
+        # What an earlier run wrote of later updates is to be forgotten: they come again.
+        self._writer = module.SummaryWriter(
+            str(out / "tensorboard"), purge_step=done + 1 if done else None, filename_suffix=f".{done:08d}"
+        )
 
     def update(self, update: Update) -> None:
         for name, value in _scalars(update).items():
@@ -42,15 +45,22 @@ class TensorBoard:
 
 
 class WandB:
-    """The run at Weights & Biases (package wandb).
+    """The run at Weights & Biases (package wandb); offline where WANDB_MODE says so. A resumed run is a new one there.
 
     Raises:
-        UsageError: when the package is missing.
+        UsageError: when the package is missing, nobody is logged in, or the service cannot be reached.
     """
 
     def __init__(self, out: Path, config: TrainConfig):
         module = _package("wandb", "--wandb")
-        self._run = module.init(project="rave-mlx", name=out.name, dir=str(out), config=config.to_dict())
+        out.mkdir(parents=True, exist_ok=True)  # elsewhere wandb would choose a place of its own
+        try:
+            self._run = module.init(project="rave-mlx", name=out.name, dir=str(out), config=config.to_dict())
+        except module.Error as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UsageError(
+                f"--wandb: {reason}; run `wandb login`, set WANDB_MODE=offline to upload later, or leave --wandb out"
+            ) from None
 
     def update(self, update: Update) -> None:
         self._run.log({f"train/{name}": value for name, value in _scalars(update).items()}, step=update.step)
