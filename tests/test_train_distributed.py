@@ -15,7 +15,7 @@ import pytest
 from training import command, environment, history, losses, message, train_cli, write_data, write_model, write_rows
 
 from rave_mlx.errors import UsageError
-from rave_mlx.train import checkpoint
+from rave_mlx.train import checkpoint, distributed
 from rave_mlx.train.distributed import World
 from rave_mlx.train.order import Order
 
@@ -64,12 +64,12 @@ def test_several_processes_are_one_with_the_summed_batch(tmp_path, processes):
     for i, row in enumerate(rows):
         row["messages"][1] = message("assistant", "abc "[: i % 4 + 1] * (1 + 9 * (i % 2)) + "x")
     write_rows(data / "train.jsonl", rows)
-    more = ("--batch-size", 4, "--accumulate", 2, "--steps", 6, "--save-every", 3, "--lr", 1e-3)
+    more = ("--batch-size", 4, "--accumulate", 2, "--steps", 6, "--save-every", 3, "--lr", 1e-3, "--sink-loss", 30)
     train_cli(*options(data, tmp_path / "one", model, *more))
     said = together(tmp_path, processes, *options(data, tmp_path / "many", model, *more))
     np.testing.assert_allclose(losses(tmp_path / "many"), losses(tmp_path / "one"), rtol=2e-5)
     one, many = history(tmp_path / "one"), history(tmp_path / "many")
-    for key in ("valid_loss", "norm", "exact"):
+    for key in ("valid_loss", "norm", "exact", "sink"):
         found = [[e[key] for e in entries if e.get(key) is not None] for entries in (one, many)]
         assert found[0]
         np.testing.assert_allclose(found[1], found[0], rtol=1e-3)
@@ -122,3 +122,30 @@ def test_one_process_needs_no_engine():
 def test_fewer_rows_than_processes_are_refused():
     with pytest.raises(UsageError, match="raise --batch-size to at least 4"):
         Order([1, 2, 3, 4], 2, size=4)
+
+
+def test_a_process_whose_peer_died_says_so_and_ends(tmp_path):
+    """Started by hand, so that no launcher ends it. The one that is left is the one that writes."""
+    data, model = write_data(tmp_path / "data"), write_model(tmp_path / "model")
+    out = tmp_path / "out"
+    more = ("--batch-size", 2, "--steps", 400, "--save-every", 1)
+    processes = launch(tmp_path, *[options(data, out, model, *more)] * 2)
+    while checkpoint.latest(out) is None:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+    processes[1].kill()
+    said = processes[0].communicate(timeout=120)[1]
+    processes[1].communicate(timeout=60)
+    assert processes[0].returncode == 1, said
+    (line,) = [line for line in said.splitlines() if line.startswith("rave-mlx: ")]
+    assert line.startswith("rave-mlx: process 0: another of the 2 processes is gone (")
+    assert line.endswith("start all of them again with --resume") and "Traceback" not in said
+    assert checkpoint.read(checkpoint.latest(out)).state.step >= 1
+
+
+def test_a_process_that_waits_long_says_so(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(distributed, "_PATIENCE", 0.05)
+    monkeypatch.setattr(mx, "eval", lambda *arrays: time.sleep(0.5))
+    World(rank=1, size=2)._added([mx.zeros((1,))])
+    said = capfd.readouterr().err
+    assert said.startswith("rave-mlx: process 1 has waited") and said.count("\n") == 1

@@ -8,16 +8,21 @@ the tokens of all processes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
-from rave_mlx.errors import UsageError
+from rave_mlx.errors import RaveError, UsageError
 
 _PIECE = 1 << 23
 """Numbers sent at once: 32 MB."""
+_PATIENCE = 300.0
+"""Seconds after which a process that waits for the others says so. MLX's ring notices a lost connection by itself, but
+not a machine that fell asleep or a cable that was pulled."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +39,49 @@ class World:
         return self.rank == 0
 
     def sum(self, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
-        """float32 arrays added up over all processes."""
+        """float32 arrays added up over all processes.
+
+        Raises:
+            RaveError: when another process is gone.
+        """
         if self.group is None:
             return dict(arrays)
         # Processes may have come by their arrays in different orders.
         ordered = sorted(arrays.items())
         flat = mx.concatenate([x.reshape(-1) for _, x in ordered])
         pieces = [flat[i : i + _PIECE] for i in range(0, flat.size, _PIECE)]
-        whole = mx.concatenate([mx.distributed.all_sum(piece, group=self.group) for piece in pieces])
+        whole = self._added([mx.distributed.all_sum(piece, group=self.group) for piece in pieces])
         sums, first = dict(arrays), 0
         for name, x in ordered:
             sums[name] = whole[first : first + x.size].reshape(x.shape)
             first += x.size
         return sums
+
+    def _added(self, pieces: Sequence[mx.array]) -> mx.array:
+        """The sums, computed: this is where a process waits for the others."""
+        notice = threading.Timer(_PATIENCE, self._wonder)
+        notice.daemon = True
+        notice.start()
+        try:
+            whole = mx.concatenate(list(pieces))
+            mx.eval(whole)
+        except RuntimeError as error:
+            raise RaveError(
+                f"process {self.rank}: another of the {self.size} processes is gone ({error}); start all of them again "
+                "with --resume"
+            ) from None
+        finally:
+            notice.cancel()
+        return whole
+
+    def _wonder(self) -> None:
+        """Say what is going on, where nothing has for long."""
+        print(
+            f"rave-mlx: process {self.rank} has waited {_PATIENCE / 60:.0f} minutes for the others; should one of them "
+            "be gone, stop the rest and start all again with --resume",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def totals(self, *numbers: float) -> list[float]:
         """Each number added up over all processes."""
