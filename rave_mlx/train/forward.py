@@ -5,23 +5,18 @@ The vocabulary scores are left to `loss`, which needs them at few positions only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, cast
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
 
 from rave_mlx.attention import Path
 from rave_mlx.models.decoder import DecoderLayer, Step
 from rave_mlx.models.frequencies import regime
 from rave_mlx.models.lmm import LMM, put_features
 from rave_mlx.train.batch import Batch
+from rave_mlx.train.recompute import Call, sparing, whole
 
-Call = Callable[[int, DecoderLayer, mx.array, Step], mx.array]
 Watch = Callable[[int, mx.array, Batch], None]
 """Is given every layer's index, what enters it (B, L, hidden), and the batch."""
 
@@ -61,74 +56,19 @@ def hidden_states(
         deepstack=deepstack,
         longest=int(longest.max()),
         path=path,
-        call=_call(lmm, batch, checkpoint, watch),
+        call=_call(batch, checkpoint, watch),
     )
 
 
-def recomputed(module: nn.Module, key: mx.array, *args: mx.array, function: Callable[..., mx.array]) -> mx.array:
-    """`function(*args)`, which uses `module`: nothing inside is kept for the gradient, it is computed again instead.
-
-    `key` starts its random numbers (dropout), so that they are the same both times; `mx.checkpoint` alone draws anew.
-    """
-
-    def inner(parameters: dict[str, Any], *args: mx.array) -> mx.array:
-        with standing_in(module, dict(tree_flatten(parameters)), key):
-            return function(*args)
-
-    out: mx.array = mx.checkpoint(inner)(module.trainable_parameters(), *args)
-    return out
-
-
-@contextmanager
-def standing_in(module: nn.Module, parameters: Mapping[str, mx.array], key: mx.array) -> Iterator[None]:
-    """Other arrays in the place of a module's parameters, and random numbers that start from `key`.
-
-    Both are put back: what stands in for a parameter inside a transformed function has no gradient outside of it.
-    """
-    state = _random_state()
-    outside, own = mx.array(state), dict(tree_flatten(module.trainable_parameters()))
-    state[:] = key
-    module.update(tree_unflatten(list(parameters.items())))
-    try:
-        yield
-    finally:
-        module.update(tree_unflatten([(name, own[name]) for name in parameters]))
-        state[:] = outside
-
-
-def draw_keys(count: int) -> mx.array:
-    """Keys (count, 2) of independent random numbers, drawn from the global ones."""
-    state = _random_state()
-    following, key = mx.random.split(state)
-    state[:] = following
-    return mx.random.split(key, count)
-
-
-def _random_state() -> mx.array:
-    """The key that the next random numbers are drawn with; written to in place, it changes them."""
-    state: mx.array = cast("list[mx.array]", mx.random.state)[0]
-    return state
-
-
-def _call(lmm: LMM, batch: Batch, checkpoint: bool, watch: Watch | None) -> Call | None:
-    """Runs a layer; None as the decoder does it by itself."""
-    run = _recomputing(lmm) if checkpoint else None
+def _call(batch: Batch, checkpoint: bool, watch: Watch | None) -> Call:
+    """Runs a layer."""
+    run = whole if checkpoint else sparing
     if watch is None:
         return run
 
     def call(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
         watch(index, x, batch)
-        return layer(x, step, None) if run is None else run(index, layer, x, step)
-
-    return call
-
-
-def _recomputing(lmm: LMM) -> Call:
-    """Runs every layer so that it is computed again for its gradient."""
-    keys = draw_keys(len(lmm.decoder.layers))
-
-    def call(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
-        return recomputed(layer, keys[index], x, function=partial(layer, step=step, cache=None))
+        return run(index, layer, x, step)
 
     return call
 

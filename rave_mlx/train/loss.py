@@ -18,7 +18,8 @@ from rave_mlx.attention import Path
 from rave_mlx.models.decoder import Decoder
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.batch import Batch
-from rave_mlx.train.forward import draw_keys, hidden_states, standing_in
+from rave_mlx.train.forward import hidden_states
+from rave_mlx.train.recompute import draw_keys, standing_in
 from rave_mlx.train.sinks import Cosines
 
 Weights = dict[str, mx.array]
@@ -81,7 +82,7 @@ def cross_entropy(decoder: Decoder, states: mx.array, targets: mx.array, *, chun
     keys = draw_keys(len(spans))
 
     def score(index: int, states: mx.array, weights: Weights) -> mx.array:
-        with standing_in(head, weights, keys[index]):
+        with standing_in([head], [weights], keys[index]):
             return decoder.logits(states)
 
     def gradient(index: int, states: mx.array, weights: Weights, cotangent: mx.array) -> tuple[mx.array, Weights]:

@@ -1,0 +1,147 @@
+"""What a decoder layer keeps for its gradient, and what is computed again instead.
+
+`sparing`, the usual way, drops what costs little: normalized states, the product inside the MLP, and every copy. A
+projection's gradient needs its input, not its output, so nothing but elementwise work happens twice, and a layer of
+Qwen's shape keeps some 40 % less. `whole` keeps a layer's input alone, for a third more time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import cast
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from rave_mlx.elementwise import silu_mul
+from rave_mlx.models.decoder import DecoderLayer, Step
+from rave_mlx.parallel import by_rows
+
+Call = Callable[[int, DecoderLayer, mx.array, Step], mx.array]
+"""Runs a layer: its index, itself, what enters it, the step."""
+
+
+def whole(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
+    """The layer, of which only `x` is kept."""
+    return recomputed([layer], x, function=lambda x: [layer(x, step, None)])[0]
+
+
+def sparing(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
+    """The layer, of which the inputs of expensive work are kept, and what cannot be had cheaply from them."""
+    q, k, v = by_rows(partial(_project, layer), x, axis=1)
+    attended = layer.attention(q, k, v, step, None)
+    return by_rows(partial(_finish, layer), x, attended, axis=1)[0]
+
+
+def _project(layer: DecoderLayer, x: mx.array) -> Sequence[mx.array]:
+    attention = layer.attention
+
+    def function(x: mx.array) -> Sequence[mx.array]:
+        return attention.project(layer.input_norm(x))
+
+    # The gradient of a norm of queries or keys needs what the projections gave.
+    if "q_norm" in attention or _needs_output(attention.q_proj, attention.k_proj, attention.v_proj):
+        return function(x)
+    return recomputed([layer.input_norm, attention.q_proj, attention.k_proj, attention.v_proj], x, function=function)
+
+
+def _finish(layer: DecoderLayer, x: mx.array, attended: mx.array) -> list[mx.array]:
+    mlp, norm = layer.mlp, layer.post_attention_norm
+    o_proj = layer.attention.o_proj
+    x = x + recomputed([o_proj], attended, function=lambda x: [o_proj(x)])[0]
+
+    def widen(x: mx.array) -> Sequence[mx.array]:
+        x = norm(x)
+        return mlp.gate_proj(x), mlp.up_proj(x)
+
+    def narrow(gate: mx.array, up: mx.array) -> Sequence[mx.array]:
+        return [mlp.down_proj(silu_mul(gate, up))]
+
+    if _needs_output(mlp.gate_proj, mlp.up_proj, mlp.down_proj):
+        return [x + mlp(norm(x))]
+    gate, up = recomputed([norm, mlp.gate_proj, mlp.up_proj], x, function=widen)
+    return [x + recomputed([mlp.down_proj], gate, up, function=narrow)[0]]
+
+
+def _needs_output(*projections: nn.Module) -> bool:
+    """Whether a gradient is taken of a scale of the projection's output, as of DoRA's magnitudes."""
+    return any("m" in projection for projection in projections)
+
+
+def recomputed(
+    modules: Sequence[nn.Module], *args: mx.array, function: Callable[..., Sequence[mx.array]]
+) -> list[mx.array]:
+    """`function(*args)`, which uses `modules`: nothing inside is kept for the gradient, it is computed again instead.
+
+    Both times on the same stream and with the same random numbers (dropout). Of the second time only what the gradient
+    needs is really computed, and the gradient of `args` waits for those of the parameters: these would else keep
+    what was computed again until the end.
+    """
+    key, stream = draw_keys(1)[0], mx.default_stream(mx.default_device())
+    own = [_trainable(module) for module in modules]
+    names = [(i, name) for i, values in enumerate(own) for name in values]
+
+    def inner(*arrays: mx.array) -> list[mx.array]:
+        parameters: list[dict[str, mx.array]] = [{} for _ in modules]
+        for (i, name), value in zip(names, arrays, strict=False):
+            parameters[i][name] = value
+        with mx.stream(stream), standing_in(modules, parameters, key):
+            return list(function(*arrays[len(names) :]))
+
+    @mx.custom_function
+    def run(arrays: list[mx.array]) -> list[mx.array]:
+        return inner(*arrays)
+
+    @run.vjp
+    def run_vjp(arrays: list[mx.array], cotangents: list[mx.array], outputs: list[mx.array]) -> list[mx.array]:
+        _, found = mx.vjp(inner, mx.depends(arrays, cotangents), cotangents)
+        parameters, rest = found[: len(names)], found[len(names) :]
+        return [*parameters, *(mx.depends(rest, parameters) if parameters else rest)]
+
+    flat = [own[i][name] for i, name in names]
+    return cast("list[mx.array]", run([*flat, *args]))
+
+
+@contextmanager
+def standing_in(
+    modules: Sequence[nn.Module], parameters: Sequence[Mapping[str, mx.array]], key: mx.array
+) -> Iterator[None]:
+    """Other arrays in the place of modules' trainable parameters, and random numbers that start from `key`.
+
+    Both are put back: what stands in for a parameter inside a transformed function has no gradient outside of it.
+    """
+    state = _random_state()
+    outside, own = mx.array(state), [_trainable(module) for module in modules]
+    state[:] = key
+    _put(modules, parameters)
+    try:
+        yield
+    finally:
+        _put(modules, own)
+        state[:] = outside
+
+
+def _put(modules: Sequence[nn.Module], parameters: Sequence[Mapping[str, mx.array]]) -> None:
+    for module, values in zip(modules, parameters, strict=True):
+        module.update(tree_unflatten(list(values.items())))
+
+
+def _trainable(module: nn.Module) -> dict[str, mx.array]:
+    return dict(tree_flatten(module.trainable_parameters()))
+
+
+def draw_keys(count: int) -> mx.array:
+    """Keys (count, 2) of independent random numbers, drawn from the global ones."""
+    state = _random_state()
+    following, key = mx.random.split(state)
+    state[:] = following
+    return mx.random.split(key, count)
+
+
+def _random_state() -> mx.array:
+    """The key that the next random numbers are drawn with; written to in place, it changes them."""
+    state: mx.array = cast("list[mx.array]", mx.random.state)[0]
+    return state
