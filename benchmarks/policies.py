@@ -1,13 +1,15 @@
-"""What attention policies cost: prefill and decode of each beside none, on one model in one run.
+"""What attention policies cost: reading, writing and memory of each beside none, in one run.
 
     python benchmarks/policies.py                          # the built-in model and a random one of 160 M parameters
     python benchmarks/policies.py --attention var:cosine rave+var:cosine
+    python benchmarks/policies.py --families               # VAR on a random model of every family (families.py)
 
-Prefills and single tokens are interleaved (none, first policy, second policy, none, ...) and the fastest of each
-counts, so that what else the machine does falls on all of them; where it is busy, the ratio of processor time (CPU) is
-the steadier one. Prefill is a page of visual tokens, its features known already, and a question; what a policy plans
-for a prompt counts, what it learns about the model once does not. Ratios are over none; memory is MLX's peak in a
-prefill above what was held before.
+Readings and bursts of written tokens are taken in turns (none, first policy, second policy, none, ...) and the fastest
+of each counts, so that what else the machine does falls on all of them; where it is busy, the ratio of processor time
+(CPU) is the steadier one. Reading is a page of visual tokens, its features known already, and a question; what a
+policy plans for a prompt counts (for vflowopt, the vision tower), what it learns about the model once does not. The
+next token is queued before one is taken, as in a chat. Ratios are over none; memory is MLX's peak in a reading above
+what was held before. Output is a Markdown table.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import checkpoint
+import families
 import mlx.core as mx
+import numpy as np
 from PIL import Image
 
 import rave_mlx
@@ -30,46 +34,65 @@ from rave_mlx.attention.policies.registry import POLICIES
 from rave_mlx.cache import Cache
 from rave_mlx.errors import UsageError
 from rave_mlx.generation import encode, prefill, step
+from rave_mlx.messages import read_messages
 from rave_mlx.models.lmm import LMM
-from rave_mlx.prompt import Prompt
+from rave_mlx.prompt import Message, Prompt
 
 INF = float("inf")
 QUESTION = "What is the total of this page, and who wrote it?"
+BURST = 8
+"""Written tokens that are timed together."""
 MODELS = ("built-in", "random 160 M")
-FIRST = {"built-in": ("rave", "var:cosine", "rave+var:cosine"),
-         "random 160 M": ("var:dims=3/14,tau=2.5", "var:released,dims=3/14,tau=2.5", "var:cosine")}  # fmt: skip
+SINKS = "dims=3/14,tau=2.5"
 """A random model has no sink dimensions, so two are named, with a threshold that some tokens reach."""
+FIRST = {"built-in": ("rave", "var:cosine", "rave+var:cosine"),
+         "random 160 M": (f"var:{SINKS}", f"var:released,{SINKS}", "var:cosine")}  # fmt: skip
+APART = ("var", "mma", "carve", "funnel")
+"""Policies that are not in the default list: given with settings, or several answers and readings long."""
 
 
 @dataclass
 class Cost:
-    """The fastest prefill and the fastest decoded token, by the clock and by the processors' time, in seconds; the peak
-    bytes of a prefill."""
+    """The fastest reading and the fastest written token, by the clock and by the processors' time, in seconds; the peak
+    bytes of a reading."""
 
     prefill: tuple[float, float] = (INF, INF)
     decode: tuple[float, float] = (INF, INF)
     peak: int = 0
 
 
-def timed(work: Callable[[], mx.array], best: tuple[float, float]) -> tuple[float, float]:
-    """Seconds by the clock and by the processors' time, or the best so far where those are less."""
+def timed(work: Callable[[], object], best: tuple[float, float], count: int = 1) -> tuple[float, float]:
+    """Seconds by the clock and by the processors' time for one of `count`, or the best so far where those are less."""
     clock, cpu = time.perf_counter(), time.process_time()
-    mx.eval(work())
-    return min(best[0], time.perf_counter() - clock), min(best[1], time.process_time() - cpu)
+    work()
+    spent = time.perf_counter() - clock, time.process_time() - cpu
+    return min(best[0], spent[0] / count), min(best[1], spent[1] / count)
 
 
-def read(lmm: LMM, prompt: Prompt, features: dict[str, mx.array], attention: str, cost: Cost) -> Cache:
-    """One timed prefill; returns the cache."""
+def read(
+    lmm: LMM, messages: Sequence[Message], features: Mapping[str, mx.array], attention: str, cost: Cost
+) -> tuple[Prompt, Cache]:
+    """One timed reading; returns the prompt that was read and the cache."""
     chosen = steering(attention)
     cache = lmm.make_cache(gate=chosen.gate, policies=chosen.policies)
     if cache.run is not None:
         cache.run.prepare(lmm)
+    found = [lmm.prompt(messages)]
+    revising = [policy for policy in chosen.policies if policy.has("revise")]
+
+    def work() -> None:
+        known, shown = dict(features), messages
+        for policy in revising:
+            shown = policy.revise(lmm, shown, chosen.gate, known)
+            found[0] = lmm.prompt(shown)
+        mx.eval(prefill(lmm, found[0], cache, features=known))
+
     mx.clear_cache()
     mx.reset_peak_memory()
     held = mx.get_active_memory()
-    cost.prefill = timed(lambda: prefill(lmm, prompt, cache, features=features), cost.prefill)
+    cost.prefill = timed(work, cost.prefill)
     cost.peak = max(cost.peak, mx.get_peak_memory() - held)
-    return cache
+    return found[0], cache
 
 
 def accepts(lmm: LMM, attention: str) -> bool:
@@ -82,51 +105,73 @@ def accepts(lmm: LMM, attention: str) -> bool:
     return True
 
 
-def one_step(lmm: LMM, cache: Cache, count: int, position: int) -> mx.array:
-    """Logits after one more token."""
-    return step(lmm, cache, mx.array([20 + count % 200]), position)
+def write(lmm: LMM, prompt: Prompt, cache: Cache, count: int) -> None:
+    """Write tokens, the next one queued before one is taken, and forget them."""
+    token = mx.array([20])
+    for index in range(count):
+        following = mx.argmax(step(lmm, cache, token, prompt.token_map.next_position + index), axis=-1)
+        mx.async_eval(following)
+        np.asarray(token)
+        token = following
+    np.asarray(token)
+    cache.trim(len(prompt))
 
 
-def compare(name: str, lmm: LMM, attentions: Sequence[str], rounds: int, tokens: int) -> None:
-    """Print the table of one model."""
-    side = 16 if name == "built-in" else 28
-    page = Image.fromarray(checkpoint.page(31 * side, 32 * side))
-    content = [{"type": "image", "image": page}, {"type": "text", "text": QUESTION}]
-    prompt = lmm.prepare([{"role": "user", "content": content}])
+def compare(
+    name: str, lmm: LMM, page: tuple[int, int], attentions: Sequence[str], rounds: int, bursts: int
+) -> list[str]:
+    """Measure one model; returns the rows of its table."""
+    image = Image.fromarray(checkpoint.page(*page))
+    content = [{"type": "image", "image": image}, {"type": "text", "text": QUESTION}]
+    messages = read_messages([{"role": "user", "content": content}], lmm.config.image)
+    prompt = lmm.prompt(messages)
     features = {image.digest: encode(lmm, image) for image in prompt.images}
     costs = {attention: Cost() for attention in ["none", *attentions] if accepts(lmm, attention)}
     for _ in range(rounds):
-        caches = {attention: read(lmm, prompt, features, attention, cost) for attention, cost in costs.items()}
-    first = prompt.token_map.next_position
-    for count in range(tokens):
+        read_now = {attention: read(lmm, messages, features, attention, cost) for attention, cost in costs.items()}
+    for _ in range(bursts):
         for attention, cost in costs.items():
-            cost.decode = timed(partial(one_step, lmm, caches[attention], count, first + count), cost.decode)
-    print(f"\n{name}: {len(prompt)} tokens, {prompt.visual_tokens} visual; best of {rounds} and of {tokens} tokens")
-    print(
-        f"{'':34} {'prefill':>8} {'ratio':>6} {'CPU':>5} {'token':>8} {'ratio':>6} {'CPU':>5} {'peak':>8} {'ratio':>6}"
-    )
+            cost.decode = timed(partial(write, lmm, *read_now[attention], BURST), cost.decode, BURST)
     base = costs["none"]
+    rows = []
     for attention, cost in costs.items():
-        read_ratio, read_cpu = (a / b for a, b in zip(cost.prefill, base.prefill, strict=True))
-        ratio, cpu = (a / b for a, b in zip(cost.decode, base.decode, strict=True))
-        print(
-            f"{attention:34} {cost.prefill[0]:6.2f} s {read_ratio:6.2f} {read_cpu:5.2f} {1e3 * cost.decode[0]:5.1f} ms "
-            f"{ratio:6.2f} {cpu:5.2f} {cost.peak / 1e6:5.0f} MB {cost.peak / base.peak:6.2f}"
-        )
+        first = f"{name}, {prompt.visual_tokens} visual tokens" if cost is base else ""
+        reading = f"{1e3 * cost.prefill[0]:.0f} ms | {ratios(cost.prefill, base.prefill)}"
+        writing = f"{1e3 * cost.decode[0]:.2f} ms | {ratios(cost.decode, base.decode)}"
+        rows.append(f"| {first} | `{attention}` | {reading} | {writing} | {cost.peak / 1e6:.0f} MB |")
+        print(rows[-1], flush=True)
+    return rows
+
+
+def ratios(cost: tuple[float, float], base: tuple[float, float]) -> str:
+    """Over none, by the clock and by the processors' time."""
+    return " | ".join(f"{spent / least:.2f}" for spent, least in zip(cost, base, strict=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--attention", nargs="+", help="policies to compare with none; default: all")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--model", choices=MODELS, help="only this one")
+    parser.add_argument("--attention", nargs="+", help="policies to compare with none; default: all, VAR for families")
+    parser.add_argument("--rounds", type=int, default=5, help="readings of each")
+    parser.add_argument("--bursts", type=int, default=6, help=f"times that {BURST} tokens are written with each")
+    parser.add_argument("--model", choices=[*MODELS, *families.SHAPES], help="only this one")
+    parser.add_argument("--families", action="store_true", help="a random model of every family")
     args = parser.parse_args()
+    names = [args.model] if args.model else list(families.SHAPES if args.families else MODELS)
+    print("| model | policy | reading | × none | CPU | a written token | × none | CPU | peak |")
+    print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for name in MODELS if args.model is None else [args.model]:
-            lmm = rave_mlx.load() if name == "built-in" else rave_mlx.load(checkpoint.build(Path(folder) / "model"))
-            others = [policy for policy in POLICIES if policy not in ("var", "mma")]
-            compare(name, lmm, args.attention or [*FIRST[name], "mma:force=true", *others], args.rounds, args.tokens)
+        for name in names:
+            others = ["mma:force=true", *(policy for policy in POLICIES if policy not in APART)]
+            if name in families.SHAPES:
+                lmm, page = families.build(families.SHAPES[name], Path(folder) / name), families.SHAPES[name].page
+                chosen = args.attention or [f"var:{SINKS}", f"var:released,{SINKS}"]
+            else:
+                built_in = name == "built-in"
+                lmm = rave_mlx.load(None if built_in else checkpoint.build(Path(folder) / "model"))
+                page = (13 * 16, 21 * 16) if built_in else (868, 896)
+                chosen = args.attention or [*FIRST[name], *others]
+            compare(name, lmm, page, chosen, args.rounds, args.bursts)
+            del lmm
 
 
 if __name__ == "__main__":
