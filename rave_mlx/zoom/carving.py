@@ -39,26 +39,33 @@ def carved(
     if latest is None or config is None:
         return list(messages)
     originals = latest.originals(policy.name)
-    prompts = [lmm.prompt(messages), lmm.prompt(ask_instead(messages, lambda _: DESCRIBE))]
+    prompts = [lmm.prompt(messages)]
+    if policy.contrast:
+        prompts.append(lmm.prompt(ask_instead(messages, lambda _: DESCRIBE)))
     layers = list(policy.watched(lmm.config.text.num_layers))
     seen = answer_attention(lmm, prompts, layers=layers, tokens=policy.tokens, gate=gate, features=features)
     of_image = [prompt.token_map.image[prompt.token_map.visual] for prompt in prompts]
     shown = []
     for number, (part, original) in enumerate(zip(latest.parts, originals, strict=True), latest.first):
-        asked, general = (
+        asked, *general = (
             page_maps(rows[..., owner == number], part.patches, lmm.config)
             for rows, owner in zip(seen, of_image, strict=True)
         )
-        refined = _refined(policy, part, original, fuse(asked, general, policy.lam), config)
+        heat = fuse(contrast(asked, general[0], policy.lam) if general else asked)
+        refined = _refined(policy, part, original, heat, config)
         shown.append([part, refined] if policy.page and refined is not part else [refined])
     return latest.put(messages, shown)
 
 
-def fuse(asked: Floats, general: Floats, lam: float) -> Floats:
-    """S (rows, columns) from A^(Q) and A^(G) (tokens, layers, rows, columns), of which the shorter answer decides."""
+def contrast(asked: Floats, general: Floats, lam: float) -> Floats:
+    """A from A^(Q) and A^(G) (tokens, ...), as far as both answers go."""
     steps = min(len(asked), len(general))
-    contrast = asked[:steps] / (general[:steps] + lam)
-    total: Floats = np.einsum("tlyx,t->yx", contrast, np.arange(1.0, steps + 1))
+    return asked[:steps] / (general[:steps] + lam)
+
+
+def fuse(heat: Floats) -> Floats:
+    """S (rows, columns) from A (tokens, layers, rows, columns)."""
+    total: Floats = np.einsum("tlyx,t->yx", heat, np.arange(1.0, len(heat) + 1))
     return total
 
 

@@ -28,12 +28,14 @@ def page_maps(values: Floats, image: ImagePatches, config: LMMConfig) -> Floats:
     found = places(image, config.image, config.connector)
     columns, rows = (max(1, round(side / cell)) for side, cell in zip(image.size, found.cell, strict=True))
     shown = np.isfinite(found.boxes).all(axis=1)
-    boxes = found.boxes[shown] / np.tile([image.size[0] / columns, image.size[1] / rows], 2)
+    boxes = found.boxes[shown]
     flat = values.reshape(-1, values.shape[-1])[:, shown].T
-    density = flat / ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[:, None]
+    cells = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (found.cell[0] * found.cell[1])
+    density = flat / cells[:, None]
     # Four corners a box in a table of differences; its sums along both axes are the map.
     corners = np.zeros((rows + 1, columns + 1, flat.shape[1]))
-    left, top, right, bottom = np.rint(boxes).astype(np.int64).T
+    edges = boxes * np.tile([columns / image.size[0], rows / image.size[1]], 2)
+    left, top, right, bottom = np.rint(edges).astype(np.int64).T
     for x, y, sign in ((left, top, 1), (right, top, -1), (left, bottom, -1), (right, bottom, 1)):
         np.add.at(corners, (y, x), sign * density)
     filled = corners.cumsum(axis=0).cumsum(axis=1)[:rows, :columns]

@@ -16,6 +16,10 @@ regions, 2 or 3; the code reads page and refined image together and keeps max(3,
 26 they are scaled by depth, as if they were those of 28. Other deviations: several images, each with its own map; the
 map is scaled to at most 2^20 pixels, and the box to the page from there; the code adds "Answer the question using a
 single word or phrase." to both prompts, here questions are asked as they are.
+
+Preset `document` is not theirs: on a page that is mostly blank, both answers look at the print alone, and the contrast
+of two small numbers beside it is noise that pulls the box away. It takes A^(Q) itself, of all layers but the first
+third, and the box around the one heaviest region, with everything that is in it.
 """
 
 from __future__ import annotations
@@ -50,6 +54,7 @@ class CARVE(Policy):
         regions: how many regions are kept at least.
         share: share of all regions that is kept, where that is more.
         page: whether the page is read as well, before the refined image.
+        contrast: whether A is the contrast; without it, A^(Q), and no description is asked for.
         fill: what the rest of the box becomes; none: stays as it is.
         lam: lambda of the contrast.
         tokens: longest answer of the two that are watched.
@@ -59,13 +64,26 @@ class CARVE(Policy):
     """
 
     name: ClassVar[str] = "carve"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "released": {"share": 0.2, "page": True}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {},
+        "released": {"share": 0.2, "page": True},
+        "document": {
+            "p": 0.05,
+            "regions": 1,
+            "contrast": False,
+            "fill": "none",
+            "first": 9,
+            "last": 27,
+            "of": _SHALLOWEST,
+        },
+    }
     originals: ClassVar[bool] = True
 
     p: float = 0.2
     regions: int = 3
     share: float = 0.0
     page: bool = False
+    contrast: bool = True
     fill: Literal["black", "white", "none"] = "black"
     lam: float = 1e-8
     tokens: int = 32
