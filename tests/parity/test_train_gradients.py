@@ -65,11 +65,16 @@ def test_the_loss_is_transformers_with_labels(name, tmp_path):
         assert abs(float(total) / count / expected - 1) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_gradients_are_pefts(kind, tmp_path):
-    model = reference.hf_model(CASE)
-    base = reference.checkpoint(CASE, model, tmp_path / "hf")
-    lmm = rave_mlx.load(base)
+PARTS = {
+    "lora_a": "lora_A.default.weight",
+    "lora_b": "lora_B.default.weight",
+    "m": "lora_magnitude_vector.default.weight",
+}
+
+
+def adapted(base, kind, **options):
+    """Our model with random updates, which alone train."""
+    lmm = rave_mlx.load(base, **options)
     lmm.freeze()
     config = AdapterConfig(rank=4, scale=1.5, modules=MODULES, kind=kind)
     adapters.attach(lmm, config)
@@ -79,28 +84,72 @@ def test_gradients_are_pefts(kind, tmp_path):
     drawn = [(n, mx.array(rng.normal(0, 0.2, weights[n].shape).astype(np.float32))) for n in names]
     lmm.load_weights(drawn, strict=False)
     lmm.unfreeze(keys=["lora_a", "lora_b", "m"], strict=False)
+    return lmm, config
+
+
+def our_gradients(lmm, batch):
+    """The summed loss and its gradients by canonical name."""
+    value, grads = nn.value_and_grad(lmm, lambda m: loss(m, batch)[0])(lmm)
+    return float(value), {n: np.array(g.astype(mx.float32)) for n, g in tree_flatten(grads)}
+
+
+def their_gradients(model, adapter, examples, batch):
+    """The same of torch and peft, by our names, factors turned round."""
+    theirs = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    theirs.train()
+    inputs = reference.batch(CASE, [e.prompt for e in examples])
+    dtype = next(p.dtype for n, p in theirs.named_parameters() if "lora" not in n)
+    inputs = {n: x.to(dtype) if x.is_floating_point() else x for n, x in inputs.items()}
+    found = theirs(**inputs, labels=labels(examples))
+    (found.loss.float() * batch.count).backward()
+    named = {}
+    for path, p in theirs.named_parameters():
+        if p.grad is None:
+            continue
+        stem = path.removeprefix("base_model.model.model.language_model.").replace("self_attn", "attention")
+        ours, part = next((o, t) for o, t in PARTS.items() if stem.endswith(t))
+        named[f"decoder.{stem.removesuffix(part)}{ours}"] = p.grad.float().numpy().T
+    theirs.unload()
+    return found.loss.item() * batch.count, named
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_gradients_are_pefts(kind, tmp_path):
+    model = reference.hf_model(CASE)
+    base = reference.checkpoint(CASE, model, tmp_path / "hf")
+    lmm, config = adapted(base, kind)
     examples = rows(CASE, lmm)
     batch = collate(examples)
-
     adapters.save(lmm, config, tmp_path / "ours")
     export_peft(tmp_path / "ours", base, tmp_path / "peft")
-    theirs = peft.PeftModel.from_pretrained(model, tmp_path / "peft", is_trainable=True)
-    theirs.train()
-    found = theirs(**reference.batch(CASE, [e.prompt for e in examples]), labels=labels(examples))
-    (found.loss * batch.count).backward()
-    expected = {n: p.grad.numpy() for n, p in theirs.named_parameters() if p.grad is not None}
-
-    value, grads = nn.value_and_grad(lmm, lambda m: loss(m, batch)[0])(lmm)
-    assert abs(float(value) / (found.loss.item() * batch.count) - 1) < 1e-5
-    ours = dict(tree_flatten(grads))
-    assert len(ours) == len(expected) == len(MODULES) * (2 if kind == "lora" else 3)
-    parts = {
-        "lora_a": "lora_A.default.weight",
-        "lora_b": "lora_B.default.weight",
-        "m": "lora_magnitude_vector.default.weight",
-    }
+    right, expected = their_gradients(model, tmp_path / "peft", examples, batch)
+    value, ours = our_gradients(lmm, batch)
+    assert abs(value / right - 1) < 1e-5
+    assert ours.keys() == expected.keys() and len(ours) == len(MODULES) * (2 if kind == "lora" else 3)
     for name, grad in ours.items():
-        module, _, part = name.removeprefix("decoder.").rpartition(".")
-        path = f"base_model.model.model.language_model.{module.replace('attention', 'self_attn')}.{parts[part]}"
-        assert np.abs(expected[path]).max() > 1e-4, name
-        assert relative(np.array(grad).T, expected[path]) <= 1e-4, name
+        assert np.abs(expected[name]).max() > 1e-4, name
+        assert relative(grad, expected[name]) <= 1e-4, name
+
+
+def test_bfloat16_costs_no_more_than_in_torch(tmp_path):
+    """Against float32 with the same, rounded weights: ours in bfloat16, and torch with peft in bfloat16."""
+    rounded = reference.hf_model(CASE).to(torch.bfloat16).to(torch.float32)
+    base = reference.checkpoint(CASE, rounded, tmp_path / "hf")
+    lmm, config = adapted(base, "lora")
+    examples = rows(CASE, lmm)
+    batch = collate(examples)
+    adapters.save(lmm, config, tmp_path / "ours")
+    export_peft(tmp_path / "ours", base, tmp_path / "peft")
+    right, expected = our_gradients(lmm, batch)
+    half, _ = adapted(base, "lora", dtype="bfloat16")
+    assert half.decoder.norm.weight.dtype == mx.bfloat16
+    losses, errors = {}, {}
+    for name, (value, found) in {
+        "ours": our_gradients(half, batch),
+        "torch": their_gradients(rounded.to(torch.bfloat16), tmp_path / "peft", examples, batch),
+    }.items():
+        assert found.keys() == expected.keys()
+        losses[name] = abs(value / right - 1)
+        errors[name] = relative(*(np.concatenate([g[n].ravel() for n in expected]) for g in (found, expected)))
+    assert losses["ours"] < 0.01 and errors["ours"] < 0.1, (losses, errors)
+    assert errors["ours"] <= 1.3 * errors["torch"], errors
