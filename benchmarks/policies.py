@@ -4,21 +4,22 @@
     python benchmarks/policies.py --attention var:cosine rave+var:cosine
     python benchmarks/policies.py --families               # VAR on a random model of every family (families.py)
 
-Readings and bursts of written tokens are taken in turns (none, first policy, second policy, none, ...) and the fastest
-of each counts, so that what else the machine does falls on all of them; where it is busy, the ratio of processor time
-(CPU) is the steadier one. Reading is a page of visual tokens, its features known already, and a question; what a
-policy plans for a prompt counts (for vflowopt, the vision tower), what it learns about the model once does not. The
-next token is queued before one is taken, as in a chat. Ratios are over none; memory is MLX's peak in a reading above
-what was held before. Output is a Markdown table.
+Readings and bursts of written tokens are taken in turns (none, first policy, second policy, none, ...), so that what
+else the machine does falls on all of them. Times are the fastest; "× none" is the ratio of these, "CPU" the median over
+the turns of the ratio of processor times to none's in the same turn, the steadier one on a busy machine. Reading is a
+page of visual tokens, its features known already, and a question; what a policy plans for a prompt counts (for
+vflowopt, the vision tower), what it learns about the model once does not. The next token is queued before one is taken,
+as in a chat. Memory is MLX's peak in a reading above what was held before. Output is a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -38,9 +39,8 @@ from rave_mlx.messages import read_messages
 from rave_mlx.models.lmm import LMM
 from rave_mlx.prompt import Message, Prompt
 
-INF = float("inf")
 QUESTION = "What is the total of this page, and who wrote it?"
-BURST = 8
+BURST = 4
 """Written tokens that are timed together."""
 MODELS = ("built-in", "random 160 M")
 SINKS = "dims=3/14,tau=2.5"
@@ -53,20 +53,19 @@ APART = ("var", "mma", "carve", "funnel")
 
 @dataclass
 class Cost:
-    """The fastest reading and the fastest written token, by the clock and by the processors' time, in seconds; the peak
+    """What every reading and every written token took, by the clock and by the processors' time, in seconds; the peak
     bytes of a reading."""
 
-    prefill: tuple[float, float] = (INF, INF)
-    decode: tuple[float, float] = (INF, INF)
+    reading: list[tuple[float, float]] = field(default_factory=list)
+    writing: list[tuple[float, float]] = field(default_factory=list)
     peak: int = 0
 
 
-def timed(work: Callable[[], object], best: tuple[float, float], count: int = 1) -> tuple[float, float]:
-    """Seconds by the clock and by the processors' time for one of `count`, or the best so far where those are less."""
+def timed(work: Callable[[], object], count: int = 1) -> tuple[float, float]:
+    """Seconds by the clock and by the processors' time for one of `count`."""
     clock, cpu = time.perf_counter(), time.process_time()
     work()
-    spent = time.perf_counter() - clock, time.process_time() - cpu
-    return min(best[0], spent[0] / count), min(best[1], spent[1] / count)
+    return (time.perf_counter() - clock) / count, (time.process_time() - cpu) / count
 
 
 def read(
@@ -90,7 +89,7 @@ def read(
     mx.clear_cache()
     mx.reset_peak_memory()
     held = mx.get_active_memory()
-    cost.prefill = timed(work, cost.prefill)
+    cost.reading.append(timed(work))
     cost.peak = max(cost.peak, mx.get_peak_memory() - held)
     return found[0], cache
 
@@ -131,28 +130,29 @@ def compare(
         read_now = {attention: read(lmm, messages, features, attention, cost) for attention, cost in costs.items()}
     for _ in range(bursts):
         for attention, cost in costs.items():
-            cost.decode = timed(partial(write, lmm, *read_now[attention], BURST), cost.decode, BURST)
+            cost.writing.append(timed(partial(write, lmm, *read_now[attention], BURST), BURST))
     base = costs["none"]
     rows = []
     for attention, cost in costs.items():
         first = f"{name}, {prompt.visual_tokens} visual tokens" if cost is base else ""
-        reading = f"{1e3 * cost.prefill[0]:.0f} ms | {ratios(cost.prefill, base.prefill)}"
-        writing = f"{1e3 * cost.decode[0]:.2f} ms | {ratios(cost.decode, base.decode)}"
+        reading, writing = cells(cost.reading, base.reading, 0), cells(cost.writing, base.writing, 2)
         rows.append(f"| {first} | `{attention}` | {reading} | {writing} | {cost.peak / 1e6:.0f} MB |")
         print(rows[-1], flush=True)
     return rows
 
 
-def ratios(cost: tuple[float, float], base: tuple[float, float]) -> str:
-    """Over none, by the clock and by the processors' time."""
-    return " | ".join(f"{spent / least:.2f}" for spent, least in zip(cost, base, strict=True))
+def cells(cost: Sequence[tuple[float, float]], base: Sequence[tuple[float, float]], digits: int) -> str:
+    """The fastest time, its ratio over none's, and the median ratio of processor times."""
+    fastest, least = (min(clock for clock, _ in times) for times in (cost, base))
+    cpu = statistics.median(spent / other for (_, spent), (_, other) in zip(cost, base, strict=True))
+    return f"{1e3 * fastest:.{digits}f} ms | {fastest / least:.2f} | {cpu:.2f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--attention", nargs="+", help="policies to compare with none; default: all, VAR for families")
     parser.add_argument("--rounds", type=int, default=5, help="readings of each")
-    parser.add_argument("--bursts", type=int, default=6, help=f"times that {BURST} tokens are written with each")
+    parser.add_argument("--bursts", type=int, default=16, help=f"times that {BURST} tokens are written with each")
     parser.add_argument("--model", choices=[*MODELS, *families.SHAPES], help="only this one")
     parser.add_argument("--families", action="store_true", help="a random model of every family")
     args = parser.parse_args()
