@@ -148,6 +148,9 @@ class Session:
         known = set(self._features)
         for policy in self._steering.policies:
             shown = list(policy.revise(self.lmm, shown, self._steering.gate, self._features))
+        sampling = self.sampling
+        for policy in self._steering.policies:
+            sampling = policy.guide(self.lmm, shown, sampling)
         prompt = self.lmm.prompt(shown)
         cache, reused = self._reuse(prompt)
         encoded = len(self._features.keys() - known) + self._encode(prompt, reused)
@@ -160,7 +163,7 @@ class Session:
         try:
             logits = prefill(self.lmm, prompt, cache, features=self._features)
             features = self._features
-            for token in decode(self.lmm, prompt, cache, logits, self.sampling, max_tokens=limit, features=features):
+            for token in decode(self.lmm, prompt, cache, logits, sampling, max_tokens=limit, features=features):
                 clock.tick()
                 ids.append(token)
                 stopped = token in self.lmm.config.tokens.stop

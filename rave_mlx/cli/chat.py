@@ -34,8 +34,8 @@ def chat(
             metavar="NAME[:PRESET][:KEY=VALUE,...]",
             help="Where the model looks. rave: use its pair gates; none: leave them out; default: rave where there are "
             "gates. Or a policy: var, mma, gift, act, vhr, paint, pai, aif, ee-mllm, iri, dyvte, debias, visiondrop, "
-            "carve, funnel; with presets and settings as in var:released,rho=0.4, and gates as in rave+var:paper. A "
-            "model trained with the mutual mask (AKI) always uses it.",
+            "vflowopt, carve, funnel, guidance; with presets and settings as in var:released,rho=0.4, and gates as in "
+            "rave+var:paper. A model trained with the mutual mask (AKI) always uses it.",
             rich_help_panel=_READING,
         ),
     ] = None,

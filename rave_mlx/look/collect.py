@@ -87,6 +87,8 @@ def _check(lmm: LMM, chosen: Steering, messages: Sequence[Mapping[str, Any]] | P
     for each in chosen.policies:
         if each.has("after_block"):
             raise UsageError(f"--attention {each.name} drops tokens on the way; look shows policies that keep all")
+        if each.has("guide"):
+            raise UsageError(f"--attention {each.name} acts on the answer's logits; look shows attention")
         if each.has("revise") and isinstance(messages, Prompt):
             raise UsageError(f"--attention {each.name} rewrites the question; give messages, not a prompt")
     return image, connector

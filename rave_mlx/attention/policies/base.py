@@ -8,6 +8,7 @@ to that conversation's cache. Hooks run in this order, and a policy implements t
 |------------------------------|---------------------------------------|---------------------------------------------|
 | revise                       | the conversation's messages, the gate | messages to read instead                    |
 | prepare, plan                | the model; the model and the prompt   | what `Context.plan` then holds              |
+| guide                        | the messages, the way of sampling     | another way of sampling                     |
 | on_block_input               | block input x                         | nothing: writes state                       |
 | edit_qk                      | rotated q, k, and v of the new tokens | q, k, v                                     |
 | visible                      | boolean mask                          | boolean mask                                |
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from rave_mlx.config import LMMConfig
     from rave_mlx.models.lmm import LMM
     from rave_mlx.prompt import Message, Prompt
+    from rave_mlx.sampling import Sampling
 
 Phase = Literal["prefill", "decode"]
 Rows = Literal["all", "text", "last"]
@@ -178,6 +180,10 @@ class Policy:
             features: of images by digest; what is added is not computed again.
         """
         return messages
+
+    def guide(self, lmm: LMM, messages: Sequence[Message], sampling: Sampling) -> Sampling:
+        """How the tokens of the answer to these messages (as revised) are drawn, instead of `sampling`."""
+        return sampling
 
     def prepare(self, lmm: LMM) -> Mapping[str, Any]:
         """What it has to know about the model; called once a conversation, before anything is read."""

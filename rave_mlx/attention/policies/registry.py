@@ -11,6 +11,7 @@ from rave_mlx.attention.policies.dyvte import DyVTE
 from rave_mlx.attention.policies.ee_mllm import EEMLLM
 from rave_mlx.attention.policies.funnel import VisualFunnel
 from rave_mlx.attention.policies.gift import GIFT
+from rave_mlx.attention.policies.guidance import Guidance
 from rave_mlx.attention.policies.iri import IRI
 from rave_mlx.attention.policies.mma import MMA
 from rave_mlx.attention.policies.paint import PAI, PAINT
@@ -38,5 +39,6 @@ POLICIES: dict[str, type[Policy]] = {
         VFlowOpt,
         CARVE,
         VisualFunnel,
+        Guidance,
     )
 }
