@@ -180,7 +180,7 @@ def _block(
             if each.policy.has("group_weights"):
                 masses = _times(weights, marks) / total
                 factors = _only(each, each.policy.group_weights(each.context, masses), 1.0, start, stop)
-                weights = weights * (1 + _times(factors - 1, marks.swapaxes(-1, -2)))
+                weights = weights * _times(factors - 1, marks.swapaxes(-1, -2), plus=1.0)
                 total = mx.sum(weights, axis=-1, keepdims=True)
             if each.policy.has("observe_masses"):
                 observed.append((each, marks))
@@ -229,10 +229,12 @@ def _per_group(x: mx.array, y: mx.array) -> mx.array:
     return stacked.reshape(batch, heads, rows, -1)
 
 
-def _times(x: mx.array, y: mx.array) -> mx.array:
-    """x (B, H, rows, n) times y (B, n, m): (B, H, rows, m)."""
+def _times(x: mx.array, y: mx.array, plus: float = 0.0) -> mx.array:
+    """x (B, H, rows, n) times y (B, n, m), plus a number: (B, H, rows, m)."""
     batch, heads, rows, width = x.shape
-    return (x.reshape(batch, -1, width) @ y).reshape(batch, heads, rows, -1)
+    stacked = x.reshape(batch, -1, width)
+    product = mx.addmm(mx.array(plus), stacked, y) if plus else stacked @ y
+    return product.reshape(batch, heads, rows, -1)
 
 
 def _gate_bias(gate: GateTerms, num_heads: int, num_kv_heads: int, num_keys: int) -> mx.array:

@@ -142,6 +142,7 @@ class VAR(Policy):
             sink = self._sinks(ctx.x, reference) & tokens.marks("valid")[:, new]
             visual = tokens.marks("visual")[:, new]
             marks = mx.stack([sink & visual, sink & ~visual, visual & ~sink], axis=-1).astype(mx.float32)
+            ctx.state.pop("idle", None)
         groups.write(ctx.start, marks)
 
     def _acts_in(self, ctx: Context) -> bool:
@@ -170,11 +171,20 @@ class VAR(Policy):
         return self._sinks(x, reference)[..., None] * mx.array(_OTHER_SINK)
 
     def key_groups(self, ctx: Context) -> mx.array | None:
-        """Visual sinks, other sinks, visual tokens that are no sinks; None where there are no sinks."""
+        """Visual sinks, other sinks, visual tokens that are no sinks; None where they change nothing."""
         if not self._acts_in(ctx):
             return None
         groups: KeyRows = ctx.state["groups"]
-        return groups.upto(len(ctx.tokens))
+        marks = groups.upto(len(ctx.tokens))
+        return None if self._is_idle(ctx, marks) else marks
+
+    def _is_idle(self, ctx: Context, marks: mx.array) -> bool:
+        """Whether no token of an answer is steered in the layer: its prompt had no visual sink, and one is needed."""
+        if ctx.phase == "prefill" or self.generated or not self.need_visual_sink:
+            return False
+        if "idle" not in ctx.state:
+            ctx.state["idle"] = not mx.any(marks[..., 0]).item()
+        return bool(ctx.state["idle"])
 
     def group_weights(self, ctx: Context, masses: mx.array) -> mx.array:
         counts = [ctx.tokens.count_visual(ctx.keys)] if self.test == "sink" else []
