@@ -27,6 +27,7 @@ from rave_mlx.images import cut_patches, fit_size
 from rave_mlx.look import collect
 from rave_mlx.look.maps import spread
 from rave_mlx.look.places import places
+from rave_mlx.look.pointing import score
 from rave_mlx.prompt import ImagePart, TextPart
 from rave_mlx.sampling import Sampling
 from rave_mlx.session import Session
@@ -546,6 +547,11 @@ def test_look_shows_the_crop_beside_the_page(built_in):
     assert len(seen.images) == 2
     assert seen.images[0].picture.size == page.size
     assert set(seen.image.tolist()) == {0, 1}
+
+
+def test_pointing_refuses_what_is_not_the_page(built_in):
+    with pytest.raises(UsageError, match="^--pointing: carve cuts parts out of the page"):
+        score(built_in, [], policy="rave+carve")
 
 
 # The command line

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rave_mlx.attention.policies.parse import steering
+from rave_mlx.errors import UsageError
 from rave_mlx.evaluate.metrics import exact
 from rave_mlx.look.collect import collect
 from rave_mlx.look.maps import AttentionMap, Floats, default_layers
@@ -137,7 +139,13 @@ def score(
         questions: from `targets`.
         policy: as of `Session`.
         progress: called with the number of questions asked so far.
+
+    Raises:
+        UsageError: for a policy that shows the model something else than the page.
     """
+    for each in steering(policy).policies:
+        if each.has("revise"):
+            raise UsageError(f"--pointing: {each.name} cuts parts out of the page; what is pointed at there has no box")
     found: list[_Found] = []
     name = policy or ""
     for number, target in enumerate(questions, 1):
