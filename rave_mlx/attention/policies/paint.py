@@ -4,7 +4,7 @@ For the token that is about to be written, the score s of a visual key becomes s
 layers but the first two.
 
 PAI adds alpha |s| to every visual key (`LALBJ/PAI`, 4a085d1). Its second half, guidance against the text-only
-prediction, acts on logits and is not part of an attention policy.
+prediction, acts on logits and is the policy `guidance`.
 
 PAINT asks the vision tower which tokens matter: alpha for the quarter that the class token attends to most in the
 tower's first layer ("local"), beta for the outliers (above Q3 + 1.5 IQR) of its last layer but one ("summary"), which
