@@ -152,8 +152,7 @@ SHAPES: dict[str, Shape] = {
          "num_vision_tokens": 144, "text_config": _PHI_TEXT,
          "vision_config": _tower("siglip_vision_model", 384, 14)},
         (672, 672), {}, "<image>",
-        ("<s>", "<|assistant|>", "<|system|>", "<|end|>", "<|endoftext|>", "<|user|>", "<pad>", "<image>",
-         "<|endofchunk|>"),
+        ("<s>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>", "<pad>", "<image>", "<|endofchunk|>"),
     ),
 }  # fmt: skip
 _TEMPLATE = (
@@ -174,8 +173,10 @@ def build(shape: Shape, folder: Path) -> LMM:
         tokenizer["added_tokens"].append({"id": index, "content": content, "special": True, **flags})
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     source = Source(folder, shape.config, {"eos_token_id": 31999}, shape.processor, {})
-    config = LMMConfig.from_dict(detect(shape.config, "config").config(source).to_dict())
+    family = detect(shape.config, "config")
+    config = LMMConfig.from_dict(family.config(source).to_dict())
+    template = family.template or _TEMPLATE.replace("IMAGE", shape.image)
     mx.random.seed(0)
-    lmm = loading.build(config, folder / "tokenizer.json", _TEMPLATE.replace("IMAGE", shape.image), None)
+    lmm = loading.build(config, folder / "tokenizer.json", template, None)
     mx.eval(lmm.parameters())
     return lmm
