@@ -47,8 +47,8 @@ SINKS = "dims=3/14,tau=2.5"
 """A random model has no sink dimensions, so two are named, with a threshold that some tokens reach."""
 FIRST = {"built-in": ("rave", "var:cosine", "rave+var:cosine"),
          "random 160 M": (f"var:{SINKS}", f"var:released,{SINKS}", "var:cosine")}  # fmt: skip
-APART = ("var", "mma", "carve", "funnel")
-"""Policies that are not in the default list: given with settings, or several answers and readings long."""
+APART = ("var", "mma", "carve", "funnel", "guidance")
+"""Policies that are not in the default list: given with settings, or several readings long."""
 
 
 @dataclass
