@@ -6,7 +6,7 @@
 
 Both train LoRA of rank 8 on all seven projections of every decoder layer, from the same initial values, with AdamW
 at a constant 2e-4, float32, tower frozen, on rows of one page, a question and an answer of about 60 tokens. Two
-epochs of three updates: the first update warms up and is not counted, nor is what comes after the last one.
+epochs of three updates (`--updates`): the first update warms up and is not counted, nor is what comes after the last.
 `rave_mlx.train.run` and `mlx_vlm.trainer.vlm.sft.runtime.train_vlm` do the training. Time is from one report of an
 update to the next, reading data included; but mlx-vlm is given its rows ready (ids, pixels, grids) where rave-mlx
 reads files. "Later epochs" are those in which rave-mlx has the features of its frozen tower already; mlx-vlm
@@ -38,7 +38,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-STEPS, EPOCHS = 3, 2
+EPOCHS = 2
 RATE, DECAY, RANK, SCALE = 2e-4, 0.01, 8, 2.0
 SIDE = 28
 """Pixels of a visual token's side."""
@@ -108,8 +108,8 @@ def settings(options: argparse.Namespace, gates: bool = False) -> Any:
     from rave_mlx.train.config import AdapterSettings, TrainConfig
 
     return TrainConfig(
-        gates=gates, adapter=AdapterSettings(rank=RANK, scale=SCALE), batch_size=options.batch, steps=STEPS * EPOCHS,
-        learning_rate=RATE, weight_decay=DECAY, schedule="constant", warmup=0, clip=0,
+        gates=gates, adapter=AdapterSettings(rank=RANK, scale=SCALE), batch_size=options.batch,
+        steps=options.updates * EPOCHS, learning_rate=RATE, weight_decay=DECAY, schedule="constant", warmup=0, clip=0,
         checkpointing=options.checkpointing,
     )  # fmt: skip
 
@@ -174,7 +174,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
     checkpoint.build(folder / "model", vocabulary=options.vocabulary)
     (folder / "data").mkdir()
     rng, lines = np.random.default_rng(2), []
-    for i in range(STEPS * options.batch):
+    for i in range(options.updates * options.batch):
         page = checkpoint.page(31 * SIDE, (options.tokens - 100) // 31 * SIDE, seed=i)
         Image.fromarray(page).save(folder / "data" / f"{i}.png")
         answer = " ".join(f"{name} {rng.integers(1, 999)}" for name in rng.choice(["Total", "Item", "Tax"], 7))
@@ -216,6 +216,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024], help="tokens of a row, about")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="rows of an update")
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[32000], help="Qwen2.5-VL's is 151936")
+    parser.add_argument("--updates", type=int, default=3, help="of an epoch, at least 2")
     parser.add_argument("--checkpointing", action="store_true", help="compute activations again, in both programs")
     parser.add_argument("--only", nargs="*", choices=PROGRAMS, default=PROGRAMS, help="rows to run")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
@@ -226,8 +227,14 @@ def main() -> None:
     for vocabulary in options.vocabulary:
         for tokens in options.tokens:
             for batch in options.batch:
-                case = ["--tokens", str(tokens), "--batch", str(batch), "--vocabulary", str(vocabulary)]
-                compare(case + ["--checkpointing"] * options.checkpointing, options.only, options.peer_python)
+                case = ["--tokens", str(tokens), "--batch", str(batch), "--vocabulary", str(vocabulary),
+                        "--updates", str(options.updates)]  # fmt: skip
+                compare(
+                    case + ["--checkpointing"] * options.checkpointing,
+                    options.updates,
+                    options.only,
+                    options.peer_python,
+                )
 
 
 def work(name: str, folder: str, options: argparse.Namespace) -> None:
@@ -249,7 +256,7 @@ def resident_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def compare(case: list[str], programs: list[str], peer_python: str | None) -> None:
+def compare(case: list[str], updates: int, programs: list[str], peer_python: str | None) -> None:
     """Run every program on one case, and print its table."""
     with tempfile.TemporaryDirectory() as temporary:
         folder, rows = Path(temporary) / "random", dict[str, Measured]()
@@ -261,7 +268,7 @@ def compare(case: list[str], programs: list[str], peer_python: str | None) -> No
             if python is None:
                 continue
             rows[name] = Measured(**json.loads(call(python, name, folder, case)))
-            show(name, rows[name], rows.get("rave-mlx"))
+            show(name, rows[name], rows.get("rave-mlx"), updates)
         print()
         for name, row in rows.items():
             print(f"losses of {name}: {' '.join(f'{loss:.5f}' for loss in row.losses)}")
@@ -280,12 +287,12 @@ def call(python: str, name: str, folder: Path, case: list[str]) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def show(name: str, row: Measured, base: Measured | None) -> None:
-    first, later = timed(row)
+def show(name: str, row: Measured, base: Measured | None, updates: int) -> None:
+    first, later = timed(row, updates)
     tokens = row.tokens / (later or first)[0]
     ratios = "1"
     if base is not None and row is not base:
-        own = timed(base)
+        own = timed(base, updates)
         quotients = [own[0][0] / first[0], own[1][0] / (later or first)[0], base.peak / row.peak]
         ratios = " / ".join(f"{x:.2f}" for x in quotients)
     times = [f"{pair[0]:.2f} ({pair[1]:.1f})" if pair else "" for pair in (first, later)]
@@ -293,9 +300,9 @@ def show(name: str, row: Measured, base: Measured | None) -> None:
           f"| {ratios} |", flush=True)  # fmt: skip
 
 
-def timed(row: Measured) -> tuple[tuple[float, float], tuple[float, float] | None]:
+def timed(row: Measured, updates: int) -> tuple[tuple[float, float], tuple[float, float] | None]:
     """Median wall and processor seconds of an update in the first epoch and in later ones."""
-    spans = [slice(1 if len(row.wall) > 1 else 0, STEPS), slice(STEPS, None)]
+    spans = [slice(1 if len(row.wall) > 1 else 0, updates), slice(updates, None)]
     first, later = (
         (statistics.median(row.wall[span]), statistics.median(row.cpu[span])) if row.wall[span] else None
         for span in spans
