@@ -358,6 +358,7 @@ def test_attention_strings(text, expected):
         ("var:p=1.5", "p is 1.5; it is a fraction from 0 to 1"),
         ("var+var:released", "var is given twice"),
         ("none+rave", "none and rave exclude each other"),
+        ("debias:keep=4+dyvte:exit=1", "debias and dyvte both drop visual tokens"),
     ],
 )
 def test_what_is_wrong_is_named(text, message):

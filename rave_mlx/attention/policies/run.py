@@ -264,7 +264,7 @@ class Block:
         return output
 
     def leave(self, x: mx.array) -> Kept | None:
-        """The tokens that go on; None for all. At most one policy may choose in a layer."""
+        """The tokens that go on; None for all. No two policies choose (`parse.steering`)."""
         for each in self._acting:
             kept = each.policy.after_block(each.context, x)
             if kept is not None:
