@@ -10,14 +10,23 @@ from PIL import Image
 
 from rave_mlx.errors import ModelError
 from rave_mlx.nano import documents
-from rave_mlx.nano.documents import PageConfig, fonts, forms, held_out_page, questions, render, tables, values, words
-from rave_mlx.nano.recipe import data, tokens
+from rave_mlx.nano.documents import (
+    PageConfig,
+    fonts,
+    forms,
+    held_out_page,
+    phrasings,
+    questions,
+    render,
+    tables,
+    values,
+    words,
+)
+from rave_mlx.nano.recipe import data, places, tokens
 
 CLEAN = PageConfig(scan=False)
 SEEDS = range(40)
-QUESTION_LISTS = [
-    name for name, value in vars(questions).items() if name.isupper() and isinstance(value, tuple) and name != "KINDS"
-]
+QUESTION_LISTS = [name for name, value in vars(phrasings).items() if isinstance(value, phrasings.Phrasings)]
 
 
 def text_of(page):
@@ -203,16 +212,28 @@ def test_all_phrasings_are_checked():
     assert len(QUESTION_LISTS) == 16
 
 
+def bare(text):
+    return text.strip("?.").lower()
+
+
 @pytest.mark.parametrize("name", QUESTION_LISTS)
 def test_phrasings_are_split(name):
-    phrasings = getattr(questions, name)
+    listed = getattr(phrasings, name)
     rng = Random(0)
-    train = {questions.Asker(rng, held=False).phrase(phrasings) for _ in range(400)}
-    held = {questions.Asker(rng, held=True).phrase(phrasings) for _ in range(400)}
-    assert train
-    assert held
-    assert not train & held
-    assert train | held == set(phrasings)
+    train = {questions.Asker(rng, held=False).phrase(listed) for _ in range(4000)}
+    held = {questions.Asker(rng, held=True).phrase(listed) for _ in range(400)}
+    assert held == set(listed.held)
+    assert not {bare(t) for t in train} & {bare(t) for t in held}
+    assert {bare(t) for t in listed.usual} <= {bare(t) for t in train}
+    assert {bare(t) for t in train} <= {bare(t) for t in (*listed.usual, *listed.composed)}
+
+
+def test_patterns_are_spelled_out():
+    assert phrasings.compose("[Read|Give] the title[| here].", ("read the title",)) == (
+        "Read the title here.",
+        "Give the title.",
+        "Give the title here.",
+    )
 
 
 def test_held_out_page_holds_everything_out():
@@ -285,3 +306,47 @@ def test_training_questions_fit_and_are_weighted():
     used = sum(len(tokens.question_ids(q.text)) + len(q.answer.encode()) + 1 for q in chosen)
     assert 0 < used <= 200
     assert tokens.decode(tokens.encode("Zürich €5")) == "Zürich €5"
+
+
+@pytest.mark.parametrize("kind", ["form", "receipt", "table", "letter", "lines", "article"])
+def test_a_place_is_that_of_the_character(kind):
+    """Characters are found in the boxes of words, which are measured apart from the places of glyphs."""
+    found = asked = 0
+    for seed in range(6):
+        page = documents.make(seed, PageConfig(width=320, height=256, trim=0, kind=kind), with_glyphs=True)
+        lines = places.lines(page, 256, 320, 16)
+        for q in page.questions:
+            cells = places.locate(lines, q.text, q.answer)
+            asked += 1
+            if cells is None:
+                continue
+            found += 1
+            assert len(cells) == len(q.answer.encode())
+            boxes = [w.box for w in page.words if w.text.strip(":") in q.answer or q.answer in w.text]
+            for cell in cells:
+                y, x = divmod(cell, 20)
+                assert any(
+                    left - 16 < x * 16 + 8 < right + 16 and top - 16 < y * 16 + 8 < bottom + 16
+                    for left, top, right, bottom in boxes
+                ), (q, cell)
+    assert found > asked / 2
+
+
+def line(text, first=0):
+    return places.Line(text, tuple(range(first, first + len(text))))
+
+
+@pytest.mark.parametrize(
+    ("lines", "question", "answer", "expected"),
+    [
+        ([line("Total: 12")], "What is the total?", "12", [7, 8]),
+        ([line("Total: 12"), line("Tax 12", 50)], "What is the tax?", "12", [54, 55]),  # the line that is named
+        ([line("Total: 12"), line("Tax 12", 50)], "How much?", "12", None),
+        ([line("2012 by 12x")], "number?", "12", None),  # parts of longer words
+        ([line("a\u20ac b")], "x?", "a\u20ac", [0, 1, 1, 1]),  # a byte each
+        ([line("one"), line("two", 9)], "Read the text.", "one\ntwo", [0, 1, 2, 9, 9, 10, 11]),
+        ([line("one")], "Is there a date?", "not found", None),
+    ],
+)
+def test_answers_are_located(lines, question, answer, expected):
+    assert places.locate(lines, question, answer) == expected

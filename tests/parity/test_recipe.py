@@ -12,8 +12,11 @@ from PIL import Image  # noqa: E402
 
 from rave_mlx.nano.documents import PageConfig  # noqa: E402
 from rave_mlx.nano.recipe import infer, train, weights  # noqa: E402
+from rave_mlx.nano.recipe.config import TrainConfig  # noqa: E402
 from rave_mlx.nano.recipe.data import CHARACTERS, SLOTS, batches  # noqa: E402
-from rave_mlx.nano.recipe.layers import NanoConfig  # noqa: E402
+from rave_mlx.nano.recipe.deepen import deepen  # noqa: E402
+from rave_mlx.nano.recipe.layers import NanoConfig, rotate  # noqa: E402
+from rave_mlx.nano.recipe.losses import losses  # noqa: E402
 from rave_mlx.nano.recipe.model import Nano  # noqa: E402
 from rave_mlx.nano.recipe.tokens import (  # noqa: E402
     END_OF_TEXT,
@@ -29,6 +32,7 @@ from rave_mlx.nano.recipe.tokens import (  # noqa: E402
 )
 from rave_mlx.nano.recipe.vision import make_grid, pixels  # noqa: E402
 
+CONFIG = TrainConfig()
 SIZES = [(64, 256), (208, 304), (80, 400), (336, 496)]
 
 
@@ -125,7 +129,7 @@ def test_logits_equal_transformers_on_sizes_that_cut_windows(pair, height, width
         tokens = mine.visual(pixels(torch.from_numpy(grey)[None]), make_grid(height, width, 64))
         text = torch.tensor([asked])
         places = torch.arange(len(asked))[None]
-        hidden = mine.decode(tokens, (height // 16, width // 16), text, torch.zeros_like(text), places)
+        hidden, _ = mine.decode(tokens, (height // 16, width // 16), text, torch.zeros_like(text), places)
         logits = mine.logits(hidden)[0]
     assert float((logits - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
@@ -141,7 +145,7 @@ def test_packed_questions_do_not_see_each_other(pair):
         segment = torch.tensor([[i for i, q in enumerate(questions) for _ in q]])
         place = torch.tensor([[j for q in questions for j in range(len(q))]])
         with torch.no_grad():
-            return mine.decode(tokens, (4, 13), ids, segment, place)[0]
+            return mine.decode(tokens, (4, 13), ids, segment, place)[0][0]
 
     both = run(first, second)
     torch.testing.assert_close(both[: len(first)], run(first), rtol=1e-4, atol=1e-4)
@@ -156,11 +160,58 @@ def test_a_fresh_gate_changes_nothing_and_a_trained_one_does(pair):
     weights.load(gated, folder)
     batch = next(batches(0, 400, lambda: 100, PageConfig()))
     with torch.no_grad():
-        base = train.losses(bare, batch, False)[0]
-        assert torch.equal(base, train.losses(gated, batch, False)[0])
+        base = losses(bare, batch, False, CONFIG)[0]
+        assert torch.equal(base, losses(gated, batch, False, CONFIG)[0])
         for layer in gated.language_model.layers:
             layer.gate.W.normal_(generator=torch.Generator().manual_seed(1))
-        assert not torch.equal(base, train.losses(gated, batch, False)[0])
+        assert not torch.equal(base, losses(gated, batch, False, CONFIG)[0])
+
+
+def test_a_deeper_decoder_starts_with_the_same_answers():
+    torch.manual_seed(0)
+    shallow = Nano(NanoConfig(depth=4), True, SLOTS, CHARACTERS).eval()
+    with torch.no_grad():
+        for parameter in shallow.parameters():
+            parameter.normal_(std=0.05)
+    deep = Nano(NanoConfig(), True, SLOTS, CHARACTERS).eval()
+    deep.load_state_dict(deepen(shallow.state_dict(), NanoConfig()))
+    assert len(deep.language_model.layers) == 6
+    batch = next(batches(0, 400, lambda: 100, PageConfig()))
+    with torch.no_grad():
+        config = TrainConfig(looking_layers=(2, 3))
+        expected = losses(shallow, batch, False, config)
+        found = losses(deep, batch, False, CONFIG)
+    for a, b in zip(expected, found, strict=True):  # answers, characters, and looks two layers further up
+        assert torch.equal(a, b)
+
+
+def test_looks_are_shares_of_attention():
+    """What falls on the target and its neighbours, against weights written out from scratch."""
+    torch.manual_seed(1)
+    mine = Nano(NanoConfig(depth=1), False, SLOTS, CHARACTERS).eval()
+    tokens = torch.randn(1, 52, 256)
+    ids = torch.tensor([question_ids("Total?")])
+    target = torch.arange(ids.shape[1])[None] * 3
+    seen: dict[str, torch.Tensor] = {}
+    block = mine.language_model.layers[0]
+    for name in ("q_proj", "k_proj"):
+        part = getattr(block.self_attn, name)
+        part.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out.detach()))
+    with torch.no_grad():
+        _, looks = mine.decode(
+            tokens, (4, 13), ids, torch.zeros_like(ids), torch.arange(ids.shape[1])[None], target, (0,)
+        )
+        x, positions = mine.prefix(tokens, (4, 13))
+        text = torch.arange(ids.shape[1]) + positions[0, -1] + 1
+        cos, sin = mine.rope(torch.cat([positions, text.expand(3, -1)], 1)[:, None])
+    q, k = (rotate(seen[n].view(1, -1, h, 64), cos, sin)[0].double() for n, h in (("q_proj", 4), ("k_proj", 2)))
+    head = x.shape[1]
+    for row in range(ids.shape[1]):
+        for h in range(4):
+            weight = torch.softmax((k[: head + row + 1, h // 2] @ q[head + row, h]) / 8, 0)
+            at = len(IMAGE_PREFIX) + int(target[0, row])
+            share = weight[max(at - 1, len(IMAGE_PREFIX)) : at + 2].sum()
+            assert float(looks[0][0, h, row].exp()) == pytest.approx(float(share), rel=1e-4)
 
 
 def test_gates_survive_saving(pair, tmp_path):
@@ -213,7 +264,7 @@ def test_canvas_equals_the_image_processors(width, height):
 
 def test_learning_lowers_the_loss_and_resumes_where_it_stopped(tmp_path, pair):
     _, _, folder = pair
-    config = train.TrainConfig(minutes=1000, warmup_minutes=1e-9, head_minutes=0, muon=1e-3, adamw=5e-4)
+    config = TrainConfig(minutes=1000, warmup_minutes=1e-9, head_minutes=0, muon=1e-3, adamw=5e-4)
     run = train.Run(config, folder, tmp_path)
     batch = next(batches(1, 150, lambda: 70, PageConfig()))
     first = run.learn(batch)
@@ -234,5 +285,5 @@ def test_learning_lowers_the_loss_and_resumes_where_it_stopped(tmp_path, pair):
 
 
 def test_the_rate_warms_up_holds_and_ends_at_zero():
-    config = train.TrainConfig(minutes=100, head_minutes=1, warmup_minutes=2, steady=0.5)
+    config = TrainConfig(minutes=100, head_minutes=1, warmup_minutes=2, steady=0.5)
     assert [round(train.rate(m, config), 3) for m in (0, 1, 2, 3, 50, 75, 100, 130)] == [0, 0, 0.5, 1, 1, 0.5, 0, 0]

@@ -1,17 +1,36 @@
 """Questions about a page, in many phrasings, each with the one right answer.
 
-The last phrasings of every list are held out. Values are asked for by label, by another name of the label, by row
+Some phrasings of every kind are held out. Values are asked for by label, by another name of the label, by row
 and column; pages are read by line and as a whole; what is not there is answered with `ABSENT`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
 from rave_mlx.nano.documents import words
+from rave_mlx.nano.documents.phrasings import (
+    CELL,
+    CHART,
+    COUNT,
+    FIELD,
+    FIRST_LINE,
+    LAST,
+    LINE,
+    MUCH,
+    PRICE,
+    QUANTITY,
+    READ,
+    REVERSE,
+    REVERSE_ROW,
+    TITLE,
+    WHEN,
+    WHO,
+    Phrasings,
+)
 from rave_mlx.nano.documents.sheet import Cell, Field, Sheet
 
 ABSENT = "not found"
@@ -25,66 +44,6 @@ class Question:
     kind: str
     text: str
     answer: str
-
-
-FIELD = (
-    "What is the {}?", "What is the {}?", "{}?", "Find the {}.", "Read the {}.", "What does the {} field say?",
-    "Give the {}.", "Tell me the {}.", "What is written for {}?", "{}", "What's the {}?", "What is {}?",
-    "Extract the {}.", "{}:", "Can you find the {}?", "Which {} is given?", "Return the value of {}.",
-    "Please read out the {}.", "What value does {} have?", "Look up the {}.",
-)  # fmt: skip
-WHO = ("Who is the {}?", "Who is {}?", "Name of the {}?", "Who is named as {}?")
-WHEN = ("When is the {}?", "When is it {}?", "On what date is the {}?")
-MUCH = ("How much is the {}?", "How much is {}?", "What amount is the {}?", "How high is the {}?")
-PRICE = (
-    "What is the price of {}?", "How much is {}?", "Price of {}?", "What does {} cost?", "How much is the {}?",
-    "How much does the {} cost?", "{} price?", "{}?", "How much for {}?", "What do I pay for {}?",
-)  # fmt: skip
-QUANTITY = (
-    "How many {}?", "What is the quantity of {}?", "Quantity of {}?", "How many {} were bought?", "{} quantity?",
-    "What number of {} is listed?",
-)  # fmt: skip
-CELL = (
-    "What is the {column} of {row}?", "What is the {column} for {row}?", "{row} {column}?", "{column} of {row}?",
-    "Which {column} does {row} have?", "{column} for {row}", "In the row {row}, what is the {column}?",
-    "What is the {column} of the {row}?", "{row}: {column}?", "What does column {column} say for {row}?",
-)  # fmt: skip
-CHART = (
-    "What is the value of {}?", "What is the value for {}?", "How high is {}?", "{}?", "Value of {}?",
-    "What value does the chart show for {}?",
-)  # fmt: skip
-REVERSE = (
-    "Which field says {}?",
-    "What is {}?",
-    "Which label has {}?",
-    "What does {} belong to?",
-    "Where does it say {}?",
-)
-REVERSE_ROW = ("Which row has {}?", "What costs {}?", "Which item is {}?", "What has {}?", "Which entry shows {}?")
-LINE = (
-    "Read line {}.", "What does line {} say?", "Line {}", "Transcribe line {}.", "Line number {}?",
-    "What is written in line {}?", "Give line {}.", "Which text is in line {}?", "What is in line {}?",
-)  # fmt: skip
-LAST = (
-    "Read the last line.", "What is the last line?", "What does the last line say?", "Last line?",
-    "What is written at the bottom?", "Give the last line.", "What is in the bottom line?", "Bottom line?",
-)  # fmt: skip
-FIRST_LINE = (
-    "Read the first line.", "What is the first line?", "What does the top line say?", "First line?",
-    "What is written in the first line?", "Give the first line.", "What is in the top line?", "Top line?",
-)  # fmt: skip
-TITLE = (
-    "What is the title?", "What is the heading?", "Read the title.", "Title?", "What is the title of this document?",
-    "Read the heading.", "Heading?", "What is the document's title?", "What is the page called?",
-    "What is this page's heading?", "What is the headline?", "Which title does the page have?", "Give the title.",
-    "What is at the top of the page?", "Tell me the heading.", "What is the name of this page?",
-    "What is the title of the page?", "Which heading does it have?", "What is this document called?",
-)  # fmt: skip
-READ = (
-    "Read the text.", "Transcribe the document.", "Read everything.", "What does it say?", "OCR", "Read the document.",
-    "What is written here?", "Transcribe all text.",
-)  # fmt: skip
-COUNT = ("How many items are there?", "How many rows does it list?", "Number of entries?", "Count the items.")
 
 
 def text_lines(sheet: Sheet) -> list[str]:
@@ -110,10 +69,15 @@ class Asker:
     def __init__(self, rng: Random, held: bool) -> None:
         self.rng, self.held = rng, held
 
-    def phrase(self, phrasings: Sequence[str]) -> str:
-        """A phrasing; the last fifth of a list (at least one) is held out."""
-        kept = len(phrasings) - max(1, len(phrasings) // 5)
-        return self.rng.choice(phrasings[kept:] if self.held else phrasings[:kept])
+    def phrase(self, phrasings: Phrasings) -> str:
+        """A phrasing; known ones are now and then typed carelessly."""
+        rng = self.rng
+        if self.held:
+            return rng.choice(phrasings.held)
+        text = rng.choice(phrasings.composed if phrasings.composed and rng.random() < 0.5 else phrasings.usual)
+        if rng.random() < 0.1:
+            text = text.rstrip("?.")
+        return text[:1].lower() + text[1:] if rng.random() < 0.1 else text
 
     def case(self, text: str) -> str:
         """Names as printed or, half the time, in lower case."""
@@ -121,7 +85,7 @@ class Asker:
 
     def field(self, field: Field, asked: str) -> Question:
         """Ask for a value by a name of its label."""
-        templates: tuple[str, ...] = FIELD
+        templates = FIELD
         if field.kind in ("name", "first", "last", "company") and self.rng.random() < 0.3:
             templates = WHO
         elif field.kind == "date" and self.rng.random() < 0.2:
@@ -206,4 +170,4 @@ def _absent(asker: Asker, text: str) -> Question:
     while True:
         label = asker.rng.choice(list(words.LABELS))
         if not any(n.lower() in text for n in (label, *names(label))):
-            return Question("absent", asker.phrase(FIELD[:8]).format(label.lower()), ABSENT)
+            return Question("absent", asker.phrase(FIELD).format(label.lower()), ABSENT)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rave_mlx.nano.documents import QUESTION_KINDS, Document, PageConfig, Question, forms, make
+from rave_mlx.nano.recipe.places import NOWHERE, lines, locate
 from rave_mlx.nano.recipe.tokens import TURN_END, encode, question_ids
 
 CELL = 16
@@ -34,12 +35,13 @@ WEIGHTS = {"read": 0.03, "line": 0.08, "reverse": 0.4, "title": 0.5}
 DENSE = {"read": 0.4, "line": 0.4}
 """Weight of an answer's characters in the loss, for kinds with long answers; 1 where not named."""
 PAGES = {
-    "form": 30, "receipt": 26, "invoice": 9, "table": 20, "chart": 4, "label": 3, "letter": 3, "lines": 4, "columns": 1,
+    "form": 30, "receipt": 18, "invoice": 10, "table": 24, "chart": 3, "label": 3, "letter": 5, "lines": 5,
+    "columns": 1, "article": 8,
 }  # fmt: skip
 """How often a page of a kind is drawn: mostly those on which a value has to be found in the row of its name."""
 TALL = 112
 """Least height in pixels of the page kinds that need several lines."""
-BLOCKS = {"spread": 3.0, "aligned": 1.5}
+BLOCKS = {"spread": 2.0, "aligned": 1.5, "below": 2.0, "figure": 1.5}
 """How readily a form takes a block; 1 where not named."""
 
 
@@ -48,7 +50,8 @@ class Batch:
     """Arrays of one step; B pages, T text tokens.
 
     image (B, H, W) grey bytes; cells (B, H/16, W/16, SLOTS) classes; ids, segment, place, label (B, T) as in
-    `Nano.decode`, label -100 where there is nothing to learn; weight (B, T); kind (B, T) of the answer, -1 elsewhere.
+    `Nano.decode`, label -100 where there is nothing to learn; weight (B, T); kind (B, T) of the answer, -1 elsewhere;
+    target (B, T) the visual token on which the label stands, -1 where that is not known.
     """
 
     image: NDArray[np.uint8]
@@ -59,6 +62,7 @@ class Batch:
     label: NDArray[np.int64]
     weight: NDArray[np.float32]
     kind: NDArray[np.int64]
+    target: NDArray[np.int64]
 
 
 def text_length(height: int, width: int) -> int:
@@ -113,26 +117,30 @@ def collate(rng: Random, pages: list[Document], height: int, width: int) -> Batc
     ids, place = np.zeros((count, length), np.int64), np.zeros((count, length), np.int64)
     segment, kind = np.full((count, length), -1, np.int64), np.full((count, length), -1, np.int64)
     label, weight = np.full((count, length), -100, np.int64), np.ones((count, length), np.float32)
+    target = np.full((count, length), NOWHERE, np.int64)
     for b, page in enumerate(pages):
         shown = page.image
         if shown.size != (width, height):
             shown = shown.resize((width, height), Image.Resampling.BICUBIC)
         image[b] = np.asarray(shown)
         cells[b] = cell_classes(page, height, width)
-        at = 0
+        at, text = 0, lines(page, height, width, CELL)
         for s, q in enumerate(choose(rng, page.questions, length)):
             asked = question_ids(q.text)
             full = [*asked, *encode(q.answer), TURN_END]
             end, first = at + len(full), at + len(asked) - 1
             ids[b, at:end], segment[b, at:end], place[b, at:end] = full, s, np.arange(len(full))
             label[b, first : end - 1] = full[len(asked) :]
+            stands = locate(text, q.text, q.answer)
+            if stands is not None:
+                target[b, first : end - 2] = stands
             kind[b, first : end - 1] = QUESTION_KINDS.index(q.kind)
             weight[b, first : end - 1] = DENSE.get(q.kind, 1.0)
             if q.kind not in DENSE:
                 # The first characters decide whether the right place was found.
                 weight[b, first : first + 2] = 3.0
             at = end
-    return Batch(image, cells, ids, segment, place, label, weight, kind)
+    return Batch(image, cells, ids, segment, place, label, weight, kind, target)
 
 
 def page_for(rng: Random, most_cells: int, config: PageConfig) -> tuple[Document, tuple[int, int]]:
@@ -146,7 +154,7 @@ def page_for(rng: Random, most_cells: int, config: PageConfig) -> tuple[Document
     dx, dy = (0, 0) if rng.random() < 0.3 else (rng.randint(-8, 7), rng.randint(-8, 7))
     heights = tuple(h + dy for h in HEIGHTS)
     low = height < TALL
-    kinds = [k for k in PAGES if not (low and k in ("chart", "columns", "letter", "invoice"))]
+    kinds = [k for k in PAGES if not (low and k in ("article", "chart", "columns", "letter", "invoice"))]
     kind = rng.choices(kinds, [PAGES[k] for k in kinds])[0]
     block = rng.choices(list(forms.BLOCKS), [BLOCKS.get(b, 1.0) for b in forms.BLOCKS])[0] if kind == "form" else None
     drawn = replace(config, width=width + dx, height=height + dy, heights=heights, kind=kind, block=block)

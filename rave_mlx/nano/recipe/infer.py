@@ -62,7 +62,7 @@ class Reader:
         caches: list[Cache] = []
         masks = causal(x.shape[1]), None
         for layer in model.language_model.layers:
-            x, cache = layer(x, cos, sin, masks, visual)
+            x, cache, _ = layer(x, cos, sin, masks, visual)
             caches.append(cache)
         start = int(positions[0, -1]) + 1
         asked = [question_ids(q) for q in questions]
@@ -104,6 +104,6 @@ class Reader:
         mask = F.pad(causal(length), (before, 0))
         grown = []
         for layer, past in zip(model.language_model.layers, caches, strict=True):
-            x, cache = layer(x, cos, sin, (None, mask), visual, past)
+            x, cache, _ = layer(x, cos, sin, (None, mask), visual, past)
             grown.append(cache)
         return model.language_model.norm(x), grown

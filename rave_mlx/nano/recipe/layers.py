@@ -16,15 +16,15 @@ WINDOW = 4
 
 @dataclass(frozen=True)
 class NanoConfig:
-    """Shape of the reader (5.5 M parameters as it stands)."""
+    """Shape of the reader (6.9 M parameters as it stands)."""
 
     vision_width: int = 192
     vision_depth: int = 4
     vision_heads: int = 3
     vision_mlp: int = 512
-    full_attention_layers: tuple[int, ...] = (2,)
+    full_attention_layers: tuple[int, ...] = (2, 3)
     width: int = 256
-    depth: int = 4
+    depth: int = 6
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 64

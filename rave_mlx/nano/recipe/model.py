@@ -82,12 +82,15 @@ class DecoderBlock(nn.Module):
         visual: tuple[int, int],
         past: Cache | None = None,
         last: bool = False,
-    ) -> tuple[Tensor, Cache]:
+        target: Tensor | None = None,
+    ) -> tuple[Tensor, Cache, Tensor | None]:
         """One block over a prefix (control tokens and image), questions, or both.
 
         x: (B, L, D); cos, sin: (B, L, 1, d); masks: additive, (*, 1, P, P) of the prefix, whose tokens see only
         each other, and (*, 1, T, keys) of the questions behind it; None where there is no such part. `visual`: range
-        of visual keys. `last`: leave out the prefix in the result, since no later layer reads it.
+        of visual keys. `last`: leave out the prefix in the result, since no later layer reads it. `target`: (B, T),
+        for each row of the questions a visual token it should look at; the third result is the logarithm of what it
+        gives to this token and those beside it, (B, heads, T).
         """
         b, length, _ = x.shape
         c, a = self.c, self.self_attn
@@ -106,21 +109,45 @@ class DecoderBlock(nn.Module):
         outs = []
         if before is not None and not last:
             outs.append(self._attend(q[:, :, :split], q0[:, :, :split], (k0, k, v), split, before, visual))
+        seen = None
         if behind is not None:
-            outs.append(self._attend(q[:, :, split:], q0[:, :, split:], (k0, k, v), k.shape[2], behind, visual))
+            asked = q[:, :, split:], q0[:, :, split:]
+            outs.append(self._attend(*asked, (k0, k, v), k.shape[2], behind, visual))
+            if target is not None:
+                seen = self._seen(*asked, (k0, k, v), behind, visual, target)
         out = torch.cat(outs, 2) if len(outs) > 1 else outs[0]
         x = x[:, length - out.shape[2] :]
         x = x + a.o_proj(out.transpose(1, 2).reshape(b, out.shape[2], -1))
-        return x + self.mlp(self.post_attention_layernorm(x)), (k0, k, v)
+        return x + self.mlp(self.post_attention_layernorm(x)), (k0, k, v), seen
 
     def _attend(self, q: Tensor, q0: Tensor, cache: Cache, keys: int, mask: Tensor, visual: tuple[int, int]) -> Tensor:
         """Attention of some queries over the first `keys` keys, biased by the gate on the visual ones."""
         k0, k, v = (t[:, :, :keys] for t in cache)
-        if self.gate is not None:
-            start, end = visual
-            mask = mask + F.pad(self.gate(q0, k0[:, :, start:end]), (start, keys - end)).to(mask.dtype)
         groups = self.c.heads // self.c.kv_heads
-        return attend(q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), mask)
+        bias = self._bias(q0, k0, mask, visual)
+        return attend(q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), bias)
+
+    def _bias(self, q0: Tensor, k0: Tensor, mask: Tensor, visual: tuple[int, int]) -> Tensor:
+        """The mask, with the gate's bias on visual keys."""
+        if self.gate is None:
+            return mask
+        start, end = visual
+        return mask + F.pad(self.gate(q0, k0[:, :, start:end]), (start, k0.shape[2] - end)).to(mask.dtype)
+
+    def _seen(
+        self, q: Tensor, q0: Tensor, cache: Cache, mask: Tensor, visual: tuple[int, int], target: Tensor
+    ) -> Tensor:
+        """Logarithm of the share that goes to the target and the tokens left and right of it, (B, heads, T)."""
+        k0, k, _ = cache
+        k = k.repeat_interleave(self.c.heads // self.c.kv_heads, 1)
+        scores = (q * self.c.head_dim**-0.5) @ k.transpose(2, 3) + self._bias(q0, k0, mask, visual)
+        start, end = visual
+        near = (target[..., None] + torch.arange(start - 1, start + 2))[:, None]
+        outside = (near < start) | (near >= end)
+        near = near.clamp(start, end - 1).expand(-1, self.c.heads, -1, -1)
+        there = torch.gather(scores, 3, near).float().masked_fill(outside, float("-inf"))
+        share: Tensor = there.logsumexp(3) - scores.float().logsumexp(3)
+        return share
 
 
 class LanguageModel(nn.Module):
@@ -171,11 +198,21 @@ class Nano(nn.Module):
         angle = torch.cat([angle, angle], -1)[:, :, None]
         return angle.cos(), angle.sin()
 
-    def decode(self, tokens: Tensor, grid: tuple[int, int], ids: Tensor, segment: Tensor, place: Tensor) -> Tensor:
+    def decode(
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int],
+        ids: Tensor,
+        segment: Tensor,
+        place: Tensor,
+        target: Tensor | None = None,
+        watched: tuple[int, ...] = (),
+    ) -> tuple[Tensor, list[Tensor]]:
         """Final hidden states of packed questions, (B, T, width).
 
         tokens: visual tokens (B, N, width); ids, segment, place: (B, T), token, its question (-1: padding) and its
-        place in the question.
+        place in the question; target: (B, T), the visual token to look at, for the second result: how much of the
+        attention of each layer in `watched` goes there, logarithms (B, heads, T).
         """
         x, positions = self.prefix(tokens, grid)
         batch, head, _ = x.shape
@@ -190,10 +227,13 @@ class Nano(nn.Module):
         masks = causal(head, x.dtype), F.pad(own, (head, 0))
         visual = (len(IMAGE_PREFIX), len(IMAGE_PREFIX) + tokens.shape[1])
         layers = self.language_model.layers
+        looks: list[Tensor] = []
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         for i, layer in enumerate(layers):
-            x, _ = layer(x, cos.to(x.dtype), sin.to(x.dtype), masks, visual, None, i == len(layers) - 1)
-        out: Tensor = self.language_model.norm(x)
-        return out
+            wanted = target if i in watched else None
+            x, _, seen = layer(x, cos, sin, masks, visual, None, i == len(layers) - 1, wanted)
+            looks += [] if seen is None else [seen]
+        return self.language_model.norm(x), looks
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary scores with the tied embedding."""

@@ -5,6 +5,11 @@
 Starts from Hugging Face-layout weights (`--start`), adds zero-initialised pair gates, and trains everything under one
 schedule that is a function of wall-clock time, so that it always ends at a learning rate of zero, on time. Page sizes
 grow in three steps. Muon (Jordan et al. 2024) on hidden matrices, AdamW elsewhere; gates have a rate of their own.
+Started from another run's directory it takes that state, its auxiliary head included; a state of a shallower decoder
+is deepened by layers that change nothing at first.
+
+Two auxiliary losses use what the generator knows: every visual token names the characters it covers, and some heads
+of the last layers look at the place on the page of the very character that comes next.
 Run the same command again to go on after an interruption: `OUT/state.pt` holds model, optimizers and clock.
 """
 
@@ -15,45 +20,22 @@ import json
 import multiprocessing as mp
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from rave_mlx.nano.documents import PageConfig
 from rave_mlx.nano.recipe import weights
+from rave_mlx.nano.recipe.config import TrainConfig
 from rave_mlx.nano.recipe.data import CHARACTERS, SLOTS, Batch, batches
+from rave_mlx.nano.recipe.deepen import deepen
 from rave_mlx.nano.recipe.layers import NanoConfig
+from rave_mlx.nano.recipe.losses import losses
 from rave_mlx.nano.recipe.model import DecoderBlock, Nano
-from rave_mlx.nano.recipe.vision import Merger, VisionBlock, make_grid, pixels
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything a run depends on, apart from the clock.
-
-    `minutes`: wall-clock length of the schedule. `muon`, `adamw`, `gates`: peak learning rates. `steady`: share of
-    the time at the peak before the linear decay. `head_minutes`: time at the start in which only the auxiliary head
-    learns (it is not part of saved weights). `growth`: pairs of (share of the time, most cells of a page).
-    """
-
-    minutes: float = 70.0
-    muon: float = 2e-3
-    adamw: float = 8e-4
-    gates: float = 5e-3
-    weight_decay: float = 0.05
-    warmup_minutes: float = 1.5
-    steady: float = 0.5
-    head_minutes: float = 1.0
-    cells_per_step: int = 2600
-    growth: tuple[tuple[float, int], ...] = ((0.15, 200), (0.5, 420), (1.0, 560))
-    supervision: tuple[float, float] = (1.0, 0.3)
-    seed: int = 0
-    threads: int = 2
-    save_minutes: float = 4.0
+from rave_mlx.nano.recipe.vision import Merger, VisionBlock
 
 
 def groups(model: Nano, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -95,34 +77,6 @@ def rate(minutes: float, config: TrainConfig) -> float:
     return warm * min(1.0, max(0.0, rest))
 
 
-def cell_loss(model: Nano, tokens: Tensor, cells: Tensor) -> Tensor:
-    """Cross entropy of the characters of every cell; empty cells weigh a tenth."""
-    target = cells.long().flatten(1, 2)
-    weight = (target[..., 1:2] > 0).float() * 0.9 + 0.1
-    scores = model.cells(tokens).float().view(-1, CHARACTERS)
-    loss = F.cross_entropy(scores, target.reshape(-1), reduction="none").view(target.shape)
-    return (loss * weight).sum() / (weight.sum() * SLOTS)
-
-
-def losses(model: Nano, batch: Batch, head_only: bool) -> tuple[Tensor, Tensor]:
-    """Answer loss and cell loss of a batch."""
-    height, width = batch.image.shape[1:]
-    with torch.autocast("cpu", torch.bfloat16):
-        image = pixels(torch.from_numpy(batch.image)).bfloat16()
-        tokens = model.visual(image, make_grid(height, width, model.c.vision_width // model.c.vision_heads))
-        if head_only:
-            tokens = tokens.detach()
-        cells = cell_loss(model, tokens, torch.from_numpy(batch.cells))
-        if head_only:
-            return torch.zeros(()), cells
-        ids, segment, place = (torch.from_numpy(a) for a in (batch.ids, batch.segment, batch.place))
-        hidden = model.decode(tokens, (height // 16, width // 16), ids, segment, place)
-        label, weight = torch.from_numpy(batch.label), torch.from_numpy(batch.weight)
-        asked = label >= 0
-        loss = F.cross_entropy(model.logits(hidden[asked]).float(), label[asked], reduction="none")
-    return (loss * weight[asked]).sum() / weight[asked].sum(), cells
-
-
 def _produce(queue: Any, most: Any, seed: int, cells_per_step: int) -> None:
     for batch in batches(seed, cells_per_step, lambda: int(most.value), PageConfig()):
         queue.put(batch)
@@ -151,10 +105,14 @@ class Run:
         torch.manual_seed(config.seed)
         self.config, self.state = config, out / "state.pt"
         self.model = Nano(NanoConfig(), True, SLOTS, CHARACTERS)
-        weights.load(self.model, start)
-        self.optimizers = groups(self.model, config)
         self.step = self.pages = 0
         self.spent, self.begun = 0.0, time.time()
+        if (start / "state.pt").is_file():
+            self.spent = config.head_minutes
+            self.model.load_state_dict(deepen(torch.load(start / "state.pt", weights_only=True)["model"], NanoConfig()))
+        else:
+            weights.load(self.model, start)
+        self.optimizers = groups(self.model, config)
         if self.state.is_file():
             self._resume()
 
@@ -183,8 +141,8 @@ class Run:
         torch.save(state, fresh)
         fresh.replace(self.state)
 
-    def learn(self, batch: Batch) -> tuple[float, float, float]:
-        """One step; answer loss, cell loss and gradient norm."""
+    def learn(self, batch: Batch) -> tuple[float, float, float, float]:
+        """One step; answer loss, cell loss, look loss and gradient norm."""
         config, minutes = self.config, self.minutes
         head_only = minutes < config.head_minutes
         factor = rate(minutes, config)
@@ -193,16 +151,16 @@ class Run:
                 group["lr"] = group["peak"] * factor
         if head_only:
             self.optimizers[1].param_groups[0]["lr"] = config.adamw * 3
-        answer, cells = losses(self.model, batch, head_only)
+        answer, cells, look = losses(self.model, batch, head_only, config)
         early, late = config.supervision
         share = early + (late - early) * min(1.0, minutes / config.minutes)
-        (answer + share * cells).backward()
+        (answer + share * cells + config.looking * look).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers[1:] if head_only else self.optimizers:
             optimizer.step()
         self.model.zero_grad(set_to_none=True)
         self.step, self.pages = self.step + 1, self.pages + len(batch.image)
-        return float(answer.detach()), float(cells.detach()), float(norm)
+        return float(answer.detach()), float(cells.detach()), float(look.detach()), float(norm)
 
 
 def train(config: TrainConfig, start: Path, out: Path) -> None:
@@ -215,7 +173,7 @@ def train(config: TrainConfig, start: Path, out: Path) -> None:
     log = (out / "log.jsonl").open("a")
     log.write(json.dumps({"config": asdict(config), "parameters": weights.count(run.model)}) + "\n")
     logged = stored = time.time()
-    recent: list[tuple[float, float, float]] = []
+    recent: list[tuple[float, float, float, float]] = []
     for batch in feed:
         progress = run.minutes / config.minutes
         if progress >= 1:
@@ -224,9 +182,9 @@ def train(config: TrainConfig, start: Path, out: Path) -> None:
         recent.append(run.learn(batch))
         now = time.time()
         if now - logged > 20:
-            answer, cells, norm = (round(sum(r) / len(recent), 4) for r in zip(*recent, strict=True))
+            answer, cells, look, norm = (round(sum(r) / len(recent), 4) for r in zip(*recent, strict=True))
             line = {"minutes": round(run.minutes, 2), "step": run.step, "pages": run.pages, "answer": answer}
-            line |= {"cells": cells, "norm": norm, "rate": round(rate(run.minutes, config), 3)}
+            line |= {"cells": cells, "look": look, "norm": norm, "rate": round(rate(run.minutes, config), 3)}
             log.write(json.dumps(line) + "\n")
             log.flush()
             recent, logged = [], now

@@ -1,0 +1,35 @@
+"""Settings of a training run of the built-in reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a run depends on, apart from the clock.
+
+    `minutes`: wall-clock length of the schedule. `muon`, `adamw`, `gates`: peak learning rates. `steady`: share of
+    the time at the peak before the linear decay. `head_minutes`: time at the start in which only the auxiliary head
+    learns (it is not part of saved weights); none where the start has that head. `growth`: pairs of (share of the
+    time, most cells of a page). `supervision`: weight of the characters of visual tokens in the first phase, and later.
+    `looking`: weight of the places that `looking_heads` of `looking_layers` shall look at.
+    """
+
+    minutes: float = 70.0
+    muon: float = 2e-3
+    adamw: float = 8e-4
+    gates: float = 5e-3
+    weight_decay: float = 0.05
+    warmup_minutes: float = 1.5
+    steady: float = 0.5
+    head_minutes: float = 1.0
+    cells_per_step: int = 2600
+    growth: tuple[tuple[float, int], ...] = ((0.08, 280), (0.4, 560), (1.0, 1024))
+    supervision: tuple[float, float] = (1.0, 0.3)
+    looking: float = 0.2
+    looking_layers: tuple[int, ...] = (4, 5)
+    looking_heads: tuple[int, ...] = (2, 3)
+    seed: int = 0
+    threads: int = 2
+    save_minutes: float = 4.0

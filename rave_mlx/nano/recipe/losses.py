@@ -1,0 +1,56 @@
+"""What a step of the built-in reader's training minimizes.
+
+Answers, and two auxiliary losses on what the generator knows: which characters a visual token covers, and where on the
+page the next character of an answer stands.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rave_mlx.nano.recipe.config import TrainConfig
+from rave_mlx.nano.recipe.data import CHARACTERS, SLOTS, Batch
+from rave_mlx.nano.recipe.layers import CELL
+from rave_mlx.nano.recipe.model import Nano
+from rave_mlx.nano.recipe.vision import make_grid, pixels
+
+
+def cell_loss(model: Nano, tokens: Tensor, cells: Tensor) -> Tensor:
+    """Cross entropy of the characters of every cell; empty cells weigh a tenth."""
+    target = cells.long().flatten(1, 2)
+    weight = (target[..., 1:2] > 0).float() * 0.9 + 0.1
+    scores = model.cells(tokens).float().view(-1, CHARACTERS)
+    loss = F.cross_entropy(scores, target.reshape(-1), reduction="none").view(target.shape)
+    return (loss * weight).sum() / (weight.sum() * SLOTS)
+
+
+def look_loss(looks: list[Tensor], heads: tuple[int, ...], target: Tensor, weight: Tensor) -> Tensor:
+    """Minus the mean logarithm of the attention that goes where the next character stands, where that is known."""
+    known = target >= 0
+    seen = torch.stack([look[:, list(heads)].mean(1) for look in looks]).mean(0)
+    return -(seen[known] * weight[known]).sum() / weight[known].sum().clamp(min=1)
+
+
+def losses(model: Nano, batch: Batch, head_only: bool, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Answer loss, cell loss and look loss of a batch."""
+    height, width = batch.image.shape[1:]
+    with torch.autocast("cpu", torch.bfloat16):
+        image = pixels(torch.from_numpy(batch.image)).bfloat16()
+        tokens = model.visual(image, make_grid(height, width, model.c.vision_width // model.c.vision_heads))
+        if head_only:
+            tokens = tokens.detach()
+        cells = cell_loss(model, tokens, torch.from_numpy(batch.cells))
+        if head_only:
+            return torch.zeros(()), cells, torch.zeros(())
+        ids, segment, place, target = (
+            torch.from_numpy(a) for a in (batch.ids, batch.segment, batch.place, batch.target)
+        )
+        grid = height // CELL, width // CELL
+        hidden, looks = model.decode(tokens, grid, ids, segment, place, target, config.looking_layers)
+        label, weight = torch.from_numpy(batch.label), torch.from_numpy(batch.weight)
+        asked = label >= 0
+        loss = F.cross_entropy(model.logits(hidden[asked]).float(), label[asked], reduction="none")
+    answer = (loss * weight[asked]).sum() / weight[asked].sum()
+    return answer, cells, look_loss(looks, config.looking_heads, target, weight)
