@@ -436,7 +436,7 @@ def test_pointing_asks_about_generated_pages():
     assert report.asked == 6
     assert 1 <= report.right <= 6
     assert 0 < report.strict_chance < report.chance < 0.9
-    assert len(report.scores) == 2 + 4
+    assert len(report.scores) == 2 + rave_mlx.load().config.text.num_layers
     assert all(0 <= s.strict <= s.inside <= 1 and 0 <= s.mass <= 1 for s in report.scores)
     # The built-in model looks at what it quotes; were places or rows mixed up, this would be chance.
     assert report.scores[0].inside > report.chance + 0.3
@@ -501,7 +501,7 @@ def test_json_says_where_the_peak_is(tmp_path):
         (["--image", "nothing.png", "--prompt", "?"], 1, "nothing.png"),
         (["--prompt", "?", "--pointing", "3"], 2, "--pointing asks questions of its own"),
         (["IMAGE", "--prompt", "?", "--compare", "base"], 2, "no policy is called 'base'"),
-        (["IMAGE", "--prompt", "?", "--layers", "9"], 2, "layers: 9 was asked for, there are 4, counted from 0 to 3"),
+        (["IMAGE", "--prompt", "?", "--layers", "9"], 2, "layers: 9 was asked for, there are 6, counted from 0 to 5"),
         (["IMAGE", "--prompt", "?", "--heads", "a"], 2, "--heads 'a'"),
     ],
 )
