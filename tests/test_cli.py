@@ -180,7 +180,7 @@ def test_a_conversation_on_a_terminal(tmp_path):
     os.close(child)
     try:
         read_until(parent, "/help lists commands")
-        os.write(parent, b"What is the name?\n")
+        os.write(parent, b"Name?\n")
         shown = read_until(parent, "peak")
         assert "Priya Patel" in shown
         assert "visual of" in shown
@@ -194,4 +194,4 @@ def test_a_conversation_on_a_terminal(tmp_path):
     finally:
         program.kill()
         os.close(parent)
-    assert "What is the name?" in (tmp_path / "rave-mlx" / "history").read_text()
+    assert "Name?" in (tmp_path / "rave-mlx" / "history").read_text()
