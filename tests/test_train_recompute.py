@@ -104,7 +104,9 @@ def test_dropout_leaves_out_the_same_both_times():
     assert abs((moved[0] - moved[1]) / (2 * step) / size - 1) < 0.02
 
 
-def test_what_is_left_out_takes_no_memory():
+def test_what_is_left_out_takes_no_memory(monkeypatch):
+    # With rows cut over streams the peak depends on which thread comes first.
+    monkeypatch.setattr(backend, "lanes", lambda: [])
     lmm = model("lora", gate=None, intermediate_size=512, num_layers=8)
     length = 512
 
@@ -118,7 +120,7 @@ def test_what_is_left_out_takes_no_memory():
         return mx.get_peak_memory() - before
 
     kept, spared, least = peak(plain), peak(sparing), peak(whole)
-    assert spared < 0.97 * kept and least < 0.6 * kept, (kept, spared, least)
+    assert spared < 0.92 * kept and least < 0.6 * kept, (kept, spared, least)
 
 
 def test_modules_without_trained_parameters_and_single_inputs():
