@@ -12,6 +12,7 @@ import pytest
 from families import cases, write_checkpoint
 from policy_watch import LAYERS, Outputs, Watch, layers_of, softmax, watch
 from support import ask, picture, relative, tiny_config, tiny_model
+from tower_reference import tower_attention
 
 import rave_mlx
 from rave_mlx.attention.policies.act import ACT, calibrate, find_sinks
@@ -407,33 +408,8 @@ def test_the_class_token_looks_as_in_the_tower(llava):
     """The class token's row of the whole attention matrices, computed from the tower's weights."""
     prompt = llava.prepare([ask("Read.", picture(64, 50))])
     image = prompt.images[0]
-    weights = {n: np.array(w).astype(np.float64) for n, w in llava.named_weights().items() if n.startswith("vision.")}
     config = llava.config.vision
-
-    def norm(x, name):
-        mean, spread = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-        normed = (x - mean) / np.sqrt(spread + config.norm_eps)
-        return normed * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-
-    def linear(x, name):
-        return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0)
-
-    x = linear(image.pixels.astype(np.float64), "vision.patch_embed")
-    x = np.concatenate([weights["vision.class_token"][None], x]) + weights["vision.positions"]
-    x = norm(x, "vision.pre_norm")
-    expected = []
-    for index in range(config.depth - 1):
-        at = f"vision.layers.{index}"
-        normed = norm(x, f"{at}.norm1")
-        q, k, v = (
-            linear(normed, f"{at}.attention.{n}_proj").reshape(len(x), config.num_heads, -1).swapaxes(0, 1)
-            for n in "qkv"
-        )
-        attention = softmax(q @ k.swapaxes(1, 2) * q.shape[-1] ** -0.5)
-        expected.append(attention[:, 0, 1:].sum(0))
-        x = x + linear((attention @ v).swapaxes(0, 1).reshape(len(x), -1), f"{at}.attention.o_proj")
-        hidden = linear(norm(x, f"{at}.norm2"), f"{at}.mlp.fc1")
-        x = x + linear(hidden / (1 + np.exp(-1.702 * hidden)), f"{at}.mlp.fc2")
+    expected = [attention[:, 0, 1:].sum(0) for attention in tower_attention(llava, image.pixels)]
     found = class_attention(llava.vision, image, config.num_heads)
     assert relative(found[0], expected[0]) < 1e-5
     assert relative(found[1], expected[config.depth - 2]) < 1e-5

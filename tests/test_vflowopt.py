@@ -11,6 +11,7 @@ import pytest
 from families import cases, write_checkpoint
 from policy_watch import Hide, softmax
 from support import ask, picture, relative, tiny_config
+from tower_reference import tower_attention
 
 import rave_mlx
 from rave_mlx.attention.policies.dyvte import DyVTE
@@ -75,41 +76,13 @@ def test_entropy_is_that_of_the_grey_patches(models):
     assert not patch_entropies(flat, config).any()
 
 
-def tower_attention(lmm, image):
+def tile_attention(lmm, image):
     """Attention (patches, patches) of every tile in the last layer that features pass, mean over heads, in float64."""
-    weights = {n: np.array(w).astype(np.float64) for n, w in lmm.named_weights().items() if n.startswith("vision.")}
     config = lmm.config.vision
-    act = {"gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))),
-           "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x))}[config.activation]  # fmt: skip
-
-    def norm(x, name):
-        normed = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + config.norm_eps)
-        return normed * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-
-    def linear(x, name):
-        return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0)
-
     last = config.depth if -1 in config.feature_layers else max(config.feature_layers)
-    found = []
-    for pixels in np.split(image.pixels.astype(np.float64), image.grid[0]):
-        x = linear(pixels, "vision.patch_embed")
-        if config.class_token:
-            x = np.concatenate([weights["vision.class_token"][None], x])
-        x = x + weights["vision.positions"]
-        x = norm(x, "vision.pre_norm") if config.pre_norm else x
-        for index in range(last):
-            at = f"vision.layers.{index}"
-            normed = norm(x, f"{at}.norm1")
-            q, k, v = (
-                linear(normed, f"{at}.attention.{n}_proj").reshape(len(x), config.num_heads, -1).swapaxes(0, 1)
-                for n in "qkv"
-            )
-            attention = softmax(q @ k.swapaxes(1, 2) * q.shape[-1] ** -0.5)
-            x = x + linear((attention @ v).swapaxes(0, 1).reshape(len(x), -1), f"{at}.attention.o_proj")
-            x = x + linear(act(linear(norm(x, f"{at}.norm2"), f"{at}.mlp.fc1")), f"{at}.mlp.fc2")
-        first = int(config.class_token)
-        found.append(attention.mean(0)[first:, first:])
-    return found
+    first = int(config.class_token)
+    tiles = np.split(image.pixels, image.grid[0])
+    return [tower_attention(lmm, tile)[last - 1].mean(0)[first:, first:] for tile in tiles]
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_onevision", "idefics3"])
@@ -121,7 +94,7 @@ def test_importance_as_in_the_tower(models, name, alpha):
     policy = VFlowOpt(threshold=1.05, alpha=alpha)
     maps = []
     entropies = patch_entropies(image, lmm.config.image)
-    for weights, bits in zip(tower_attention(lmm, image), entropies, strict=True):
+    for weights, bits in zip(tile_attention(lmm, image), entropies, strict=True):
         received = weights.mean(0)
         maps.append(weights[received > 1.05 * received.mean()].mean(0) + alpha * softmax(bits))
     maps = np.array(maps).reshape(image.grid)
