@@ -550,7 +550,7 @@ def test_look_shows_the_crop_beside_the_page(built_in):
 
 
 def test_pointing_refuses_what_is_not_the_page(built_in):
-    with pytest.raises(UsageError, match="^--pointing: carve cuts parts out of the page"):
+    with pytest.raises(UsageError, match="^--pointing: carve changes what is read"):
         score(built_in, [], policy="rave+carve")
 
 

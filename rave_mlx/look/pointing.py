@@ -145,7 +145,7 @@ def score(
     """
     for each in steering(policy).policies:
         if each.has("revise"):
-            raise UsageError(f"--pointing: {each.name} cuts parts out of the page; what is pointed at there has no box")
+            raise UsageError(f"--pointing: {each.name} changes what is read; what is pointed at there has no box")
     found: list[_Found] = []
     name = policy or ""
     for number, target in enumerate(questions, 1):

@@ -85,18 +85,16 @@ def guided(scores: mx.array, without: mx.array, gamma: float, cut: float) -> mx.
     return mx.where(seen < mx.max(seen, axis=-1, keepdims=True) + mx.log(mx.array(cut)), -mx.inf, mixed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Guided(Sampling):
     """Sampling from guided logits. `messages`: the conversation without its images."""
 
-    policy: Guidance | None = None
-    lmm: LMM | None = None
-    messages: tuple[Message, ...] = ()
+    policy: Guidance
+    lmm: LMM
+    messages: tuple[Message, ...]
 
     def chooser(self) -> Choose:
         """As of `Sampling`; every call is for the token after the one that the call before chose."""
-        assert self.policy is not None
-        assert self.lmm is not None
         policy, second, draw = self.policy, _SecondRun(self.lmm, self.messages), super().chooser()
 
         def choose(ids: list[int], logits: mx.array) -> mx.array:
