@@ -32,6 +32,7 @@ from rave_mlx.prompt import ImagePart, TextPart
 from rave_mlx.sampling import Sampling
 from rave_mlx.session import Session
 from rave_mlx.zoom.carving import contrast, fuse, regions
+from rave_mlx.zoom.crops import is_reduced
 from rave_mlx.zoom.funneling import centroid, crops, entropy, factors, normalised
 from rave_mlx.zoom.maps import enlarged, page_maps
 from rave_mlx.zoom.profile import answer_attention
@@ -456,7 +457,7 @@ def test_gates_profile_as_they_answer(gated):
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "smolvlm"])
-@pytest.mark.parametrize("policy", ["carve", "carve:released", "carve:document", "funnel"])
+@pytest.mark.parametrize("policy", ["carve", "carve:released", "carve:document,reduced=false", "funnel"])
 def test_every_family_takes_a_closer_look(name, policy, tmp_path):
     lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
     session = Session(lmm, policy=policy, max_tokens=3)
@@ -539,6 +540,29 @@ def test_small_print_is_read_after_a_closer_look(built_in):
         for policy in ("rave", "rave+carve:document")
     }
     assert right["rave+carve:document"] > right["rave"]
+
+
+@pytest.mark.parametrize(("size", "again"), [((320, 190), False), ((510, 500), False), ((1600, 2200), True)])
+def test_a_page_that_is_read_in_its_own_size_is_not_read_again(built_in, size, again):
+    """Cut to the value, a small page would lose the label beside it. The built-in model reads 512 x 512 pixels."""
+    session = Session(built_in, policy="carve:document", max_tokens=2)
+    list(session.send("What is the total?", [picture(*size)]))
+    page = session.read(picture(*size))
+    assert (page.patches.digest not in {image.digest for image in session._seen.images}) == again
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "reduced"),
+    [
+        ("llava", (30, 30), False),
+        ("llava", (300, 300), True),
+        ("llava_next", (40, 40), False),
+        ("internvl", (900, 900), True),
+    ],
+)
+def test_whether_tiles_show_a_page_in_its_own_size(name, size, reduced, tmp_path):
+    lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
+    assert is_reduced(lmm.prepare([ask("?", picture(*size))]).images[0], lmm.config.image) == reduced
 
 
 def test_look_shows_the_crop_beside_the_page(built_in):

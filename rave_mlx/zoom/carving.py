@@ -12,7 +12,7 @@ from rave_mlx.attention.policies.carve import CARVE, DESCRIBE
 from rave_mlx.config import Images
 from rave_mlx.models.lmm import LMM
 from rave_mlx.prompt import ImagePart, Message, Original
-from rave_mlx.zoom.crops import Box, Latest, ask_instead, magnified, scaled_box
+from rave_mlx.zoom.crops import Box, Latest, ask_instead, is_reduced, magnified, scaled_box
 from rave_mlx.zoom.maps import enlarged, page_maps
 from rave_mlx.zoom.profile import answer_attention
 from rave_mlx.zoom.regions import Floats, Mask, bounds, heaviest, highest
@@ -39,6 +39,8 @@ def carved(
     if latest is None or config is None:
         return list(messages)
     originals = latest.originals(policy.name)
+    if policy.reduced and not any(is_reduced(part.patches, config) for part in latest.parts):
+        return list(messages)
     prompts = [lmm.prompt(messages)]
     if policy.contrast:
         prompts.append(lmm.prompt(ask_instead(messages, lambda _: DESCRIBE)))
@@ -52,7 +54,8 @@ def carved(
             for rows, owner in zip(seen, of_image, strict=True)
         )
         heat = fuse(contrast(asked, general[0], policy.lam) if general else asked)
-        refined = _refined(policy, part, original, heat, config)
+        whole = policy.reduced and not is_reduced(part.patches, config)
+        refined = part if whole else _refined(policy, part, original, heat, config)
         shown.append([part, refined] if policy.page and refined is not part else [refined])
     return latest.put(messages, shown)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from rave_mlx.config import Connector, ImageConfig, Images, LMMConfig, ResamplerConfig
 from rave_mlx.errors import UsageError
 from rave_mlx.images import cut_patches, fit_size
-from rave_mlx.patches import RESAMPLE
+from rave_mlx.patches import RESAMPLE, ImagePatches
 from rave_mlx.prompt import ImagePart, Message, Original, TextPart
 from rave_mlx.tiles import TILED_IMAGE_TOKENS
 from rave_mlx.tiles.unpad import visual_tokens
@@ -22,6 +22,8 @@ from rave_mlx.zoom.regions import Mask
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels, right and bottom exclusive."""
 Fill = Literal["black", "white", "none"]
+_WHOLE = 0.9
+"""Scale from which a page counts as read in its own size."""
 
 
 def check(name: str, config: LMMConfig) -> None:
@@ -94,6 +96,17 @@ def ask_instead(messages: Sequence[Message], text: Callable[[str], str]) -> list
     asked = TextPart(text(" ".join(part.text for part in last.parts if isinstance(part, TextPart))))
     kept = [asked if i in texts[-1:] else part for i, part in enumerate(last.parts) if i not in texts[:-1]]
     return [*messages[:-1], replace(last, parts=tuple(kept if texts else [*kept, asked]))]
+
+
+def is_reduced(patches: ImagePatches, config: Images) -> bool:
+    """Whether the model reads a page at less than nine tenths of its size, so that a closer look can show more."""
+    _, rows, columns = patches.grid
+    side = config.patch_size if isinstance(config, ImageConfig) else config.tile_size / rows
+    cells = patches.arrangement[0] * patches.arrangement[1] * rows * columns
+    if patches.region is not None:
+        cells = patches.region.height * patches.region.width
+    width, height = patches.size
+    return side * math.sqrt(cells / (width * height)) < _WHOLE
 
 
 def magnified(

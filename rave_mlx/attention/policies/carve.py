@@ -55,6 +55,7 @@ class CARVE(Policy):
         share: share of all regions that is kept, where that is more.
         page: whether the page is read as well, before the refined image.
         contrast: whether A is the contrast; without it, A^(Q), and no description is asked for.
+        reduced: whether only pages that the model reads smaller than they are get a closer look.
         fill: what the rest of the box becomes; none: stays as it is.
         lam: lambda of the contrast.
         tokens: longest answer of the two that are watched.
@@ -71,6 +72,7 @@ class CARVE(Policy):
             "p": 0.05,
             "regions": 1,
             "contrast": False,
+            "reduced": True,
             "fill": "none",
             "first": 9,
             "last": 27,
@@ -84,6 +86,7 @@ class CARVE(Policy):
     share: float = 0.0
     page: bool = False
     contrast: bool = True
+    reduced: bool = False
     fill: Literal["black", "white", "none"] = "black"
     lam: float = 1e-8
     tokens: int = 32
