@@ -13,10 +13,10 @@ from PIL import Image  # noqa: E402
 from rave_mlx.nano.documents import PageConfig  # noqa: E402
 from rave_mlx.nano.recipe import infer, train, weights  # noqa: E402
 from rave_mlx.nano.recipe.config import TrainConfig  # noqa: E402
-from rave_mlx.nano.recipe.data import CHARACTERS, SLOTS, batches  # noqa: E402
+from rave_mlx.nano.recipe.data import CHARACTERS, LINES, SLOTS, UNCOUNTED, batches  # noqa: E402
 from rave_mlx.nano.recipe.deepen import deepen  # noqa: E402
 from rave_mlx.nano.recipe.layers import NanoConfig, rotate  # noqa: E402
-from rave_mlx.nano.recipe.losses import losses  # noqa: E402
+from rave_mlx.nano.recipe.losses import losses, row_loss  # noqa: E402
 from rave_mlx.nano.recipe.model import Nano  # noqa: E402
 from rave_mlx.nano.recipe.tokens import (  # noqa: E402
     END_OF_TEXT,
@@ -89,7 +89,7 @@ def small_config() -> "transformers.Qwen2_5_VLConfig":
 def pair(tmp_path_factory: pytest.TempPathFactory):
     """A transformers model with random grey-symmetric weights, the same as a Nano, and their directory."""
     torch.manual_seed(3)
-    mine = Nano(NanoConfig(), True, SLOTS, CHARACTERS).eval()
+    mine = Nano(NanoConfig(), True, SLOTS, CHARACTERS, LINES).eval()
     for name, p in mine.named_parameters():
         if "embed" in name:
             torch.nn.init.normal_(p, std=0.3)
@@ -129,7 +129,7 @@ def test_logits_equal_transformers_on_sizes_that_cut_windows(pair, height, width
         tokens = mine.visual(pixels(torch.from_numpy(grey)[None]), make_grid(height, width, 64))
         text = torch.tensor([asked])
         places = torch.arange(len(asked))[None]
-        hidden, _ = mine.decode(tokens, (height // 16, width // 16), text, torch.zeros_like(text), places)
+        hidden = mine.decode(tokens, (height // 16, width // 16), text, torch.zeros_like(text), places).hidden
         logits = mine.logits(hidden)[0]
     assert float((logits - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
@@ -145,7 +145,7 @@ def test_packed_questions_do_not_see_each_other(pair):
         segment = torch.tensor([[i for i, q in enumerate(questions) for _ in q]])
         place = torch.tensor([[j for q in questions for j in range(len(q))]])
         with torch.no_grad():
-            return mine.decode(tokens, (4, 13), ids, segment, place)[0][0]
+            return mine.decode(tokens, (4, 13), ids, segment, place).hidden[0]
 
     both = run(first, second)
     torch.testing.assert_close(both[: len(first)], run(first), rtol=1e-4, atol=1e-4)
@@ -154,41 +154,73 @@ def test_packed_questions_do_not_see_each_other(pair):
 
 def test_a_fresh_gate_changes_nothing_and_a_trained_one_does(pair):
     mine, _, folder = pair
-    bare = Nano(NanoConfig(), False, SLOTS, CHARACTERS).eval()
+    bare = Nano(NanoConfig(), False, SLOTS, CHARACTERS, LINES).eval()
     weights.load(bare, folder)
-    gated = Nano(NanoConfig(), True, SLOTS, CHARACTERS).eval()
+    gated = Nano(NanoConfig(), True, SLOTS, CHARACTERS, LINES).eval()
     weights.load(gated, folder)
     batch = next(batches(0, 400, lambda: 100, PageConfig()))
     with torch.no_grad():
-        base = losses(bare, batch, False, CONFIG)[0]
-        assert torch.equal(base, losses(gated, batch, False, CONFIG)[0])
+        base = losses(bare, batch, False, CONFIG).answer
+        assert torch.equal(base, losses(gated, batch, False, CONFIG).answer)
         for layer in gated.language_model.layers:
             layer.gate.W.normal_(generator=torch.Generator().manual_seed(1))
-        assert not torch.equal(base, losses(gated, batch, False, CONFIG)[0])
+        assert not torch.equal(base, losses(gated, batch, False, CONFIG).answer)
 
 
 def test_a_deeper_decoder_starts_with_the_same_answers():
     torch.manual_seed(0)
-    shallow = Nano(NanoConfig(depth=4), True, SLOTS, CHARACTERS).eval()
+    shallow = Nano(NanoConfig(depth=4), True, SLOTS, CHARACTERS, LINES).eval()
     with torch.no_grad():
         for parameter in shallow.parameters():
             parameter.normal_(std=0.05)
-    deep = Nano(NanoConfig(), True, SLOTS, CHARACTERS).eval()
+    deep = Nano(NanoConfig(), True, SLOTS, CHARACTERS, LINES).eval()
     deep.load_state_dict(deepen(shallow.state_dict(), NanoConfig()))
     assert len(deep.language_model.layers) == 6
     batch = next(batches(0, 400, lambda: 100, PageConfig()))
     with torch.no_grad():
-        config = TrainConfig(looking_layers=(2, 3))
+        config = TrainConfig(looking_layers=(2, 3), counting_layer=1)
         expected = losses(shallow, batch, False, config)
         found = losses(deep, batch, False, CONFIG)
-    for a, b in zip(expected, found, strict=True):  # answers, characters, and looks two layers further up
-        assert torch.equal(a, b)
+    assert vars(expected).keys() == {"answer", "cells", "rows", "look"}
+    for name, part in vars(expected).items():  # looks and line numbers two layers further up
+        assert torch.equal(part, vars(found)[name]), name
+
+
+def test_the_line_loss_counts_cells_with_text_only():
+    """Against the definition, written out a cell at a time in float64."""
+    torch.manual_seed(2)
+    mine = Nano(NanoConfig(depth=1), False, SLOTS, CHARACTERS, LINES)
+    visual, rows = torch.randn(2, 6, 256) * 3, torch.full((2, 6), UNCOUNTED)
+    for page, cell, number in ((0, 1, 0), (0, 5, 2), (1, 3, LINES - 1)):
+        rows[page, cell] = number
+    expected = []
+    for page, cell in (rows != UNCOUNTED).nonzero().tolist():
+        state = visual[page, cell].double()
+        scores = mine.rows.weight.double() @ (state / (state.pow(2).mean() + 1e-6).sqrt()) + mine.rows.bias.double()
+        expected.append(float((scores.logsumexp(0) - scores[rows[page, cell]]).detach()))
+    with torch.no_grad():
+        assert float(row_loss(mine, visual, rows)) == pytest.approx(sum(expected) / 3, rel=1e-5)
+        assert float(row_loss(mine, visual, torch.full((2, 6), UNCOUNTED))) == 0
+
+
+def test_a_state_without_an_auxiliary_head_can_be_gone_on_with(tmp_path):
+    torch.manual_seed(4)
+    state = Nano(NanoConfig(depth=4), True, SLOTS, CHARACTERS, LINES).state_dict()
+    old = {name: tensor for name, tensor in state.items() if not name.startswith("rows.")}
+    (tmp_path / "old").mkdir()
+    torch.save({"model": old}, tmp_path / "old" / "state.pt")
+    run = train.Run(CONFIG, tmp_path / "old", tmp_path / "new")
+    assert torch.equal(run.model.cells.weight, state["cells.weight"])
+    assert run.model.rows.weight.shape == (LINES, 256)
+    torch.save({"model": {k: v for k, v in old.items() if "norm" not in k}}, tmp_path / "old" / "state.pt")
+    with pytest.raises(RuntimeError, match="norm"):
+        train.Run(CONFIG, tmp_path / "old", tmp_path / "new")
 
 
 def test_looks_are_shares_of_attention():
     """What falls on the target and its neighbours, against weights written out from scratch."""
     torch.manual_seed(1)
-    mine = Nano(NanoConfig(depth=1), False, SLOTS, CHARACTERS).eval()
+    mine = Nano(NanoConfig(depth=1), False, SLOTS, CHARACTERS, LINES).eval()
     tokens = torch.randn(1, 52, 256)
     ids = torch.tensor([question_ids("Total?")])
     target = torch.arange(ids.shape[1])[None] * 3
@@ -198,9 +230,9 @@ def test_looks_are_shares_of_attention():
         part = getattr(block.self_attn, name)
         part.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out.detach()))
     with torch.no_grad():
-        _, looks = mine.decode(
+        looks = mine.decode(
             tokens, (4, 13), ids, torch.zeros_like(ids), torch.arange(ids.shape[1])[None], target, (0,)
-        )
+        ).looks
         x, positions = mine.prefix(tokens, (4, 13))
         text = torch.arange(ids.shape[1]) + positions[0, -1] + 1
         cos, sin = mine.rope(torch.cat([positions, text.expand(3, -1)], 1)[:, None])
@@ -220,7 +252,7 @@ def test_gates_survive_saving(pair, tmp_path):
         for layer in mine.language_model.layers:
             layer.gate.beta.fill_(0.25)
     weights.save(mine, tmp_path)
-    again = Nano(NanoConfig(), True, SLOTS, CHARACTERS)
+    again = Nano(NanoConfig(), True, SLOTS, CHARACTERS, LINES)
     weights.load(again, tmp_path)
     for a, b in zip(mine.language_model.layers, again.language_model.layers, strict=True):
         for name in ("U", "W", "a", "c", "beta"):
@@ -270,8 +302,7 @@ def test_learning_lowers_the_loss_and_resumes_where_it_stopped(tmp_path, pair):
     first = run.learn(batch)
     for _ in range(4):
         last = run.learn(batch)
-    assert last[0] < first[0]
-    assert last[1] < first[1]
+    assert all(last[name] < first[name] for name in ("answer", "cells", "rows"))
     run.store()
     again = train.Run(config, folder, tmp_path)
     assert (again.step, again.pages) == (run.step, run.pages)

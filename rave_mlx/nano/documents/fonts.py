@@ -17,11 +17,16 @@ from PIL import ImageFont
 from rave_mlx.errors import ModelError
 
 DEBIAN_PACKAGES = (
-    "fonts-b612 fonts-cabin fonts-cantarell fonts-courier-prime fonts-crosextra-caladea fonts-crosextra-carlito "
-    "fonts-dejavu-core fonts-dejavu-extra fonts-ebgaramond fonts-firacode fonts-freefont-ttf fonts-hack "
-    "fonts-inconsolata fonts-jetbrains-mono fonts-lato fonts-liberation fonts-linuxlibertine fonts-noto-core "
-    "fonts-noto-mono fonts-open-sans fonts-play fonts-quicksand fonts-roboto-slab fonts-roboto-unhinted "
-    "fonts-sil-gentium-basic fonts-urw-base35"
+    "fonts-adf-accanthis fonts-adf-baskervald fonts-adf-gillius fonts-adf-libris fonts-adf-romande fonts-adf-tribun "
+    "fonts-adf-universalis fonts-adf-verana fonts-anonymous-pro fonts-averia-sans-gwf fonts-averia-serif-gwf "
+    "fonts-b612 fonts-cabin fonts-cantarell fonts-clear-sans fonts-cmu fonts-comfortaa fonts-courier-prime fonts- "
+    "crosextra-caladea fonts-crosextra-carlito fonts-dejavu-core fonts-dejavu-extra fonts-dustin fonts-ebgaramond "
+    "fonts-fantasque-sans fonts-firacode fonts-freefont-ttf fonts-go fonts-goudybookletter fonts-hack fonts-hermit "
+    "fonts-inconsolata fonts-inter fonts-jetbrains-mono fonts-junicode fonts-jura fonts-karla fonts-lato fonts- "
+    "league-mono fonts-liberation fonts-linuxlibertine fonts-mononoki fonts-mplus fonts-noto-core fonts-noto-mono "
+    "fonts-ocr-b fonts-open-sans fonts-paratype fonts-play fonts-prociono fonts-quicksand fonts-roboto-slab fonts- "
+    "roboto-unhinted fonts-routed-gothic fonts-sil-andika fonts-sil-charis fonts-sil-gentium-basic fonts-texgyre "
+    "fonts-tuffy fonts-urw-base35 fonts-vollkorn"
 )
 """As `apt install` takes them."""
 
@@ -95,6 +100,49 @@ Nimbus Mono|NimbusMonoPS-Regular.otf|NimbusMonoPS-Bold.otf
 C059|C059-Roman.otf|C059-Bold.otf|C059-Italic.otf
 P052|P052-Roman.otf|P052-Bold.otf|P052-Italic.otf
 URW Gothic|URWGothic-Book.otf|URWGothic-Demi.otf
+Inter|Inter-Regular.otf|Inter-Bold.otf|Inter-Italic.otf
+Karla|Karla-Regular.otf|Karla-Bold.otf|Karla-Italic.otf
+Go|Go-Regular.ttf|Go-Bold.ttf|Go-Italic.ttf
+Go Mono|Go-Mono.ttf|Go-Mono-Bold.ttf
+Computer Modern|cmunrm.ttf|cmunbx.ttf|cmunti.ttf
+Computer Modern Sans|cmunss.ttf|cmunsx.ttf|cmunsi.ttf
+Computer Modern Typewriter|cmuntt.ttf|cmuntb.ttf|cmunit.ttf
+Mononoki|mononoki-Regular.ttf|mononoki-Bold.ttf
+Fantasque Sans Mono|FantasqueSansMono-Regular.otf|FantasqueSansMono-Bold.otf
+Anonymous Pro|Anonymous Pro.ttf|Anonymous Pro B.ttf|Anonymous Pro I.ttf
+Charis SIL|CharisSIL-Regular.ttf|CharisSIL-Bold.ttf|CharisSIL-Italic.ttf
+Andika|Andika-Regular.ttf|Andika-Bold.ttf|Andika-Italic.ttf
+Averia Sans|AveriaSansGWF-Regular.ttf|AveriaSansGWF-Bold.ttf|AveriaSansGWF-Italic.ttf
+Averia Serif|AveriaSerifGWF-Regular.ttf|AveriaSerifGWF-Bold.ttf|AveriaSerifGWF-Italic.ttf
+Jura|Jura-Medium.otf|Jura-Bold.otf
+Hermit|Hermit-medium.otf|Hermit-bold.otf
+League Mono|LeagueMono-Regular.otf|LeagueMono-Bold.otf
+League Mono Narrow|LeagueMono-NarrowRegular.otf|LeagueMono-NarrowBold.otf
+M+ 1|Mplus1-Regular.otf|Mplus1-Bold.otf
+M+ 1 Code|Mplus1Code-Regular.otf|Mplus1Code-Bold.otf
+Prociono|Prociono.otf
+Goudy Bookletter|GoudyBookletter1911.otf
+Junicode|JunicodeTwoBeta-Regular.otf|JunicodeTwoBeta-Bold.otf|JunicodeTwoBeta-Italic.otf
+Comfortaa|Comfortaa-Regular.ttf|Comfortaa-Bold.ttf
+TeX Gyre Bonum|texgyrebonum-regular.otf|texgyrebonum-bold.otf|texgyrebonum-italic.otf
+TeX Gyre Heros Condensed|texgyreheroscn-regular.otf|texgyreheroscn-bold.otf|texgyreheroscn-italic.otf
+Dustismo Roman|Dustismo_Roman.ttf|Dustismo_Roman_Bold.ttf|Dustismo_Roman_Italic.ttf
+Vollkorn|Vollkorn-Regular.ttf|Vollkorn-Bold.ttf|Vollkorn-Italic.ttf
+Clear Sans|ClearSans-Regular.ttf|ClearSans-Bold.ttf|ClearSans-Italic.ttf
+OCR-B|OCRB.otf
+PT Sans|PTS55F.ttf|PTS75F.ttf|PTS56F.ttf
+PT Serif|PTF55F.ttf|PTF75F.ttf|PTF56F.ttf
+PT Mono|PTM55F.ttf|PTM75F.ttf
+Accanthis|AccanthisADFStd-Regular.otf|AccanthisADFStd-Bold.otf|AccanthisADFStd-Italic.otf
+Universalis|UniversalisADFStd-Regular.otf|UniversalisADFStd-Bold.otf|UniversalisADFStd-Italic.otf
+Gillius|GilliusADF-Regular.otf|GilliusADF-Bold.otf|GilliusADF-Italic.otf
+Romande|RomandeADFStd-Regular.otf|RomandeADFStd-DemiBold.otf|RomandeADFStd-Italic.otf
+Baskervald|BaskervaldADFStd.otf|BaskervaldADFStd-Bold.otf|BaskervaldADFStd-Italic.otf
+Tribun|TribunADFStd-Regular.otf|TribunADFStd-Bold.otf|TribunADFStd-Italic.otf
+Verana|Verana-Regular.otf|Verana-Bold.otf|Verana-Italic.otf
+Libris|LibrisADFStd-Regular.otf|LibrisADFStd-Bold.otf|LibrisADFStd-Italic.otf
+Routed Gothic|routed-gothic.ttf||routed-gothic-italic.ttf
+Tuffy|tuffy_regular.ttf|tuffy_bold.ttf|tuffy_italic.ttf
 Arial|Arial.ttf|Arial Bold.ttf|Arial Italic.ttf
 Verdana|Verdana.ttf|Verdana Bold.ttf|Verdana Italic.ttf
 Georgia|Georgia.ttf|Georgia Bold.ttf|Georgia Italic.ttf

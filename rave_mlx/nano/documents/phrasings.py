@@ -117,14 +117,14 @@ TITLE = _phrasings(
         "What is the title?", "What is the heading?", "Read the title.", "Title?", "Read the heading.", "Heading?",
         "What is the title of this document?", "What is the document's title?", "What is the page called?",
         "What is this page's heading?", "What is the headline?", "Which title does the page have?", "Give the title.",
-        "What is at the top of the page?", "Tell me the heading.", "What is the name of this page?",
+        "What is at the top of the page?", "Tell me the heading.", "What is this page about?",
     ),
     ("What is the title of the page?", "Which heading does it have?", "What is this document called?"),
-    "[What is|What's|Read|Give|Give me|Tell me|Show|Find|Which is] the [title|heading|headline|name|main heading] of "
+    "[What is|What's|Read|Give|Give me|Tell me|Show|Find|Which is] the [title|heading|headline|main heading] of "
     "[this|the] [page|document|form|sheet|paper][.|?]",
-    "[What|Which] [title|heading|headline|name] "
+    "[What|Which] [title|heading|headline] "
     "[does it have|does this page have|does the document have|is given|is printed at the top|stands at the top]?",
-    "[What|How] is [this page|the page|it|the document|this sheet] [called|titled|headed|named]?",
+    "[What|How] is [this page|the page|it|the document|this sheet] [called|titled|headed]?",
 )  # fmt: skip
 READ = _phrasings(
     (

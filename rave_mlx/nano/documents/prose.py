@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rave_mlx.nano.documents import words
+from rave_mlx.nano.documents import crop, english, words
 from rave_mlx.nano.documents.sheet import Field, Sheet, Type
 from rave_mlx.nano.documents.values import company, pseudoword
 
@@ -46,10 +46,7 @@ def heading_words(sheet: Sheet) -> str:
     rng = sheet.rng
     if rng.random() < 0.45:
         return company(rng)
-    chosen = [
-        rng.choice(words.PLAIN_WORDS) if rng.random() < 0.7 else pseudoword(rng) for _ in range(rng.randint(1, 4))
-    ]
-    return " ".join(w.capitalize() for w in chosen) if rng.random() < 0.5 else " ".join(chosen).capitalize()
+    return english.heading(rng, rng.randint(1, 4))
 
 
 def letterhead(sheet: Sheet) -> None:
@@ -82,7 +79,7 @@ def random_line(sheet: Sheet, kind: Type, width: float, mixed: bool = True) -> s
     while True:
         roll = rng.random()
         if not mixed or roll < 0.35:
-            word = rng.choice(words.PLAIN_WORDS)
+            word = english.word(rng)
         elif roll < 0.5:
             word = rng.choice((words.FIRST, words.LAST, words.CITIES, words.GOODS)[rng.randrange(4)])
         elif roll < 0.68:
@@ -112,13 +109,30 @@ def lines(sheet: Sheet, wanted: int) -> None:
 
 
 def paragraph(sheet: Sheet, wanted: int, x0: float | None = None, x1: float | None = None) -> None:
-    """Prose wrapped to a column; the last line is short."""
+    """Prose wrapped to a column, ragged or justified; the last line is short."""
     rng, body = sheet.rng, sheet.body
     left, right = sheet.x0 if x0 is None else x0, sheet.x1 if x1 is None else x1
+    justified = rng.random() < 0.3
     for i in range(wanted):
-        text = random_line(sheet, body, (right - left) * (rng.uniform(0.3, 0.9) if i == wanted - 1 else 1), mixed=False)
-        if text and sheet.room(sheet.pitch()):
-            sheet.line([(left, text.capitalize() if i == 0 else text + ("." if i == wanted - 1 else ""), body)])
+        last = i == wanted - 1
+        text = random_line(sheet, body, (right - left) * (rng.uniform(0.3, 0.9) if last else 1), mixed=False)
+        if not text or not sheet.room(sheet.pitch()):
+            continue
+        text = text[:1].upper() + text[1:] if i == 0 else text + ("." if last else "")
+        if justified and not last:
+            sheet.line(_justify(sheet, text, body, left, right))
+        else:
+            sheet.line([(left, text, body)])
+
+
+def _justify(sheet: Sheet, text: str, kind: Type, left: float, right: float) -> list[tuple[float, str, Type]]:
+    """The words of a line, spread so that the last one ends at the right margin."""
+    chosen = text.split()
+    widths = [sheet.measure(w, kind) for w in chosen]
+    space = (right - left - sum(widths)) / max(1, len(chosen) - 1)
+    if len(chosen) < 3 or space > 4 * sheet.measure(" ", kind):
+        return [(left, text, kind)]
+    return [(left + sum(widths[:i]) + i * space, w, kind) for i, w in enumerate(chosen)]
 
 
 def section_heading(sheet: Sheet) -> str | None:
@@ -128,20 +142,24 @@ def section_heading(sheet: Sheet) -> str | None:
     number = ".".join(str(rng.randint(1, 12)) for _ in range(rng.choice((0, 1, 2, 2, 3))))
     if number and rng.random() < 0.2:
         number = f"{rng.choice('ABCD')}.{number}" if rng.random() < 0.5 else f"{number}."
-    chosen = [
-        pseudoword(rng).lower() if rng.random() < 0.4 else rng.choice((*words.PLAIN_WORDS, *words.GOODS)).lower()
-        for _ in range(rng.randint(1, 6))
-    ]
-    text = " ".join(chosen).capitalize() if rng.random() < 0.7 else " ".join(w.capitalize() for w in chosen)
-    shown = f"{number} {text}".strip()
-    if not sheet.room(kind.size * 2) or not sheet.fit(shown, kind, sheet.x1 - sheet.x0):
+    shown, count = "", rng.randint(1, 7)
+    while not shown or not sheet.fit(shown, kind, sheet.x1 - sheet.x0):
+        if not count:
+            return None
+        shown = f"{number} {english.heading(rng, count)}".strip()
+        count -= 1
+    if not sheet.room(kind.size * 2):
         return None
-    sheet.line([(sheet.x0, shown, kind)], pitch=round(kind.size * rng.uniform(1.3, 1.8)))
+    color = sheet.style.accent if rng.random() < 0.3 else sheet.style.ink
+    sheet.line([(sheet.x0, shown, kind, color)], pitch=round(kind.size * rng.uniform(1.3, 1.8)))
     return shown
 
 
 def article(sheet: Sheet) -> None:
-    """A page out of a manual: a section heading over dense prose, perhaps a running head, a list, a next section."""
+    """A page out of a manual: a section heading over dense prose, perhaps a running head, a list, a next section.
+
+    Often it is a crop of a wider page, whose lines run past an edge.
+    """
     rng = sheet.rng
     if rng.random() < 0.2:
         small = sheet.type(0.85, italic=rng.random() < 0.5)
@@ -149,8 +167,13 @@ def article(sheet: Sheet) -> None:
         sheet.rule(sheet.y)
         sheet.y += rng.randint(3, 10)
     sheet.title = section_heading(sheet)
+    cut = rng.choice(("", "", "right", "right", "left"))
     while sheet.room(sheet.pitch()):
-        (bullets if rng.random() < 0.15 else paragraph)(sheet, rng.randint(2, 8))
+        wanted = rng.randint(2, 8)
+        if cut:
+            crop.lines(sheet, wanted, from_left=cut == "left")
+        else:
+            (bullets if rng.random() < 0.15 else paragraph)(sheet, wanted)
         sheet.y += rng.randint(2, 10)
         if rng.random() < 0.15:
             section_heading(sheet)

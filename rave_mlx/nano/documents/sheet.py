@@ -105,7 +105,7 @@ def make_style(rng: Random, families: Sequence[fonts.Family], sizes: tuple[float
     dark = rng.randint(0, 110)
     return Style(
         family=family,
-        heading=rng.choice(families) if rng.random() < 0.3 else family,
+        heading=rng.choice(families) if rng.random() < 0.4 else family,
         size=size,
         leading=rng.uniform(1.12, 1.75),
         ink=_grey(rng, 0, 60) if rng.random() < 0.7 else (rng.randint(0, 90), rng.randint(0, 70), rng.randint(0, 130)),

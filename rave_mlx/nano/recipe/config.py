@@ -13,7 +13,8 @@ class TrainConfig:
     the time at the peak before the linear decay. `head_minutes`: time at the start in which only the auxiliary head
     learns (it is not part of saved weights); none where the start has that head. `growth`: pairs of (share of the
     time, most cells of a page). `supervision`: weight of the characters of visual tokens in the first phase, and later.
-    `looking`: weight of the places that `looking_heads` of `looking_layers` shall look at.
+    `looking`: weight of the places that `looking_heads` of `looking_layers` shall look at. `counting`: weight of the
+    line numbers that visual tokens shall know behind `counting_layer`.
     """
 
     minutes: float = 70.0
@@ -25,11 +26,13 @@ class TrainConfig:
     steady: float = 0.5
     head_minutes: float = 1.0
     cells_per_step: int = 2600
-    growth: tuple[tuple[float, int], ...] = ((0.08, 280), (0.4, 560), (1.0, 1024))
+    growth: tuple[tuple[float, int], ...] = ((0.04, 280), (0.4, 560), (1.0, 1024))
     supervision: tuple[float, float] = (1.0, 0.3)
     looking: float = 0.2
     looking_layers: tuple[int, ...] = (4, 5)
     looking_heads: tuple[int, ...] = (2, 3)
+    counting: float = 0.1
+    counting_layer: int = 3
     seed: int = 0
     threads: int = 2
     save_minutes: float = 4.0

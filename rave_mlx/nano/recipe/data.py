@@ -24,24 +24,27 @@ SLOTS = 6
 ALPHABET = string.printable[:95] + "€£äöüÄÖÜßéèêëçñåøÅØłŁœóíáźż•"
 CHARACTERS = len(ALPHABET) + 2
 """Classes of cell supervision: none, the alphabet, any other character."""
+LINES = 32
+"""How many lines of a page are counted; the cells of later ones have no number."""
+UNCOUNTED = -100
 _CLASS = {c: i + 1 for i, c in enumerate(ALPHABET)}
 WIDTHS = (192, 224, 256, 304, 352, 400, 448, 496)
 WIDTH_WEIGHTS = (2, 2, 3, 4, 4, 3, 2, 2)
 HEIGHTS = (64, 80, 112, 144, 176, 208, 256, 304, 368, 432, 512)
-WEIGHTS = {"read": 0.03, "line": 0.08, "reverse": 0.4, "title": 0.5}
+WEIGHTS = {"read": 0.03, "line": 0.12, "reverse": 0.4, "title": 0.6}
 """How readily a question kind is taken into a batch; 1 where not named."""
 
 
-DENSE = {"read": 0.4, "line": 0.4}
+DENSE = {"read": 0.5, "line": 0.6}
 """Weight of an answer's characters in the loss, for kinds with long answers; 1 where not named."""
 PAGES = {
-    "form": 30, "receipt": 18, "invoice": 10, "table": 24, "chart": 3, "label": 3, "letter": 5, "lines": 5,
-    "columns": 1, "article": 8,
+    "form": 30, "receipt": 15, "invoice": 10, "table": 24, "chart": 3, "label": 3, "letter": 5, "lines": 6,
+    "columns": 2, "article": 14,
 }  # fmt: skip
 """How often a page of a kind is drawn: mostly those on which a value has to be found in the row of its name."""
 TALL = 112
 """Least height in pixels of the page kinds that need several lines."""
-BLOCKS = {"spread": 2.0, "aligned": 1.5, "below": 2.0, "figure": 1.5}
+BLOCKS = {"spread": 1.8, "aligned": 1.4, "below": 2.0, "figure": 1.8, "signed": 1.8}
 """How readily a form takes a block; 1 where not named."""
 
 
@@ -49,13 +52,15 @@ BLOCKS = {"spread": 2.0, "aligned": 1.5, "below": 2.0, "figure": 1.5}
 class Batch:
     """Arrays of one step; B pages, T text tokens.
 
-    image (B, H, W) grey bytes; cells (B, H/16, W/16, SLOTS) classes; ids, segment, place, label (B, T) as in
+    image (B, H, W) grey bytes; cells (B, H/16, W/16, SLOTS) classes; rows (B, H/16, W/16) the number of the line that
+    stands in a cell, from 0, `UNCOUNTED` where there is none; ids, segment, place, label (B, T) as in
     `Nano.decode`, label -100 where there is nothing to learn; weight (B, T); kind (B, T) of the answer, -1 elsewhere;
     target (B, T) the visual token on which the label stands, -1 where that is not known.
     """
 
     image: NDArray[np.uint8]
     cells: NDArray[np.uint8]
+    rows: NDArray[np.int64]
     ids: NDArray[np.int64]
     segment: NDArray[np.int64]
     place: NDArray[np.int64]
@@ -97,6 +102,19 @@ def cell_classes(page: Document, height: int, width: int) -> NDArray[np.uint8]:
     return out
 
 
+def line_numbers(page: Document, height: int, width: int) -> NDArray[np.int64]:
+    """The number of the line in each cell of the resized page, (H/16, W/16); of two lines the upper one."""
+    out = np.full((height // CELL, width // CELL), UNCOUNTED, np.int64)
+    sx, sy = width / page.image.width / CELL, height / page.image.height / CELL
+    numbers = {line: i for i, line in enumerate(sorted({glyph.line for glyph in page.glyphs}))}
+    for glyph in page.glyphs:
+        y, x = int(glyph.y * sy // 1), int(glyph.x * sx // 1)
+        number = numbers[glyph.line]
+        if number < LINES and 0 <= y < out.shape[0] and 0 <= x < out.shape[1] and out[y, x] == UNCOUNTED:
+            out[y, x] = number
+    return out
+
+
 def choose(rng: Random, questions: tuple[Question, ...], room: int) -> list[Question]:
     """Questions that fit into `room` tokens together, in random order, kinds weighted by `WEIGHTS`."""
     order = sorted(questions, key=lambda q: -(rng.random() ** (1 / WEIGHTS.get(q.kind, 1.0))))
@@ -114,6 +132,7 @@ def collate(rng: Random, pages: list[Document], height: int, width: int) -> Batc
     length, count = text_length(height, width), len(pages)
     image = np.zeros((count, height, width), np.uint8)
     cells = np.zeros((count, height // CELL, width // CELL, SLOTS), np.uint8)
+    rows = np.full((count, height // CELL, width // CELL), UNCOUNTED, np.int64)
     ids, place = np.zeros((count, length), np.int64), np.zeros((count, length), np.int64)
     segment, kind = np.full((count, length), -1, np.int64), np.full((count, length), -1, np.int64)
     label, weight = np.full((count, length), -100, np.int64), np.ones((count, length), np.float32)
@@ -123,7 +142,7 @@ def collate(rng: Random, pages: list[Document], height: int, width: int) -> Batc
         if shown.size != (width, height):
             shown = shown.resize((width, height), Image.Resampling.BICUBIC)
         image[b] = np.asarray(shown)
-        cells[b] = cell_classes(page, height, width)
+        cells[b], rows[b] = cell_classes(page, height, width), line_numbers(page, height, width)
         at, text = 0, lines(page, height, width, CELL)
         for s, q in enumerate(choose(rng, page.questions, length)):
             asked = question_ids(q.text)
@@ -140,7 +159,7 @@ def collate(rng: Random, pages: list[Document], height: int, width: int) -> Batc
                 # The first characters decide whether the right place was found.
                 weight[b, first : first + 2] = 3.0
             at = end
-    return Batch(image, cells, ids, segment, place, label, weight, kind, target)
+    return Batch(image, cells, rows, ids, segment, place, label, weight, kind, target)
 
 
 def page_for(rng: Random, most_cells: int, config: PageConfig) -> tuple[Document, tuple[int, int]]:

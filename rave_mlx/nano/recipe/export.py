@@ -24,7 +24,7 @@ from rave_mlx.convert import convert
 from rave_mlx.convert.families.base import GATE_KEY
 from rave_mlx.errors import ModelError
 from rave_mlx.nano.recipe import weights
-from rave_mlx.nano.recipe.data import CHARACTERS, SLOTS
+from rave_mlx.nano.recipe.data import CHARACTERS, LINES, SLOTS
 from rave_mlx.nano.recipe.layers import NanoConfig
 from rave_mlx.nano.recipe.model import Nano
 
@@ -48,7 +48,7 @@ def export(runs: list[Path], like: Path, out: Path) -> None:
     missing = [name for name in BESIDE if not (like / name).is_file()]
     if missing:
         raise ModelError(f"{like}: no {', '.join(missing)}")
-    model = Nano(NanoConfig(), True, SLOTS, CHARACTERS)
+    model = Nano(NanoConfig(), True, SLOTS, CHARACTERS, LINES)
     model.load_state_dict(_mean([_state(run) for run in runs]))
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / out.name

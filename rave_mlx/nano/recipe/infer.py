@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from rave_mlx.nano.recipe import weights
-from rave_mlx.nano.recipe.data import CHARACTERS, SLOTS
+from rave_mlx.nano.recipe.data import CHARACTERS, LINES, SLOTS
 from rave_mlx.nano.recipe.layers import CELL, NanoConfig, causal
 from rave_mlx.nano.recipe.model import Cache, Nano
 from rave_mlx.nano.recipe.tokens import END_OF_TEXT, IMAGE_PREFIX, TURN_END, decode, question_ids
@@ -46,7 +46,7 @@ class Reader:
 
     def __init__(self, directory: Path, gate: bool = True) -> None:
         has_gate = gate and (directory / "gates.safetensors").is_file()
-        self.model = Nano(NanoConfig(), has_gate, SLOTS, CHARACTERS).eval()
+        self.model = Nano(NanoConfig(), has_gate, SLOTS, CHARACTERS, LINES).eval()
         weights.load(self.model, directory)
 
     @torch.no_grad()

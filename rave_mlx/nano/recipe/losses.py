@@ -1,18 +1,20 @@
 """What a step of the built-in reader's training minimizes.
 
-Answers, and two auxiliary losses on what the generator knows: which characters a visual token covers, and where on the
-page the next character of an answer stands.
+Answers, and three auxiliary losses on what the generator knows: which characters a visual token covers, in which line
+of the page it stands, and where on the page the next character of an answer stands.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rave_mlx.nano.recipe.config import TrainConfig
-from rave_mlx.nano.recipe.data import CHARACTERS, SLOTS, Batch
-from rave_mlx.nano.recipe.layers import CELL
+from rave_mlx.nano.recipe.data import CHARACTERS, SLOTS, UNCOUNTED, Batch
+from rave_mlx.nano.recipe.layers import CELL, normalise
 from rave_mlx.nano.recipe.model import Nano
 from rave_mlx.nano.recipe.vision import make_grid, pixels
 
@@ -26,6 +28,13 @@ def cell_loss(model: Nano, tokens: Tensor, cells: Tensor) -> Tensor:
     return (loss * weight).sum() / (weight.sum() * SLOTS)
 
 
+def row_loss(model: Nano, visual: Tensor, rows: Tensor) -> Tensor:
+    """Cross entropy of the line number of every cell with text, from decoder states of visual tokens (B, N, width)."""
+    scores = model.rows(normalise(visual)).float().flatten(0, 1)
+    counted = (rows != UNCOUNTED).sum().clamp(min=1)
+    return F.cross_entropy(scores, rows.flatten(), ignore_index=UNCOUNTED, reduction="sum") / counted
+
+
 def look_loss(looks: list[Tensor], heads: tuple[int, ...], target: Tensor, weight: Tensor) -> Tensor:
     """Minus the mean logarithm of the attention that goes where the next character stands, where that is known."""
     known = target >= 0
@@ -33,8 +42,22 @@ def look_loss(looks: list[Tensor], heads: tuple[int, ...], target: Tensor, weigh
     return -(seen[known] * weight[known]).sum() / weight[known].sum().clamp(min=1)
 
 
-def losses(model: Nano, batch: Batch, head_only: bool, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Answer loss, cell loss and look loss of a batch."""
+@dataclass(frozen=True)
+class Losses:
+    """Parts of a step's loss; those that are not learnt yet are zero."""
+
+    answer: Tensor
+    cells: Tensor
+    rows: Tensor
+    look: Tensor
+
+    def total(self, supervision: float, config: TrainConfig) -> Tensor:
+        """Their sum; `supervision` weighs the characters of visual tokens."""
+        return self.answer + supervision * self.cells + config.counting * self.rows + config.looking * self.look
+
+
+def losses(model: Nano, batch: Batch, head_only: bool, config: TrainConfig) -> Losses:
+    """The losses of a batch; `head_only`: of the characters of visual tokens only, without a gradient for the tower."""
     height, width = batch.image.shape[1:]
     with torch.autocast("cpu", torch.bfloat16):
         image = pixels(torch.from_numpy(batch.image)).bfloat16()
@@ -43,14 +66,16 @@ def losses(model: Nano, batch: Batch, head_only: bool, config: TrainConfig) -> t
             tokens = tokens.detach()
         cells = cell_loss(model, tokens, torch.from_numpy(batch.cells))
         if head_only:
-            return torch.zeros(()), cells, torch.zeros(())
+            return Losses(torch.zeros(()), cells, torch.zeros(()), torch.zeros(()))
         ids, segment, place, target = (
             torch.from_numpy(a) for a in (batch.ids, batch.segment, batch.place, batch.target)
         )
         grid = height // CELL, width // CELL
-        hidden, looks = model.decode(tokens, grid, ids, segment, place, target, config.looking_layers)
+        layers = config.looking_layers, config.counting_layer
+        hidden, looks, visual = model.decode(tokens, grid, ids, segment, place, target, *layers)
+        rows = row_loss(model, visual, torch.from_numpy(batch.rows).flatten(1))
         label, weight = torch.from_numpy(batch.label), torch.from_numpy(batch.weight)
         asked = label >= 0
         loss = F.cross_entropy(model.logits(hidden[asked]).float(), label[asked], reduction="none")
     answer = (loss * weight[asked]).sum() / weight[asked].sum()
-    return answer, cells, look_loss(looks, config.looking_heads, target, weight)
+    return Losses(answer, cells, rows, look_loss(looks, config.looking_heads, target, weight))

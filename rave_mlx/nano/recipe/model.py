@@ -7,6 +7,8 @@ packed behind one image: a block mask lets each segment see the image and itself
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -150,6 +152,18 @@ class DecoderBlock(nn.Module):
         return share
 
 
+class Decoded(NamedTuple):
+    """What the decoder made of packed questions.
+
+    hidden: final states of the questions, (B, T, width); looks: for each watched layer the logarithm of the attention
+    that goes to the targets, (B, heads, T); visual: states of the visual tokens behind the asked layer, (B, N, width).
+    """
+
+    hidden: Tensor
+    looks: list[Tensor]
+    visual: Tensor
+
+
 class LanguageModel(nn.Module):
     """Embedding, decoder blocks, final norm."""
 
@@ -161,14 +175,18 @@ class LanguageModel(nn.Module):
 
 
 class Nano(nn.Module):
-    """The reader. `cells` is the auxiliary head of cell supervision: which characters a visual token holds."""
+    """The reader, with the heads of its auxiliary losses.
 
-    def __init__(self, c: NanoConfig, gate: bool, slots: int, characters: int) -> None:
+    `cells` says which characters a visual token holds, `rows` in which line of the page it stands.
+    """
+
+    def __init__(self, c: NanoConfig, gate: bool, slots: int, characters: int, lines: int) -> None:
         super().__init__()
         self.c = c
         self.visual = Visual(c)
         self.language_model = LanguageModel(c)
         self.cells = nn.Linear(c.width, slots * characters)
+        self.rows = nn.Linear(c.width, lines)
         if gate:
             for layer in self.language_model.layers:
                 layer.gate = PairGate(c)
@@ -207,12 +225,13 @@ class Nano(nn.Module):
         place: Tensor,
         target: Tensor | None = None,
         watched: tuple[int, ...] = (),
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Final hidden states of packed questions, (B, T, width).
+        tapped: int = 0,
+    ) -> Decoded:
+        """Hidden states of packed questions.
 
         tokens: visual tokens (B, N, width); ids, segment, place: (B, T), token, its question (-1: padding) and its
-        place in the question; target: (B, T), the visual token to look at, for the second result: how much of the
-        attention of each layer in `watched` goes there, logarithms (B, heads, T).
+        place in the question; target: (B, T), the visual token that the layers in `watched` shall look at; tapped: the
+        layer behind which the states of visual tokens are kept.
         """
         x, positions = self.prefix(tokens, grid)
         batch, head, _ = x.shape
@@ -228,12 +247,15 @@ class Nano(nn.Module):
         visual = (len(IMAGE_PREFIX), len(IMAGE_PREFIX) + tokens.shape[1])
         layers = self.language_model.layers
         looks: list[Tensor] = []
+        kept = tokens
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         for i, layer in enumerate(layers):
             wanted = target if i in watched else None
             x, _, seen = layer(x, cos, sin, masks, visual, None, i == len(layers) - 1, wanted)
             looks += [] if seen is None else [seen]
-        return self.language_model.norm(x), looks
+            if i == tapped:
+                kept = x[:, visual[0] : visual[1]]
+        return Decoded(self.language_model.norm(x), looks, kept)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary scores with the tied embedding."""

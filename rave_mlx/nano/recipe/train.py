@@ -5,11 +5,11 @@
 Starts from Hugging Face-layout weights (`--start`), adds zero-initialised pair gates, and trains everything under one
 schedule that is a function of wall-clock time, so that it always ends at a learning rate of zero, on time. Page sizes
 grow in three steps. Muon (Jordan et al. 2024) on hidden matrices, AdamW elsewhere; gates have a rate of their own.
-Started from another run's directory it takes that state, its auxiliary head included; a state of a shallower decoder
+Started from another run's directory it takes that state, its auxiliary heads included; a state of a shallower decoder
 is deepened by layers that change nothing at first.
 
-Two auxiliary losses use what the generator knows: every visual token names the characters it covers, and some heads
-of the last layers look at the place on the page of the very character that comes next.
+Three auxiliary losses use what the generator knows: every visual token names the characters it covers and the number of
+its line, and some heads of the last layers look at the place on the page of the very character that comes next.
 Run the same command again to go on after an interruption: `OUT/state.pt` holds model, optimizers and clock.
 """
 
@@ -30,7 +30,7 @@ from torch import nn
 from rave_mlx.nano.documents import PageConfig
 from rave_mlx.nano.recipe import weights
 from rave_mlx.nano.recipe.config import TrainConfig
-from rave_mlx.nano.recipe.data import CHARACTERS, SLOTS, Batch, batches
+from rave_mlx.nano.recipe.data import CHARACTERS, LINES, SLOTS, Batch, batches
 from rave_mlx.nano.recipe.deepen import deepen
 from rave_mlx.nano.recipe.layers import NanoConfig
 from rave_mlx.nano.recipe.losses import losses
@@ -104,12 +104,14 @@ class Run:
     def __init__(self, config: TrainConfig, start: Path, out: Path) -> None:
         torch.manual_seed(config.seed)
         self.config, self.state = config, out / "state.pt"
-        self.model = Nano(NanoConfig(), True, SLOTS, CHARACTERS)
+        self.model = Nano(NanoConfig(), True, SLOTS, CHARACTERS, LINES)
         self.step = self.pages = 0
         self.spent, self.begun = 0.0, time.time()
         if (start / "state.pt").is_file():
             self.spent = config.head_minutes
-            self.model.load_state_dict(deepen(torch.load(start / "state.pt", weights_only=True)["model"], NanoConfig()))
+            found = deepen(torch.load(start / "state.pt", weights_only=True)["model"], NanoConfig())
+            fresh = {k: v for k, v in self.model.state_dict().items() if k.startswith(weights.AUXILIARY)}
+            self.model.load_state_dict(fresh | found)
         else:
             weights.load(self.model, start)
         self.optimizers = groups(self.model, config)
@@ -141,8 +143,8 @@ class Run:
         torch.save(state, fresh)
         fresh.replace(self.state)
 
-    def learn(self, batch: Batch) -> tuple[float, float, float, float]:
-        """One step; answer loss, cell loss, look loss and gradient norm."""
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """One step; its losses and the norm of its gradient."""
         config, minutes = self.config, self.minutes
         head_only = minutes < config.head_minutes
         factor = rate(minutes, config)
@@ -151,16 +153,16 @@ class Run:
                 group["lr"] = group["peak"] * factor
         if head_only:
             self.optimizers[1].param_groups[0]["lr"] = config.adamw * 3
-        answer, cells, look = losses(self.model, batch, head_only, config)
+        loss = losses(self.model, batch, head_only, config)
         early, late = config.supervision
         share = early + (late - early) * min(1.0, minutes / config.minutes)
-        (answer + share * cells + config.looking * look).backward()
+        loss.total(share, config).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers[1:] if head_only else self.optimizers:
             optimizer.step()
         self.model.zero_grad(set_to_none=True)
         self.step, self.pages = self.step + 1, self.pages + len(batch.image)
-        return float(answer.detach()), float(cells.detach()), float(look.detach()), float(norm)
+        return {name: float(part.detach()) for name, part in vars(loss).items()} | {"norm": float(norm)}
 
 
 def train(config: TrainConfig, start: Path, out: Path) -> None:
@@ -173,7 +175,7 @@ def train(config: TrainConfig, start: Path, out: Path) -> None:
     log = (out / "log.jsonl").open("a")
     log.write(json.dumps({"config": asdict(config), "parameters": weights.count(run.model)}) + "\n")
     logged = stored = time.time()
-    recent: list[tuple[float, float, float, float]] = []
+    recent: list[dict[str, float]] = []
     for batch in feed:
         progress = run.minutes / config.minutes
         if progress >= 1:
@@ -182,9 +184,9 @@ def train(config: TrainConfig, start: Path, out: Path) -> None:
         recent.append(run.learn(batch))
         now = time.time()
         if now - logged > 20:
-            answer, cells, look, norm = (round(sum(r) / len(recent), 4) for r in zip(*recent, strict=True))
-            line = {"minutes": round(run.minutes, 2), "step": run.step, "pages": run.pages, "answer": answer}
-            line |= {"cells": cells, "look": look, "norm": norm, "rate": round(rate(run.minutes, config), 3)}
+            line = {"minutes": round(run.minutes, 2), "step": run.step, "pages": run.pages}
+            line |= {name: round(sum(r[name] for r in recent) / len(recent), 4) for name in recent[0]}
+            line["rate"] = round(rate(run.minutes, config), 3)
             log.write(json.dumps(line) + "\n")
             log.flush()
             recent, logged = [], now

@@ -12,6 +12,8 @@ from rave_mlx.errors import ModelError
 from rave_mlx.nano.recipe.model import Nano
 
 PATCH = "visual.patch_embed.proj.weight"
+AUXILIARY = ("cells.", "rows.")
+"""Heads that only training needs."""
 
 
 def load(model: Nano, directory: Path) -> None:
@@ -31,17 +33,17 @@ def load(model: Nano, directory: Path) -> None:
     if gates.is_file() and model.language_model.layers[0].gate is not None:
         state |= {f"language_model.{name}": value for name, value in load_file(gates).items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
-    wrong = unexpected + [n for n in missing if not n.startswith("cells.") and ".gate." not in n]
+    wrong = unexpected + [n for n in missing if not n.startswith(AUXILIARY) and ".gate." not in n]
     if wrong:
         raise ModelError(f"{path}: does not fit the model: {', '.join(wrong[:4])}")
 
 
 def save(model: Nano, directory: Path) -> None:
-    """Write `model.safetensors` (without the auxiliary head) and `gates.safetensors`, fp32."""
+    """Write `model.safetensors` (without the auxiliary heads) and `gates.safetensors`, fp32."""
     state, gates = {}, {}
     for name, parameter in model.state_dict().items():
         value = parameter.detach().float()
-        if name.startswith("cells."):
+        if name.startswith(AUXILIARY):
             continue
         if ".gate." in name:
             gates[name.removeprefix("language_model.")] = value.contiguous()
