@@ -33,11 +33,12 @@ import rave_mlx
 from rave_mlx.attention.policies.parse import steering
 from rave_mlx.attention.policies.registry import POLICIES
 from rave_mlx.cache import Cache
+from rave_mlx.conversation import Message
 from rave_mlx.errors import UsageError
 from rave_mlx.generation import encode, prefill, step
 from rave_mlx.messages import read_messages
 from rave_mlx.models.lmm import LMM
-from rave_mlx.prompt import Message, Prompt
+from rave_mlx.prompt import Prompt
 
 QUESTION = "What is the total of this page, and who wrote it?"
 BURST = 4

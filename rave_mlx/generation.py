@@ -14,11 +14,12 @@ from rave_mlx import backend
 from rave_mlx.attention import Path
 from rave_mlx.attention.policies.parse import Attention
 from rave_mlx.cache import Cache
+from rave_mlx.conversation import Role
 from rave_mlx.errors import UsageError
 from rave_mlx.images import ImagePatches
 from rave_mlx.models.frequencies import outgrows
 from rave_mlx.models.lmm import LMM
-from rave_mlx.prompt import Prompt, Role, TokenMap
+from rave_mlx.prompt import Prompt, TokenMap
 from rave_mlx.sampling import Sampling
 
 PREFILL_CHUNK = 2048

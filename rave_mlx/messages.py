@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rave_mlx.config import Images
+from rave_mlx.conversation import ImagePart, Message, Original, TextPart
 from rave_mlx.errors import ImageError, PromptError
 from rave_mlx.images import ImageSource, open_image, read_patches
-from rave_mlx.prompt import ImagePart, Message, Original, TextPart
 
 
 def read_messages(

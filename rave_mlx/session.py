@@ -16,12 +16,13 @@ import mlx.core as mx
 
 from rave_mlx.attention.policies.parse import Attention, Steering, steering
 from rave_mlx.cache import Cache
+from rave_mlx.conversation import ImagePart, Message, TextPart
 from rave_mlx.generation import Clock, Finish, Piece, decode, encode, prefill
 from rave_mlx.images import ImageSource
 from rave_mlx.messages import read_image, read_messages
 from rave_mlx.models.frequencies import kept_regime, regime
 from rave_mlx.models.lmm import LMM
-from rave_mlx.prompt import ImagePart, Message, Prompt, TextPart
+from rave_mlx.prompt import Prompt
 from rave_mlx.sampling import Sampling
 
 _FEATURES_KEPT = 8

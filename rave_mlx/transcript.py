@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from rave_mlx.config import ImageConfig, Images
+from rave_mlx.conversation import ImagePart, Message, TextPart
 from rave_mlx.errors import PromptError
 from rave_mlx.images import ImagePatches
 from rave_mlx.messages import read_messages
-from rave_mlx.prompt import ImagePart, Message, TextPart
 from rave_mlx.session import Session
 
 FORMAT = 1

@@ -10,13 +10,13 @@ import pytest
 from support import picture, relative, tiny_model
 
 from rave_mlx.config import RopeConfig, RopeScaling
+from rave_mlx.conversation import Message, TextPart
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.rope import context, read_rope
 from rave_mlx.errors import ConfigError
 from rave_mlx.generation import prefill
 from rave_mlx.models.frequencies import frequencies, kept_regime, outgrows, regime
 from rave_mlx.models.rope import text_table
-from rave_mlx.prompt import Message, TextPart
 from rave_mlx.session import Session
 
 SHORT, LONG = (1.0, 2.0, 4.0, 5.0), (2.0, 8.0, 16.0, 32.0)

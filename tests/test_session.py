@@ -38,8 +38,8 @@ def say(session, text, *images):
 
 def logits_after(session):
     """What the model predicts next from the session's cache, against the whole conversation in one pass."""
+    from rave_mlx.conversation import Message
     from rave_mlx.generation import prefill
-    from rave_mlx.prompt import Message
 
     messages = [*session.messages, Message("user", (rave_mlx.session.TextPart("And now?"),))]
     prompt = session.lmm.prompt(messages)

@@ -27,13 +27,13 @@ from rave_mlx.attention import attend
 from rave_mlx.attention.masks import decoder_mask
 from rave_mlx.attention.policies.sinks import _Recorder
 from rave_mlx.chat_template import ChatTemplate
+from rave_mlx.conversation import Role
 from rave_mlx.convert.adapters import export_peft, import_peft
 from rave_mlx.convert.export import export
 from rave_mlx.convert.fuse import fuse
 from rave_mlx.errors import ConfigError, ModelError, PromptError, UsageError
 from rave_mlx.generation import prefill, step
 from rave_mlx.messages import read_messages
-from rave_mlx.prompt import Role
 from rave_mlx.train.batch import collate
 from rave_mlx.train.dataset import open_dataset
 from rave_mlx.train.example import make_example

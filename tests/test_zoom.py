@@ -20,6 +20,7 @@ from rave_mlx.attention.policies.carve import CARVE
 from rave_mlx.attention.policies.funnel import VisualFunnel
 from rave_mlx.attention.policies.parse import steering
 from rave_mlx.config import GateConfig
+from rave_mlx.conversation import ImagePart, TextPart
 from rave_mlx.errors import UsageError
 from rave_mlx.evaluate import Item, answer_all
 from rave_mlx.generation import _continued
@@ -28,7 +29,6 @@ from rave_mlx.look import collect
 from rave_mlx.look.maps import spread
 from rave_mlx.look.places import places
 from rave_mlx.look.pointing import score
-from rave_mlx.prompt import ImagePart, TextPart
 from rave_mlx.sampling import Sampling
 from rave_mlx.session import Session
 from rave_mlx.zoom.carving import contrast, fuse, regions

@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from rave_mlx.conversation import ImagePart
 from rave_mlx.convert.source import SUGGESTED
 from rave_mlx.errors import RaveError, UsageError
-from rave_mlx.prompt import ImagePart
 from rave_mlx.session import Session, TurnStats
 from rave_mlx.transcript import load_transcript, save_transcript
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rave_mlx.attention.policies.parse import Attention
+from rave_mlx.conversation import ImagePart
 from rave_mlx.evaluate.item import Item
 from rave_mlx.evaluate.metrics import anls, character_errors, exact
 from rave_mlx.models.lmm import LMM
-from rave_mlx.prompt import ImagePart
 from rave_mlx.session import Session
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from rave_mlx.attention.policies.parse import Attention, Steering, steering
 from rave_mlx.config import Connector, ImageConfig, Images
+from rave_mlx.conversation import ImagePart, Message, Role, TextPart
 from rave_mlx.errors import PromptError, UsageError
 from rave_mlx.generation import decode, prefill
 from rave_mlx.images import open_image
@@ -19,7 +20,7 @@ from rave_mlx.look.watch import Recorder, Row, Watch
 from rave_mlx.messages import read_messages
 from rave_mlx.models.lmm import LMM
 from rave_mlx.patches import ImagePatches, normalised
-from rave_mlx.prompt import ImagePart, Message, Prompt, Role, TextPart
+from rave_mlx.prompt import Prompt
 from rave_mlx.sampling import Sampling
 from rave_mlx.session import latest_turn
 

@@ -13,9 +13,10 @@ from itertools import takewhile
 
 import numpy as np
 
+from rave_mlx.conversation import Message, Role, TextPart
 from rave_mlx.errors import UsageError
 from rave_mlx.models.lmm import LMM
-from rave_mlx.prompt import Message, Prompt, Role, TextPart
+from rave_mlx.prompt import Prompt
 
 _QUESTION, _REPLY = "What is the total of all of these?", "It is the sum of what is written there."
 

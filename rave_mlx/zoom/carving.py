@@ -10,8 +10,8 @@ import numpy as np
 
 from rave_mlx.attention.policies.carve import CARVE, DESCRIBE
 from rave_mlx.config import Images
+from rave_mlx.conversation import ImagePart, Message, Original
 from rave_mlx.models.lmm import LMM
-from rave_mlx.prompt import ImagePart, Message, Original
 from rave_mlx.zoom.crops import Box, Latest, ask_instead, is_reduced, magnified, scaled_box
 from rave_mlx.zoom.maps import enlarged, page_maps
 from rave_mlx.zoom.profile import answer_attention

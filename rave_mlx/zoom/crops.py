@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from rave_mlx.config import Connector, ImageConfig, Images, LMMConfig, ResamplerConfig
+from rave_mlx.conversation import ImagePart, Message, Original, TextPart
 from rave_mlx.errors import UsageError
 from rave_mlx.images import cut_patches, fit_size
 from rave_mlx.patches import RESAMPLE, ImagePatches
-from rave_mlx.prompt import ImagePart, Message, Original, TextPart
 from rave_mlx.tiles import TILED_IMAGE_TOKENS
 from rave_mlx.tiles.unpad import visual_tokens
 from rave_mlx.zoom.regions import Mask

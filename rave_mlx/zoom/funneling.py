@@ -10,8 +10,8 @@ import numpy as np
 
 from rave_mlx.attention.policies.funnel import WHERE, VisualFunnel
 from rave_mlx.config import Images, TileConfig
+from rave_mlx.conversation import Message
 from rave_mlx.models.lmm import LMM
-from rave_mlx.prompt import Message
 from rave_mlx.zoom.crops import Box, Latest, ask_instead, resized
 from rave_mlx.zoom.maps import page_maps
 from rave_mlx.zoom.profile import answer_attention

@@ -20,12 +20,13 @@ import rave_mlx  # noqa: E402
 from parity import aki_reference as reference  # noqa: E402
 from rave_mlx.chat_template import ChatTemplate  # noqa: E402
 from rave_mlx.config import TokenConfig  # noqa: E402
+from rave_mlx.conversation import Message, TextPart  # noqa: E402
 from rave_mlx.convert import convert  # noqa: E402
 from rave_mlx.convert.export import export  # noqa: E402
 from rave_mlx.convert.families.aki import TEMPLATE  # noqa: E402
 from rave_mlx.generation import prefill  # noqa: E402
 from rave_mlx.messages import read_messages  # noqa: E402
-from rave_mlx.prompt import Message, TextPart, build_prompt  # noqa: E402
+from rave_mlx.prompt import build_prompt  # noqa: E402
 from rave_mlx.tokenizer import Tokenizer  # noqa: E402
 
 

@@ -10,8 +10,9 @@ transformers = pytest.importorskip("transformers")
 
 from rave_mlx.chat_template import ChatTemplate  # noqa: E402
 from rave_mlx.config import TokenConfig  # noqa: E402
+from rave_mlx.conversation import Message, Role, TextPart  # noqa: E402
 from rave_mlx.errors import PromptError  # noqa: E402
-from rave_mlx.prompt import Message, Role, TextPart, build_prompt  # noqa: E402
+from rave_mlx.prompt import build_prompt  # noqa: E402
 from rave_mlx.tokenizer import Tokenizer  # noqa: E402
 
 CONVERSATIONS = {

@@ -21,7 +21,7 @@ from rave_mlx.convert.families import qwen, qwen2_5_vl, qwen2_vl, qwen3_vl  # no
 from rave_mlx.convert.source import Source  # noqa: E402
 from rave_mlx.images import cut_patches  # noqa: E402
 from rave_mlx.models.vision.grid import interpolation, plan_windows  # noqa: E402
-from rave_mlx.prompt import rotary_positions  # noqa: E402
+from rave_mlx.positions import rotary_positions  # noqa: E402
 
 
 @pytest.mark.parametrize("merge", [1, 2, 3])

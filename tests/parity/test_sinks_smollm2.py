@@ -8,7 +8,7 @@ import pytest
 
 from parity.test_smollm2 import file, lmm, reference  # noqa: F401
 from rave_mlx.attention.policies.sinks import Profile, classify_sinks, profile
-from rave_mlx.prompt import Message, TextPart
+from rave_mlx.conversation import Message, TextPart
 
 torch = pytest.importorskip("torch")
 

@@ -36,8 +36,9 @@ from rave_mlx.attention.policies.tokens import Tokens
 
 if TYPE_CHECKING:
     from rave_mlx.config import LMMConfig
+    from rave_mlx.conversation import Message
     from rave_mlx.models.lmm import LMM
-    from rave_mlx.prompt import Message, Prompt
+    from rave_mlx.prompt import Prompt
     from rave_mlx.sampling import Sampling
 
 Phase = Literal["prefill", "decode"]

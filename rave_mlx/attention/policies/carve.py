@@ -36,8 +36,8 @@ from rave_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from rave_mlx.config import LMMConfig
+    from rave_mlx.conversation import Message
     from rave_mlx.models.lmm import LMM
-    from rave_mlx.prompt import Message
 
 DESCRIBE = "Write a general description of the image."
 """The general instruction, as in the released code."""

@@ -27,8 +27,8 @@ from rave_mlx.sampling import Choose, Sampling
 
 if TYPE_CHECKING:
     from rave_mlx.config import LMMConfig
+    from rave_mlx.conversation import Message
     from rave_mlx.models.lmm import LMM
-    from rave_mlx.prompt import Message
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Guidance(Policy):
         return ()
 
     def guide(self, lmm: LMM, messages: Sequence[Message], sampling: Sampling) -> Sampling:
-        from rave_mlx.prompt import ImagePart
+        from rave_mlx.conversation import ImagePart
 
         text = [replace(m, parts=tuple(p for p in m.parts if not isinstance(p, ImagePart))) for m in messages]
         if self.gamma == 1 or text == list(messages):
@@ -134,7 +134,7 @@ class _SecondRun:
 
     def _read_again(self) -> mx.array:
         """The same after reading everything anew, where rotary frequencies change with the length."""
-        from rave_mlx.prompt import Message, TextPart
+        from rave_mlx.conversation import Message, TextPart
 
         said = tuple(np.concatenate([np.array(token) for token in self._said]).tolist())
         answer = Message("assistant", (TextPart("", said),))

@@ -130,7 +130,7 @@ class Profile:
 
 def profile(lmm: LMM) -> Profile:
     """Let a model read a short text, without gates, and keep what its layers see."""
-    from rave_mlx.prompt import Message, TextPart
+    from rave_mlx.conversation import Message, TextPart
 
     prompt = lmm.prompt([Message("user", (TextPart(_TEXT),), plain=True)])
     recorder = _Recorder()

@@ -39,9 +39,10 @@ from rave_mlx.errors import UsageError
 if TYPE_CHECKING:
     from rave_mlx.attention.policies.vflowopt_map import Places, PrunedPatches
     from rave_mlx.config import LMMConfig
+    from rave_mlx.conversation import Message
     from rave_mlx.images import ImagePatches
     from rave_mlx.models.lmm import LMM
-    from rave_mlx.prompt import Message, Prompt
+    from rave_mlx.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class VFlowOpt(Policy):
     def revise(
         self, lmm: LMM, messages: Sequence[Message], gate: bool | None, features: MutableMapping[str, mx.array]
     ) -> Sequence[Message]:
-        from rave_mlx.prompt import ImagePart
+        from rave_mlx.conversation import ImagePart
 
         def pruned(part: Any) -> Any:
             return (

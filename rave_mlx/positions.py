@@ -1,0 +1,60 @@
+"""Rotary positions of a prompt's tokens, and what tokens of an image see beyond themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Grid = tuple[int, int, int]
+"""Frames, rows and columns of patches."""
+
+
+def opened_keys(ids: NDArray[np.int32], image: NDArray[np.int32], answer: int | None) -> NDArray[np.int32]:
+    """What the tokens of an image see beyond themselves under modality-mutual attention (arXiv 2503.02597).
+
+    Every image sees the rest of its turn: the tokens from its end up to and including the next `answer` token.
+    The paper and its code know one image and one turn; there this is their rule (the code opens the columns from the
+    image's end up to and including the first `<|assistant|>`). Without an `answer` token after it, an image sees
+    nothing more, as in their pre-training on captions. Answers stay closed, so that reading a conversation at once
+    gives what reading and writing it token by token gave.
+
+    Returns:
+        (2, L) first and end of the opened tokens, equal where there are none.
+    """
+    opened = np.zeros((2, len(ids)), np.int32)
+    answers = np.flatnonzero(ids == answer)
+    for index in range(image.max(initial=-1) + 1):
+        tokens = np.flatnonzero(image == index)
+        end = int(tokens[-1]) + 1
+        following = answers[answers >= end]
+        if following.size:
+            opened[:, tokens] = [[end], [int(following[0]) + 1]]
+    return opened
+
+
+def rotary_positions(image: NDArray[np.int32], grids: Sequence[Grid], merge_size: int) -> NDArray[np.int32]:
+    """Multimodal positions (3, L) for still images (Qwen2-VL, arXiv 2409.12191, section 2.1).
+
+    A text token advances all three; the tokens of an image share the temporal position and take their row and
+    column; the text after an image goes on from the largest position used.
+    """
+    positions = np.empty((3, len(image)), np.int32)
+    starts = np.flatnonzero(np.diff(image, prepend=-2))
+    following = 0
+    for start, stop in zip(starts, [*starts[1:], len(image)], strict=True):
+        if image[start] < 0:
+            positions[:, start:stop] = following + np.arange(stop - start, dtype=np.int32)
+            following += stop - start
+            continue
+        _, rows, columns = (1, *(side // merge_size for side in grids[image[start]][1:]))
+        row, column = np.divmod(np.arange(stop - start, dtype=np.int32), columns)
+        positions[:, start:stop] = following + np.stack([np.zeros_like(row), row, column])
+        following += max(rows, columns)
+    return positions
+
+
+def plain_positions(length: int) -> NDArray[np.int32]:
+    """Positions (3, L) of a model that knows one axis only."""
+    return np.tile(np.arange(length, dtype=np.int32), (3, 1))
