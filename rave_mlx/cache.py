@@ -1,51 +1,76 @@
 """Keys, values and gate features of one conversation, for every decoder layer.
 
 A gate's key features cannot be recomputed from cached keys (those are rotated), so they are kept beside them and
-grow, shrink and die with them. Arrays grow in steps, so that a decode step writes one row instead of copying all.
+grow, shrink and die with them. Arrays grow in steps, so that a decode step writes one row instead of copying all; the
+features of text are zero, as fresh rows are, and are not written at all.
 """
 
 from __future__ import annotations
 
 import mlx.core as mx
 
+from rave_mlx.attention.gate import PairGate, QueryMap
 from rave_mlx.attention.policies.run import Run
 
 _STEP = 256
 
 
 class LayerCache:
-    """One layer's keys (B, G, L, d), values (B, G, L, d) and, if gated, gate features (B, G_s, L, R)."""
+    """One layer's keys (B, G, L, d), values (B, G, L, d) and, once there are any, gate features (B, G_s, L, R).
+
+    Attributes:
+        length: tokens kept.
+        query_map: the map of the layer's gate, which is the same for every token; None until it is needed.
+    """
 
     def __init__(self) -> None:
+        # Keys, values, features; rows of features from `length` on are zero.
         self._arrays: list[mx.array] = []
         self.length = 0
+        self.query_map: QueryMap | None = None
 
-    def append(self, *new: mx.array) -> list[mx.array]:
-        """Add rows along axis 2 to every array and return the arrays with all rows so far."""
-        start, stop = self.length, self.length + new[0].shape[2]
-        if not self._arrays or stop > self._arrays[0].shape[2]:
-            room = -(-stop // _STEP) * _STEP
-            self._arrays = [self._grown(i, x, room) for i, x in enumerate(new)]
+    def map_of(self, gate: PairGate) -> QueryMap:
+        """The query map of the layer's gate, computed once."""
+        if self.query_map is None:
+            self.query_map = gate.query_map()
+        return self.query_map
+
+    def append(self, keys: mx.array, values: mx.array, features: mx.array | None = None) -> list[mx.array]:
+        """Add rows along axis 2 and return keys, values and, where there are any, features with all rows so far.
+
+        `features` None: those of text.
+        """
+        new = [keys, values] if features is None else [keys, values, features]
+        start, stop = self.length, self.length + keys.shape[2]
+        if self._arrays and stop > self._arrays[0].shape[2]:
+            self._arrays = [_padded(x[:, :, :start], _room(stop)) for x in self._arrays]
+        for like in new[len(self._arrays) :]:
+            room = self._arrays[0].shape[2] if self._arrays else _room(stop)
+            self._arrays.append(mx.zeros((*like.shape[:2], room, like.shape[3]), like.dtype))
         for i, x in enumerate(new):
             self._arrays[i][:, :, start:stop] = x
         self.length = stop
         return [x[:, :, :stop] for x in self._arrays]
 
-    def _grown(self, index: int, like: mx.array, room: int) -> mx.array:
-        batch, heads, _, width = like.shape
-        if not self._arrays:
-            return mx.zeros((batch, heads, room, width), like.dtype)
-        old = self._arrays[index][:, :, : self.length]
-        return mx.concatenate([old, mx.zeros((batch, heads, room - self.length, width), like.dtype)], axis=2)
-
     def trim(self, length: int) -> None:
         """Forget every row from `length` on."""
+        if length < self.length and len(self._arrays) > 2:
+            self._arrays[2][:, :, length : self.length] = 0.0
         self.length = min(self.length, length)
 
     @property
     def arrays(self) -> list[mx.array]:
         """The stored arrays, for evaluation and for counting bytes."""
         return self._arrays
+
+
+def _room(rows: int) -> int:
+    return -(-rows // _STEP) * _STEP
+
+
+def _padded(x: mx.array, rows: int) -> mx.array:
+    fresh = mx.zeros((*x.shape[:2], rows - x.shape[2], x.shape[3]), x.dtype)
+    return mx.concatenate([x, fresh], axis=2)
 
 
 class Cache:

@@ -39,6 +39,24 @@ def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     return _compiled(_rotate, tuple(x.shape))(x, cos, sin)
 
 
+def normalised_affine(x: mx.array, project: mx.array, offset: mx.array, eps: float) -> mx.array:
+    """x / rms(x) @ project + offset for x (B, H, 1, d), project (H, d, R), offset (H, 1, R)."""
+    return _compiled(_scaled_affine, tuple(x.shape))(x @ project, x, offset, mx.array(eps))
+
+
+def tanh_bias(x: mx.array, limit: float, factor: float) -> mx.array:
+    """factor * limit * tanh(x / limit) for the scores of one token, whose number of keys stays the same."""
+    return _compiled(_tanh_bias, tuple(x.shape))(x, mx.array(1 / limit), mx.array(factor * limit))
+
+
+def _scaled_affine(product: mx.array, x: mx.array, offset: mx.array, eps: mx.array) -> mx.array:
+    return product * mx.rsqrt(mx.mean(mx.square(x), axis=-1, keepdims=True) + eps) + offset
+
+
+def _tanh_bias(x: mx.array, inverse: mx.array, scale: mx.array) -> mx.array:
+    return scale * mx.tanh(x * inverse)
+
+
 def _norm(x: mx.array, weight: mx.array, eps: mx.array) -> mx.array:
     return x * mx.rsqrt(mx.mean(mx.square(x), axis=-1, keepdims=True) + eps) * weight
 

@@ -167,21 +167,24 @@ def test_the_reference_gradient_is_the_numerical_one():
         assert found[index] == pytest.approx((sides[0] - sides[1]) / 2e-5, abs=2e-5)
 
 
-def test_features_are_the_formula():
+@pytest.mark.parametrize("queries", [1, 2])
+def test_features_are_the_formula(queries):
     """x_ij = (U q^)(W k^)/sqrt(r) + a q^ + c k^ + beta, entry by entry, for visual keys; 0 for text keys."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(queries)
     text = TextConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=4, num_kv_heads=2,
                       head_dim=8, rope=RopeConfig(theta=10.0), max_positions=8)  # fmt: skip
     gate = PairGate(GateConfig(rank=3, kv_groups=(1,)), text)
     values = {n: rng.normal(size=p.shape) for n, p in gate.parameters().items()}
     gate.load_weights([(n, mx.array(x.astype(np.float32))) for n, x in values.items()])
-    q, k = rng.normal(size=(1, 4, 2, 8)), rng.normal(size=(1, 2, 3, 8))
+    q, k = rng.normal(size=(1, 4, queries, 8)) * 7, rng.normal(size=(1, 2, 3, 8))
     visual = np.array([[True, False, True]])
     u = gate.query_features(mx.array(q.astype(np.float32)))
     v = gate.key_features(mx.array(k.astype(np.float32)), mx.array(visual))
     found = np.array(u) @ np.array(v).transpose(0, 1, 3, 2)
     unit = lambda x: x / np.sqrt((x**2).mean(-1, keepdims=True))
-    for h, i, j in itertools.product(range(2), range(2), range(3)):
+    kept = gate.query_features(mx.array(q.astype(np.float32)), gate.query_map())
+    np.testing.assert_array_equal(np.array(u), np.array(kept))
+    for h, i, j in itertools.product(range(2), range(queries), range(3)):
         qi, kj = unit(q[0, 2 + h, i]), unit(k[0, 1, j])
         pair = (values["U"][h] @ qi) @ (values["W"][0] @ kj) / np.sqrt(3)
         x = pair + values["a"][h] @ qi + values["c"][0] @ kj + values["beta"][h]

@@ -9,7 +9,7 @@ import pytest
 
 from rave_mlx import backend
 from rave_mlx.models.rope import RotaryTable
-from rave_mlx.one_token import RMSNorm, is_one_token
+from rave_mlx.one_token import RMSNorm, is_one_token, normalised_affine, tanh_bias
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 48), (3, 1, 256), (1, 2, 48), (2, 5, 1, 16)])
@@ -48,6 +48,23 @@ def test_rotation_of_queries_and_keys(length):
         turned = pairs * np.exp(1j * angles)
         exact = np.concatenate([turned.real, turned.imag], axis=-1)
         np.testing.assert_allclose(np.array(found), exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_gate_features_of_a_token(scale):
+    rng = np.random.default_rng(7)
+    x, project = rng.normal(0, scale, (2, 3, 1, 16)).astype(np.float32), rng.normal(size=(3, 16, 5)).astype(np.float32)
+    offset = rng.normal(size=(3, 1, 5)).astype(np.float32)
+    unit = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-6)
+    found = normalised_affine(*map(mx.array, (x, project, offset)), eps=1e-6)
+    np.testing.assert_allclose(np.array(found), unit @ project + offset, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("keys", [1, 40, 333])
+def test_bias_of_a_token(keys):
+    x = np.random.default_rng(keys).normal(0, 9, (1, 2, 2, keys)).astype(np.float32)
+    exact = 1.5 * 4 * np.tanh(x.astype(np.float64) / 4)
+    np.testing.assert_allclose(np.array(tanh_bias(mx.array(x), 4.0, 1.5)), exact, rtol=2e-6, atol=1e-6)
 
 
 def test_a_norm_learns():

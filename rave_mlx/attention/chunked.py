@@ -16,6 +16,7 @@ from rave_mlx import backend
 from rave_mlx.attention.gate import GateTerms, squash
 from rave_mlx.attention.masks import Mask, causal
 from rave_mlx.elementwise import exp2, tanh_limit
+from rave_mlx.one_token import is_one_token, tanh_bias
 
 _LOG2E = 1.4426950408889634
 _SCORES = 1 << 21
@@ -95,7 +96,7 @@ def _block(
     queries = q[..., start:stop, :].astype(mx.float32) * (scale * _LOG2E)
     scores = queries.reshape(batch, groups, ratio * rows, -1) @ k.swapaxes(-1, -2)
     if heads.gate is not None:
-        scores = scores + _LOG2E * _block_bias(heads.gate, groups, ratio, start, stop, num_keys)
+        scores = scores + _block_bias(heads.gate, groups, ratio, start, stop, num_keys, factor=_LOG2E)
     allowed = _block_mask(mask, start, stop, num_keys)
     if allowed is not None:
         split = scores.reshape(batch, groups, ratio, rows, num_keys)
@@ -134,16 +135,25 @@ def _seen(mask: Mask, num_keys: int, num_queries: int, stop: int) -> int:
     return num_keys - num_queries + stop if isinstance(mask, str) else num_keys
 
 
-def _block_bias(gate: GateTerms, num_groups: int, ratio: int, start: int, stop: int, num_keys: int) -> mx.array:
-    """The bias (B, G, ratio * rows, Lk), computed for the visual span and the gated (leading) KV heads only."""
+def _block_bias(
+    gate: GateTerms, num_groups: int, ratio: int, start: int, stop: int, num_keys: int, factor: float = 1.0
+) -> mx.array:
+    """`factor` times the bias (B, G, ratio * rows, Lk), for the visual span and the gated (leading) KV heads only."""
     low, high = (min(x, num_keys) for x in gate.span)
     batch, groups, _, width = gate.v.shape
     u = gate.u.reshape(batch, groups, ratio, -1, width)[..., start:stop, :].reshape(batch, groups, -1, width)
     x = u @ gate.v[:, :, low:high].swapaxes(-1, -2)
-    bias = tanh_limit(x, gate.limit) if gate.squash == "tanh" else squash(x, gate.squash, gate.limit)
+    bias = _squashed(x, gate, factor, one_token=is_one_token(gate.u))
     if high - low == num_keys and groups == num_groups:
         return bias
     return mx.pad(bias, [(0, 0), (0, num_groups - groups), (0, 0), (low, num_keys - high)])
+
+
+def _squashed(x: mx.array, gate: GateTerms, factor: float, *, one_token: bool) -> mx.array:
+    if gate.squash == "tanh" and one_token:
+        return tanh_bias(x, gate.limit, factor)
+    bias = tanh_limit(x, gate.limit) if gate.squash == "tanh" else squash(x, gate.squash, gate.limit)
+    return bias if factor == 1.0 else factor * bias
 
 
 def _block_mask(mask: Mask, start: int, stop: int, num_keys: int) -> mx.array | None:

@@ -15,17 +15,25 @@ v_j = visual_j * [W_g k^_j, 1, c_g . k^_j], so x_ij = u_i . v_j. A text key has 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from rave_mlx.config import GateConfig, TextConfig
+from rave_mlx.one_token import is_one_token, normalised_affine
 
 Squash = Literal["tanh", "identity", "suppress", "boost"]
 
 _EPS = 1e-6
 _LN2 = 0.6931471805599453
+
+
+class QueryMap(NamedTuple):
+    """u = q^ project + offset: `project` (H_s, d, R) = [U' / sqrt(r), a, 0], `offset` (H_s, 1, R) = [0, beta, 1]."""
+
+    project: mx.array
+    offset: mx.array
 
 
 @dataclass(frozen=True)
@@ -77,22 +85,26 @@ class PairGate(nn.Module):
         """Whether the bias is zero for every input (W, a, c and beta are all zero). Evaluates the parameters."""
         return not any(bool(mx.any(p != 0).item()) for p in (self.W, self.a, self.c, self.beta))
 
-    def query_features(self, q: mx.array) -> mx.array:
-        """u (B, H_s, Lq, R) in float32 from pre-RoPE queries (B, H, Lq, d)."""
-        q = mx.fast.rms_norm(_heads(q, self._groups, self._ratio).astype(mx.float32), None, _EPS)
-        rank = self.U.shape[1]
-        project = mx.concatenate([self.U * rank**-0.5, self.a[:, None]], axis=1).astype(mx.float32)
-        bias = mx.pad(self.beta[:, None].astype(mx.float32), [(0, 0), (rank, 0)])[:, None]
-        x = q @ project.swapaxes(-1, -2) + bias
-        return mx.concatenate([x, mx.ones((*x.shape[:-1], 1))], axis=-1)
+    def query_map(self) -> QueryMap:
+        """What takes normalised queries to their features. A cache keeps it from token to token."""
+        heads, rank, width = self.U.shape
+        rows = [self.U * rank**-0.5, self.a[:, None], mx.zeros((heads, 1, width), self.a.dtype)]
+        offset = mx.pad(self.beta[:, None].astype(mx.float32), [(0, 0), (rank, 1)])
+        ones = mx.arange(rank + 2) == rank + 1
+        return QueryMap(
+            mx.concatenate(rows, axis=1).astype(mx.float32).swapaxes(-1, -2), mx.where(ones, 1.0, offset)[:, None]
+        )
 
-    def key_features(self, k: mx.array, visual: mx.array | None) -> mx.array:
-        """v (B, G_s, Lk, R) in float32 from pre-RoPE keys (B, G, Lk, d).
+    def query_features(self, q: mx.array, query_map: QueryMap | None = None) -> mx.array:
+        """u (B, H_s, Lq, R) in float32 from pre-RoPE queries (B, H, Lq, d); `query_map` where it is known already."""
+        q = _heads(q, self._groups, self._ratio).astype(mx.float32)
+        project, offset = query_map or self.query_map()
+        if is_one_token(q):
+            return normalised_affine(q, project, offset, _EPS)
+        return mx.fast.rms_norm(q, None, _EPS) @ project + offset
 
-        `visual` (B, Lk) marks visual keys; None when there are none, as in every decode step: then v is zero.
-        """
-        if visual is None:
-            return mx.zeros((k.shape[0], len(self._groups), k.shape[2], self.W.shape[1] + 2))
+    def key_features(self, k: mx.array, visual: mx.array) -> mx.array:
+        """v (B, G_s, Lk, R) in float32 from pre-RoPE keys (B, G, Lk, d); `visual` (B, Lk) marks visual keys."""
         k = mx.fast.rms_norm(_heads(k, self._groups, 1).astype(mx.float32), None, _EPS)
         project = mx.concatenate([self.W, self.c[:, None]], axis=1).astype(mx.float32)
         x = k @ project.swapaxes(-1, -2)

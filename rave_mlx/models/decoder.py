@@ -82,21 +82,20 @@ class Attention(nn.Module):
         """Attend from projected states; returns the heads side by side (B, L, H * d)."""
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         gated = step.gate_span is not None and "gate" in self
-        u = self.gate.query_features(q) if gated else None
-        features = [self.gate.key_features(k, step.visual)] if gated else []
+        u = self.gate.query_features(q, None if cache is None else cache.map_of(self.gate)) if gated else None
+        features = self.gate.key_features(k, step.visual) if gated and step.visual is not None else None
         queries, turned = step.table.apply_both(q, k)
         if block is not None:
             queries, turned, v = block.edit(q, k, queries, turned, v)
-        stored = [turned, v, *features]
         if cache is not None:
-            stored = cache.append(*stored)
+            turned, v, *known = cache.append(turned, v, features)
+            features = known[0] if known else None
         terms = None
-        if u is not None and step.gate_span is not None:
-            terms = self.gate.terms(u, stored[2], step.gate_span)
-        keys, values = stored[:2]
+        if u is not None and features is not None and step.gate_span is not None:
+            terms = self.gate.terms(u, features, step.gate_span)
         mask = step.sliding_mask if self._slides else step.mask
         door = attend if block is None else block.attend
-        out = door(queries, keys, values, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)
+        out = door(queries, turned, v, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)
         return out.swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
 

@@ -1,0 +1,51 @@
+"""One layer's cache against plain arrays: growing, shrinking, features of text that are never written."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from rave_mlx.attention import PairGate
+from rave_mlx.cache import LayerCache
+from rave_mlx.config import GateConfig, RopeConfig, TextConfig
+
+
+def rows(rng, count, heads=2, width=4):
+    return rng.normal(size=(1, heads, count, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_histories_equal_plain_arrays(seed):
+    """Images, text and forgetting in any order; what was visual before a cut must not shine through as text."""
+    rng = np.random.default_rng(seed)
+    cache = LayerCache()
+    keys, values, features = rows(rng, 0), rows(rng, 0), rows(rng, 0, 1, 3)
+    seen = False
+    for _ in range(60):
+        if rng.random() < 0.25 and cache.length:
+            length = int(rng.integers(0, cache.length + 2))
+            cache.trim(length)
+            keys, values, features = (x[:, :, :length] for x in (keys, values, features))
+            assert cache.length == keys.shape[2]
+            continue
+        count = int(rng.choice([1, 1, 3, 200]))
+        visual = rng.random() < 0.4
+        k, v = rows(rng, count), rows(rng, count)
+        f = rows(rng, count, 1, 3) if visual else np.zeros((1, 1, count, 3), np.float32)
+        keys, values, features = (np.concatenate(pair, axis=2) for pair in ((keys, k), (values, v), (features, f)))
+        found = cache.append(mx.array(k), mx.array(v), mx.array(f) if visual else None)
+        seen |= visual
+        assert len(found) == (3 if seen else 2)
+        for expected, array in zip((keys, values, features), found, strict=False):
+            np.testing.assert_array_equal(np.array(array), expected)
+
+
+def test_a_gates_map_is_made_once():
+    text = TextConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=4, num_kv_heads=2,
+                      head_dim=8, rope=RopeConfig(theta=10.0), max_positions=8)  # fmt: skip
+    gate, cache = PairGate(GateConfig(rank=3, kv_groups=1.0), text), LayerCache()
+    kept = cache.map_of(gate)
+    assert kept.project.shape == (4, 8, 5)
+    assert kept.offset.shape == (4, 1, 5)
+    assert cache.map_of(gate) is kept
