@@ -226,6 +226,23 @@ def test_prefill_in_chunks_and_decode_equal_one_pass(gate, chunk):
         assert relative(logits[0], whole[i]) <= 1e-5
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [(mx.float16, 8e-3), (mx.bfloat16, 7e-2)])
+def test_features_are_cached_in_the_models_type(dtype, bound):
+    """Half precision, several layers: as far from float32 as the model's own rounding is."""
+    exact, lmm = (tiny_model(GateConfig(rank=6, kv_groups=1.0)) for _ in range(2))
+    lmm.set_dtype(dtype)
+    prompt = lmm.prepare(conversation(1))
+    whole, rounded = (np.array(model.logits(prompt).astype(mx.float32))[0] for model in (exact, lmm))
+    cache = lmm.make_cache()
+    prefill(lmm, prompt, cache)
+    assert {array.dtype for layer in cache.layers for array in layer.arrays} == {dtype}
+    cache.trim(len(prompt) - 3)
+    for i in range(len(prompt) - 3, len(prompt)):
+        logits = step(lmm, cache, mx.array(prompt.ids[0, i : i + 1]), int(prompt.token_map.positions[0, i]))
+        assert relative(rounded[i], whole[i]) <= bound
+        assert relative(logits[0].astype(mx.float32), whole[i]) <= bound
+
+
 @pytest.mark.parametrize("gate", [None, GateConfig(rank=6, kv_groups=1.0)])
 def test_a_left_padded_batch_equals_batches_of_one(gate):
     lmm = tiny_model(gate)

@@ -88,7 +88,9 @@ class Attention(nn.Module):
         if block is not None:
             queries, turned, v = block.edit(q, k, queries, turned, v)
         if cache is not None:
-            turned, v, *known = cache.append(turned, v, features)
+            # Kept in the type of the keys: reading them is what the gate costs a written token.
+            kept = None if features is None else features.astype(turned.dtype)
+            turned, v, *known = cache.append(turned, v, kept)
             features = known[0] if known else None
         terms = None
         if u is not None and features is not None and step.gate_span is not None:
