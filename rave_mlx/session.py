@@ -26,6 +26,8 @@ from rave_mlx.prompt import Prompt
 from rave_mlx.sampling import Sampling
 
 _FEATURES_KEPT = 8
+"""Images whose features are kept for later questions, and more as long as they are few tokens together."""
+_TOKENS_KEPT = 20_000
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class Session:
     Args:
         lmm: the model.
         policy: attention policy, as after `--attention`, or `Policy` objects: "rave" uses the model's pair gates,
-            "none" leaves them out, "var:paper" leaves them out and steers, "rave+var:paper" does both. None: gates if
-            the model has any that do something.
+            "none" leaves them out, "var:paper" leaves them out and steers, "rave+var:paper" does both. None: what the
+            model's config names, else gates if the model has any that do something.
         max_tokens: limit of an answer's length.
         image_tokens: budget of visual tokens an image; None for the default.
         sampling: how tokens are drawn.
@@ -92,7 +94,7 @@ class Session:
         self._regime: int | None = 0
         self._features: OrderedDict[str, mx.array] = OrderedDict()
         self._steering = Steering()
-        self.policy = steering(policy)
+        self.policy = steering(lmm.config.attention if policy is None else policy)
 
     @property
     def policy(self) -> Steering:
@@ -202,8 +204,9 @@ class Session:
                 self._features[image.digest] = encode(self.lmm, image)
                 count += 1
             self._features.move_to_end(image.digest)
-        while len(self._features) > max(_FEATURES_KEPT, len(pending)):
-            self._features.popitem(last=False)
+        kept = sum(len(features) for features in self._features.values())
+        while kept > _TOKENS_KEPT and len(self._features) > max(_FEATURES_KEPT, len(pending)):
+            kept -= len(self._features.popitem(last=False)[1])
         return count
 
     def _remember(

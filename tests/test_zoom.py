@@ -20,7 +20,7 @@ from rave_mlx.attention.policies.carve import CARVE
 from rave_mlx.attention.policies.funnel import VisualFunnel
 from rave_mlx.attention.policies.parse import steering
 from rave_mlx.config import GateConfig
-from rave_mlx.conversation import ImagePart, TextPart
+from rave_mlx.conversation import ImagePart, Message, TextPart
 from rave_mlx.errors import UsageError
 from rave_mlx.evaluate import Item, answer_all
 from rave_mlx.generation import _continued
@@ -270,7 +270,7 @@ def test_what_prompts_share_is_read_once_and_gives_the_same(lmm):
 def shown(session: Session, question: str, *images: Image.Image) -> list:
     """The messages that a session reads instead of a question."""
     (policy,) = session.policy.policies
-    messages = [rave_mlx.prompt.Message("user", (*map(session.read, images), TextPart(question)))]
+    messages = [Message("user", (*map(session.read, images), TextPart(question)))]
     return policy.revise(session.lmm, messages, session.policy.gate, {})
 
 

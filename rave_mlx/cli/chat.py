@@ -32,10 +32,11 @@ def chat(
         typer.Option(
             "--attention",
             metavar="NAME[:PRESET][:KEY=VALUE,...]",
-            help="Where the model looks. rave: use its pair gates; none: leave them out; default: rave where there are "
-            "gates. Or a policy: var, mma, gift, act, vhr, paint, pai, aif, ee-mllm, iri, dyvte, debias, visiondrop, "
-            "vflowopt, carve, funnel, guidance; with presets and settings as in var:released,rho=0.4, and gates as in "
-            "rave+var:paper. A model trained with the mutual mask (AKI) always uses it.",
+            help="Where the model looks. rave: use its pair gates; none: leave them out. Or a policy: var, mma, gift, "
+            "act, vhr, paint, pai, aif, ee-mllm, iri, dyvte, debias, visiondrop, vflowopt, carve, funnel, panes, "
+            "guidance; with presets and settings as in var:released,rho=0.4, and gates as in rave+var:paper. Default: "
+            "what the model's config names (rave+panes for the built-in model), else rave where there are gates. A "
+            "model trained with the mutual mask (AKI) always uses it.",
             rich_help_panel=_READING,
         ),
     ] = None,
@@ -84,7 +85,7 @@ def chat(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    policy = steering(attention)
+    policy = None if attention is None else steering(attention)
     lmm = load(model, adapter=adapter)
     session = Session(
         lmm, policy=policy, max_tokens=max_tokens, image_tokens=image_tokens, sampling=sampling, system=system

@@ -28,7 +28,8 @@ def evaluate(
         typer.Option(
             "--attention",
             metavar="NAME[:PRESET][:KEY=VALUE,...]",
-            help="rave: use the model's pair gates; none: leave them out; or a policy, as var:paper, rave+var:paper.",
+            help="rave: use the model's pair gates; none: leave them out; or a policy, as var:paper, rave+var:paper. "
+            "Default: what the model's config names, else rave where there are gates.",
         ),
     ] = None,
     pages: Annotated[
@@ -52,7 +53,7 @@ def evaluate(
     from rave_mlx.evaluate.tasks import open_task
     from rave_mlx.loading import load
 
-    policy = steering(attention)
+    policy = None if attention is None else steering(attention)
     items, breakdowns = open_task(task, pages)
     lmm = load(model, adapter=adapter)
     results = list(

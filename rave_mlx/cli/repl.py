@@ -16,6 +16,7 @@ from rave_mlx.convert.source import SUGGESTED
 from rave_mlx.errors import RaveError, UsageError
 from rave_mlx.session import Session, TurnStats
 from rave_mlx.transcript import load_transcript, save_transcript
+from rave_mlx.zoom.crops import is_reduced, reading_scale
 
 HELP = """\
 /image FILE [PAGE]   show the model an image (or a page of a PDF); ask about it next
@@ -47,8 +48,11 @@ class Repl:
     def attach(self, file: Path, page: int = 1) -> None:
         """Read an image that the next question is about, and say how many tokens it takes."""
         self._waiting.append(self._session.read(file, page))
-        patches = self._waiting[-1].patches
-        _note(f"{file}: {patches.size[0]} x {patches.size[1]} pixels, {patches.tokens:,} visual tokens")
+        patches, config = self._waiting[-1].patches, self._session.lmm.config.image
+        line = f"{file}: {patches.size[0]} x {patches.size[1]} pixels, {patches.tokens:,} visual tokens"
+        if config is not None and is_reduced(patches, config):
+            line += f", read at {reading_scale(patches, config):.2f} of its size"
+        _note(line)
 
     def ask(self, text: str) -> bool:
         """Ask and stream the answer. Ctrl-C ends the answer; what came so far stays in the conversation.

@@ -119,6 +119,8 @@ class LMMConfig(Part):
     `turns` "last": the model was trained on single questions, so a conversation shows it the latest images and the
     latest question only.
 
+    `attention`: the policy, as after `--attention`, that a conversation uses unless another is chosen.
+
     `mask` "mutual": the tokens of an image also see the rest of their turn, up to the token `tokens.answer`
     (modality-mutual attention, arXiv 2503.02597).
     """
@@ -132,6 +134,7 @@ class LMMConfig(Part):
     gate: GateConfig | None = None
     quantization: QuantizationConfig | None = None
     turns: Literal["all", "last"] = "all"
+    attention: str | None = None
     mask: Literal["causal", "mutual"] = "causal"
     format: int = FORMAT
 

@@ -100,13 +100,18 @@ def ask_instead(messages: Sequence[Message], text: Callable[[str], str]) -> list
 
 def is_reduced(patches: ImagePatches, config: Images) -> bool:
     """Whether the model reads a page at less than nine tenths of its size, so that a closer look can show more."""
+    return reading_scale(patches, config) < _WHOLE
+
+
+def reading_scale(patches: ImagePatches, config: Images) -> float:
+    """How large the model reads a page: the side of what it sees, as a share of the side of the original."""
     _, rows, columns = patches.grid
     side = config.patch_size if isinstance(config, ImageConfig) else config.tile_size / rows
     cells = patches.arrangement[0] * patches.arrangement[1] * rows * columns
     if patches.region is not None:
         cells = patches.region.height * patches.region.width
     width, height = patches.size
-    return side * math.sqrt(cells / (width * height)) < _WHOLE
+    return side * math.sqrt(cells / (width * height))
 
 
 def magnified(

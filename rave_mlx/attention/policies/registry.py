@@ -15,6 +15,7 @@ from rave_mlx.attention.policies.guidance import Guidance
 from rave_mlx.attention.policies.iri import IRI
 from rave_mlx.attention.policies.mma import MMA
 from rave_mlx.attention.policies.paint import PAI, PAINT
+from rave_mlx.attention.policies.panes import Panes
 from rave_mlx.attention.policies.var import VAR
 from rave_mlx.attention.policies.vflowopt import VFlowOpt
 from rave_mlx.attention.policies.vhr import VHR
@@ -39,6 +40,7 @@ POLICIES: dict[str, type[Policy]] = {
         VFlowOpt,
         CARVE,
         VisualFunnel,
+        Panes,
         Guidance,
     )
 }

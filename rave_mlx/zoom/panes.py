@@ -1,0 +1,104 @@
+"""Cutting a large page into overlapping panes that a model reads in full."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rave_mlx.config import ImageConfig, Images
+from rave_mlx.conversation import ImagePart, Original
+from rave_mlx.images import cut_patches
+from rave_mlx.patches import RESAMPLE
+from rave_mlx.zoom.crops import Box, reading_scale
+
+_SMALLER = 0.8
+"""From one size of the page to the next, until there are few enough panes."""
+_CELL = 16
+"""Side in pixels of the squares in which ink is looked for."""
+_CONTRAST = 64
+"""Difference between the darkest and the lightest grey of a square from which it has ink: more than noise or shadow."""
+_MARGIN = 8
+"""Pixels kept around what is printed."""
+
+
+def panes(page: ImagePart, original: Original, config: Images, *, most: int, overlap: float) -> list[ImagePart]:
+    """The panes of a page that have anything on them, row by row; none where they would not show more than the page.
+
+    Args:
+        page: as the model reads it.
+        original: its pixels.
+        config: how images are read.
+        most: the largest number of panes.
+        overlap: share of a pane's side that the next one repeats.
+    """
+    marks = ink(np.asarray(original.picture.convert("L")))
+    width, height = original.picture.size
+    whole = printed(marks, (width, height))
+    if whole is None:
+        return []
+    reads = reading_scale(page.patches, config)
+    side = reads * math.sqrt(width * height)
+    if isinstance(config, ImageConfig):
+        # Whole cells, so that a pane at full size is not resampled.
+        side = max(config.cell, side // config.cell * config.cell)
+    scale = 1.0
+    while scale > reads:
+        boxes = [box for box in grid(whole, round(side / scale), overlap) if has_ink(marks, box)]
+        if len(boxes) <= most:
+            return [_cut(original, box, scale, config) for box in boxes]
+        scale *= _SMALLER
+    return []
+
+
+def grid(whole: Box, side: int, overlap: float) -> list[Box]:
+    """Boxes of at most side x side that cover a box, evenly spread, row by row."""
+    left, top, right, bottom = whole
+    columns, rows = _starts(left, right, side, overlap), _starts(top, bottom, side, overlap)
+    return [(x, y, min(x + side, right), min(y + side, bottom)) for y in rows for x in columns]
+
+
+def ink(grey: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which squares of a page (height, width) have anything on them that stands out from the paper."""
+    height, width = grey.shape
+    pad = (0, -height % _CELL), (0, -width % _CELL)
+    squares = np.pad(grey, pad, mode="edge").reshape(-(-height // _CELL), _CELL, -(-width // _CELL), _CELL)
+    contrast = squares.max(axis=(1, 3)).astype(np.int16) - squares.min(axis=(1, 3))
+    marks: NDArray[np.bool_] = contrast >= _CONTRAST
+    return marks
+
+
+def printed(marks: NDArray[np.bool_], size: tuple[int, int]) -> Box | None:
+    """The part of a page of `size` (width, height) that is printed on; None for a blank one."""
+    rows, columns = np.flatnonzero(marks.any(axis=1)), np.flatnonzero(marks.any(axis=0))
+    if not rows.size:
+        return None
+    left, top = (max(0, int(edge[0]) * _CELL - _MARGIN) for edge in (columns, rows))
+    right, bottom = (
+        min(most, (int(edge[-1]) + 1) * _CELL + _MARGIN) for edge, most in zip((columns, rows), size, strict=True)
+    )
+    return left, top, right, bottom
+
+
+def has_ink(marks: NDArray[np.bool_], box: Box) -> bool:
+    """Whether a box touches a square with ink."""
+    left, top, right, bottom = box
+    return bool(marks[top // _CELL : -(-bottom // _CELL), left // _CELL : -(-right // _CELL)].any())
+
+
+def _starts(first: int, end: int, side: int, overlap: float) -> list[int]:
+    length = end - first
+    if length <= side:
+        return [first]
+    count = math.ceil((length - side) / max(1.0, side * (1 - overlap))) + 1
+    return [first + round(i * (length - side) / (count - 1)) for i in range(count)]
+
+
+def _cut(original: Original, box: Box, scale: float, config: Images) -> ImagePart:
+    cut: Image.Image = original.picture.crop(box)
+    if scale < 1:
+        sides = max(1, round(cut.width * scale)), max(1, round(cut.height * scale))
+        cut = cut.resize(sides, RESAMPLE[config.resample])
+    return ImagePart(cut_patches(cut, config, original.image_tokens))

@@ -1,0 +1,114 @@
+"""What `attention.policies.panes` does with a conversation: answer from many images, keep the surest."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from rave_mlx.attention.policies.panes import Panes
+from rave_mlx.conversation import ImagePart, Message
+from rave_mlx.generation import decode, encode, prefill
+from rave_mlx.models.lmm import LMM
+from rave_mlx.sampling import Choose, Sampling
+from rave_mlx.zoom.crops import Latest, is_reduced
+from rave_mlx.zoom.panes import panes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy answer and the probability of its least likely token."""
+
+    text: str
+    certainty: float
+
+
+def surest(
+    policy: Panes,
+    lmm: LMM,
+    messages: Sequence[Message],
+    gate: bool | None,
+    features: MutableMapping[str, mx.array],
+) -> list[Message]:
+    """The conversation with the pane that answers most surely in place of each reduced image of its latest images.
+
+    Images that are read in their own size stay, and so do those without an original (of a saved conversation). Of
+    several images each is decided in turn, the others as they are by then.
+
+    Raises:
+        PromptError, MemoryLimitError: where a pane does not fit.
+    """
+    latest, config = Latest.of(messages), lmm.config.image
+    if latest is None or config is None:
+        return list(messages)
+    shown = list(latest.parts)
+    for index, (part, original) in enumerate((part, part.original) for part in latest.parts):
+        if original is None or not is_reduced(part.patches, config):
+            continue
+
+        def ask(image: ImagePart, index: int = index) -> Answer:
+            images = [image if i == index else other for i, other in enumerate(shown)]
+            read = latest.put(messages, [[each] for each in images])
+            return answer(lmm, read, tokens=policy.tokens, gate=gate, features=features)
+
+        of_page = ask(part)
+        if counts(of_page, policy) and of_page.certainty >= policy.sure:
+            continue
+        candidates = panes(part, original, config, most=policy.most, overlap=policy.overlap)
+        answers = [(part, of_page), *((pane, ask(pane)) for pane in candidates)]
+        found = [(a.certainty, image) for image, a in answers if counts(a, policy)]
+        shown[index] = max(found, key=lambda pair: pair[0])[1] if found else part
+    return latest.put(messages, [[image] for image in shown])
+
+
+def counts(given: Answer, policy: Panes) -> bool:
+    """Whether an answer says something else than that there is nothing to find."""
+    return given.text.strip().lower() not in ("", policy.absent.lower())
+
+
+def answer(
+    lmm: LMM,
+    messages: Sequence[Message],
+    *,
+    tokens: int,
+    gate: bool | None,
+    features: MutableMapping[str, mx.array],
+) -> Answer:
+    """Answer greedily, `tokens` at most.
+
+    Args:
+        lmm: the model.
+        messages: the conversation.
+        tokens: limit of the answer's length.
+        gate: whether pair gates are used; None: where the model has any that do something.
+        features: of images by digest; those of the conversation's images are added.
+    """
+    prompt = lmm.prompt(messages)
+    for image in prompt.images:
+        if image.digest not in features:
+            features[image.digest] = encode(lmm, image)
+    cache = lmm.make_cache(gate=gate)
+    logits = prefill(lmm, prompt, cache, features=features)
+    limit = min(tokens, lmm.config.text.max_positions - len(prompt))
+    watched = _Watched()
+    ids = []
+    for token in decode(lmm, prompt, cache, logits, watched, max_tokens=limit, features=features):
+        ids.append(token)
+        mx.eval(watched.chances[len(ids) - 1])
+    said = ids[:-1] if ids[-1] in lmm.config.tokens.stop else ids
+    return Answer(lmm.tokenizer.decode(said), min(float(chance) for chance in watched.chances[: len(ids)]))
+
+
+@dataclass(frozen=True)
+class _Watched(Sampling):
+    """Greedy; `chances` holds the probability of each token chosen."""
+
+    chances: list[mx.array] = field(default_factory=list)
+
+    def chooser(self) -> Choose:
+        def choose(ids: list[int], logits: mx.array) -> mx.array:
+            self.chances.append(mx.max(mx.softmax(logits[0].astype(mx.float32))))
+            return mx.argmax(logits, axis=-1)
+
+        return choose

@@ -1,0 +1,235 @@
+"""Panes: what is cut, how sure an answer is, and that the surest one is what a model reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from families import cases, write_checkpoint
+from PIL import Image, ImageFilter
+from policy_watch import softmax
+from support import form, picture, tiny_model
+from test_cli import rave
+
+import rave_mlx
+from rave_mlx.attention.policies.panes import Panes
+from rave_mlx.attention.policies.parse import Steering, steering
+from rave_mlx.config import GateConfig
+from rave_mlx.conversation import ImagePart, Message, TextPart
+from rave_mlx.errors import UsageError
+from rave_mlx.generation import _continued
+from rave_mlx.session import Session
+from rave_mlx.zoom.crops import is_reduced, reading_scale
+from rave_mlx.zoom.panes import grid, has_ink, ink, panes, printed
+from rave_mlx.zoom.surest import Answer, answer, counts
+
+RECEIPT = Path(__file__).parents[1] / "examples" / "documents" / "receipt.png"
+
+
+@pytest.fixture(scope="module")
+def lmm():
+    return tiny_model(GateConfig(rank=4, kv_groups=0.5))
+
+
+# What is cut
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_grid_covers_its_box_and_repeats_what_it_shall(seed):
+    rng = np.random.default_rng(seed)
+    left, top = rng.integers(0, 200, 2)
+    width, height = rng.integers(1, 1500, 2)
+    side, overlap = int(rng.integers(20, 500)), float(rng.choice([0, 0.25, 0.5, 0.9]))
+    boxes = grid((left, top, left + width, top + height), side, overlap)
+    seen = np.zeros((top + height, left + width), int)
+    for x0, y0, x1, y1 in boxes:
+        assert (x1 - x0, y1 - y0) == (min(side, width), min(side, height))
+        seen[y0:y1, x0:x1] += 1
+    assert seen[top:, left:].min() >= 1
+    assert seen[:top].sum() + seen[:, :left].sum() == 0
+    columns = sorted({box[0] for box in boxes})
+    steps = np.diff(columns)
+    assert (steps <= side * (1 - overlap) + 1).all()
+    # One column fewer would not do.
+    fewer = len(columns) - 2
+    assert len(columns) == 1 or fewer * max(1, side * (1 - overlap)) < width - side
+
+
+def test_shadow_and_noise_are_not_ink():
+    rng = np.random.default_rng(0)
+    slope = np.linspace(255, 120, 400)[None] * np.ones((300, 1))
+    paper = (slope + rng.normal(0, 5, slope.shape)).clip(0, 255).astype(np.uint8)
+    assert not ink(paper).any()
+    assert printed(ink(paper), (400, 300)) is None
+    paper[203, 333] = 0
+    marks = ink(paper)
+    assert np.argwhere(marks).tolist() == [[203 // 16, 333 // 16]]
+    assert printed(marks, (400, 300)) == (320 - 8, 192 - 8, 336 + 8, 208 + 8)
+    assert has_ink(marks, (300, 200, 340, 210))
+    assert not has_ink(marks, (0, 0, 320, 300))
+    paper[:, 399] = 0
+    assert printed(ink(paper), (400, 300)) == (312, 0, 400, 300)
+
+
+def test_a_small_block_on_a_large_page_is_one_pane_of_its_own_pixels(lmm):
+    page = Image.new("RGB", (1500, 1900), (250, 250, 250))
+    block = form(["Total: 12.40", "Date: 3 May"])
+    page.paste(block, (900, 1200))
+    part = Session(lmm, policy=Panes(), image_tokens=600).read(page)
+    (pane,) = panes(part, part.original, lmm.config.image, most=16, overlap=0.3)
+    assert pane.patches.size[0] < 300
+    assert not is_reduced(pane.patches, lmm.config.image)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 64])
+def test_there_are_no_more_panes_than_asked_for_and_none_when_that_shows_nothing_more(lmm, most):
+    page = picture(700, 500)
+    part = Session(lmm, policy=Panes(), image_tokens=256).read(page)
+    found = panes(part, part.original, lmm.config.image, most=most, overlap=0.25)
+    assert len(found) <= most
+    assert bool(found) == (most > 1)
+    reads = reading_scale(part.patches, lmm.config.image)
+    for pane in found:
+        assert pane.patches.tokens <= 256
+        assert reading_scale(pane.patches, lmm.config.image) > 0.9  # cut from a copy that is read in full
+    if most == 64:
+        whole = part.patches.tokens / reads**2
+        assert sum(pane.patches.tokens for pane in found) >= whole  # at full size, with overlaps
+
+
+# How sure an answer is
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_certainty_is_the_least_probability_of_a_whole_pass(lmm, gate):
+    session = Session(lmm, policy="rave" if gate else "none", max_tokens=7)
+    part = session.read(picture(96, 64))
+    messages = [Message("user", (part, TextPart("What is the total?")))]
+    found = answer(lmm, messages, tokens=7, gate=gate, features={})
+    ids = [piece.token for piece in session.answer([{"role": "user", "content": [
+        {"type": "image", "image": picture(96, 64)}, {"type": "text", "text": "What is the total?"}]}])]  # fmt: skip
+    prompt = lmm.prompt(messages)
+    logits = np.array(lmm.logits(_continued(prompt, ids), gate=gate))[0].astype(np.float64)
+    chances = [softmax(logits[len(prompt) - 1 + i])[token] for i, token in enumerate(ids)]
+    assert found.certainty == pytest.approx(min(chances), rel=1e-4)
+    assert found.text == lmm.tokenizer.decode([i for i in ids if i not in lmm.config.tokens.stop])
+
+
+def revised(session: Session, question: str, *images: ImagePart) -> list[ImagePart]:
+    (policy,) = session.policy.policies
+    messages = policy.revise(session.lmm, [Message("user", (*images, TextPart(question)))], session.policy.gate, {})
+    return [part for part in messages[0].parts if isinstance(part, ImagePart)]
+
+
+def by_hand(session: Session, question: str, part: ImagePart, policy: Panes) -> ImagePart:
+    """The candidate whose answer is surest, from one conversation each."""
+    candidates = [part, *panes(part, part.original, session.lmm.config.image, most=policy.most,
+                               overlap=policy.overlap)]  # fmt: skip
+    best, sure = part, -1.0
+    for each in candidates:
+        messages = [Message("user", (each, TextPart(question)))]
+        given = answer(session.lmm, messages, tokens=policy.tokens, gate=session.policy.gate, features={})
+        if counts(given, policy) and given.certainty > sure:
+            best, sure = each, given.certainty
+    return best
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_surest_answer_decides(lmm, seed):
+    policy = Panes(sure=2.0, tokens=5)
+    session = Session(lmm, policy=[policy], image_tokens=100)
+    part = session.read(picture(300, 260, seed))
+    (found,) = revised(session, "What is the total?", part)
+    assert found.patches.digest == by_hand(session, "What is the total?", part, policy).patches.digest
+
+
+def test_an_answer_that_nothing_was_found_does_not_count(lmm):
+    policy = Panes(sure=2.0, tokens=5)
+    session = Session(lmm, policy=[policy], image_tokens=100)
+    part = session.read(picture(300, 260, 1))
+    (first,) = revised(session, "What is the total?", part)
+    messages = [Message("user", (first, TextPart("What is the total?")))]
+    said = answer(lmm, messages, tokens=5, gate=session.policy.gate, features={}).text.strip()
+    stricter = replace(policy, absent=said)
+    session.policy = [stricter]
+    (second,) = revised(session, "What is the total?", part)
+    assert second.patches.digest != first.patches.digest
+    assert second.patches.digest == by_hand(session, "What is the total?", part, stricter).patches.digest
+    assert [counts(Answer(text, 1.0), Panes()) for text in ("Not found ", "", " ", "not found: 3")] == [0, 0, 0, 1]
+
+
+def test_where_the_page_is_sure_no_pane_is_read(lmm):
+    session = Session(lmm, policy=[Panes(sure=0.0)], image_tokens=100)
+    part = session.read(picture(300, 260))
+    assert revised(session, "What is the total?", part) == [part]
+    list(session.send("What is the total?", [part]))
+    assert session.stats.images_encoded == 1
+
+
+def test_several_images_are_decided_in_turn_and_small_ones_stay(lmm):
+    policy = Panes(sure=2.0, tokens=4)
+    session = Session(lmm, policy=[policy], image_tokens=100)
+    small, large = session.read(picture(64, 48)), session.read(picture(300, 260, 2))
+    first, second = revised(session, "Which is it?", small, large)
+    assert first is small
+    assert second is not large
+    saved = replace(large, original=None)
+    assert revised(session, "Which is it?", small, saved) == [small, saved]
+    assert revised(session, "Hello?") == []
+
+
+def test_the_next_question_reads_no_pane_anew(lmm):
+    session = Session(lmm, policy=[Panes(sure=2.0, tokens=3)], image_tokens=64, max_tokens=3)
+    list(session.send("What is the total?", [picture(420, 300)]))
+    assert session.stats.images_encoded > 9
+    list(session.send("What is the date?"))
+    assert session.stats.images_encoded == 0
+
+
+@pytest.mark.parametrize("name", ["idefics3", "llava", "qwen2_vl"])
+def test_other_families_read_panes_too(name, tmp_path):
+    lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
+    session = Session(lmm, policy=[Panes(sure=2.0, tokens=2, most=6)], max_tokens=2)
+    part = session.read(picture(900, 700))
+    if is_reduced(part.patches, lmm.config.image):
+        (found,) = revised(session, "What is the total?", part)
+        assert (
+            found.patches.digest
+            == by_hand(session, "What is the total?", part, session.policy.policies[0]).patches.digest
+        )
+    assert list(session.send("What is the total?", [part]))
+
+
+def test_settings_are_checked():
+    assert steering("rave+panes:most=4,sure=0.5") == Steering(True, (Panes(most=4, sure=0.5),))
+    for text in ("panes:most=0", "panes:overlap=1", "panes:sure=-1", "panes:tokens=0"):
+        with pytest.raises(UsageError, match="--attention panes"):
+            steering(text)
+    with pytest.raises(UsageError, match="both choose what is read"):
+        steering("panes+carve")
+
+
+# What people get
+
+
+def test_the_config_names_the_policy_unless_another_is_chosen():
+    lmm = rave_mlx.load()
+    assert lmm.config.attention == "rave+panes"
+    assert Session(lmm).policy == Steering(True, (Panes(),))
+    assert Session(lmm, policy="none").policy == Steering(False)
+    assert Session(tiny_model()).policy == Steering()
+
+
+def test_a_receipt_on_a_large_page_is_read(tmp_path):
+    """A scan of A4 size with a small print on it: the page itself is read at a quarter of its size."""
+    page = Image.new("RGB", (1600, 2200), "white")
+    page.paste(Image.open(RECEIPT).convert("RGB"), (300, 1200))
+    page = page.filter(ImageFilter.GaussianBlur(0.3))
+    page.save(tmp_path / "scan.png")
+    command = ("chat", "--image", tmp_path / "scan.png", "--prompt", "What is the total?")
+    done = rave(*command)
+    assert (done.returncode, done.stdout) == (0, "13.60\n")
+    assert "1600 x 2200 pixels, 999 visual tokens, read at 0.27 of its size" in done.stderr
+    assert rave(*command, "--attention", "rave").stdout != "13.60\n"
