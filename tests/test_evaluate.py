@@ -113,7 +113,7 @@ def test_malformed_questions_are_named_with_file_and_line(tmp_path, row, message
 
 
 def test_tasks_that_do_not_exist(tmp_path):
-    with pytest.raises(UsageError, match="no such task or file; tasks: docs, browser"):
+    with pytest.raises(UsageError, match="no such task or file; tasks: docs, browser, large"):
         open_task("dogs", 1)
     with pytest.raises(UsageError, match="no questions in it"):
         list(open_task(write(tmp_path, ""), 1)[0])
@@ -141,6 +141,20 @@ def test_the_command_line_on_generated_documents():
     assert done.returncode == 0, done.stderr
     assert "values, another page / value" in done.stdout
     assert "all: exact" in done.stdout
+
+
+def test_large_pages_are_larger_than_the_built_in_model_sees():
+    from rave_mlx.evaluate.tasks.large import large
+
+    items = list(large(5))
+    assert {item.tags["split"] for item in items} == {"block", "close", "page"}
+    assert {item.tags["kind"] for item in items} == {"value", "cell", "title"}
+    sizes = {split: [i.image.size for i in items if i.tags["split"] == split] for split in ("block", "close", "page")}
+    assert set(sizes["block"]) == {(1600, 2200)}
+    assert all(w * h > 512 * 512 for found in sizes.values() for w, h in found)
+    # The block on the page is the one that is enlarged: the same questions.
+    asked = [{i.question for i in items if i.tags["split"] == split} for split in ("block", "close")]
+    assert asked[0] == asked[1]
 
 
 def test_headings_of_a_pdf_come_from_its_text_layer(tmp_path):

@@ -9,15 +9,17 @@ from rave_mlx.errors import UsageError
 from rave_mlx.evaluate.item import Item
 from rave_mlx.evaluate.tasks.browser import browser
 from rave_mlx.evaluate.tasks.docs import docs
+from rave_mlx.evaluate.tasks.large import large
 from rave_mlx.evaluate.tasks.lines import read_lines
 from rave_mlx.evaluate.tasks.pdf import headings
 
-NAMED: dict[str, Callable[[int], Iterator[Item]]] = {"docs": docs, "browser": browser}
+NAMED: dict[str, Callable[[int], Iterator[Item]]] = {"docs": docs, "browser": browser, "large": large}
 """Tasks that draw their own pages, from (pages a split or kind)."""
 
 BREAKDOWNS = {
     "docs": (("split", "kind"), ("layout",), ("font",)),
     "browser": (("split", "kind"), ("font",)),
+    "large": (("split", "kind"), ("split",)),
     "headings": (("split",),),
 }
 """By which tags a task's figures are broken down."""
@@ -27,7 +29,7 @@ def open_task(name: str, pages: int) -> tuple[Iterator[Item], tuple[tuple[str, .
     """Items of a task and its breakdowns.
 
     Args:
-        name: "docs", "browser", a PDF (headings of its pages) or a JSONL file.
+        name: "docs", "browser", "large", a PDF (headings of its pages) or a JSONL file.
         pages: how many pages to draw: a split, a kind, or of the PDF.
 
     Raises:
