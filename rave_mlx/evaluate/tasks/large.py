@@ -33,8 +33,8 @@ def large(pages: int) -> Iterator[Item]:
 
 
 def _block(rng: Random, split: str) -> tuple[Document, Image.Image]:
-    size = {"width": rng.randint(300, 480), "height": rng.randint(200, 420)}
-    config = PageConfig(**size, kind=rng.choice(_KINDS), held_values=True, sizes=(13.0, 18.0))
+    width, height = rng.randint(300, 480), rng.randint(200, 420)
+    config = PageConfig(width, height, rng.choice(_KINDS), held_values=True, sizes=(13.0, 18.0))
     document = make(rng, config, with_words=False)
     block = document.image
     if split == "close":
@@ -47,8 +47,8 @@ def _block(rng: Random, split: str) -> tuple[Document, Image.Image]:
 
 
 def _page(rng: Random) -> tuple[Document, Image.Image]:
-    size = {"width": rng.randint(760, 900), "height": rng.randint(900, 1200)}
-    config = PageConfig(**size, kind=rng.choice(_KINDS), held_values=True, sizes=(14.0, 18.0), trim=0)
+    width, height = rng.randint(760, 900), rng.randint(900, 1200)
+    config = PageConfig(width, height, rng.choice(_KINDS), held_values=True, sizes=(14.0, 18.0), trim=0)
     document = make(rng, config, with_words=False)
     return document, document.image
 
