@@ -21,7 +21,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from rave_mlx import got
+from rave_mlx import got, machine, vectors
 from rave_mlx.errors import RaveError
 
 VARIABLE = "RAVE_MLX_BLAS"
@@ -87,11 +87,16 @@ class Library:
 
 @dataclass(frozen=True)
 class Binding:
-    """MLX calls `library`; `before` and `after` are the contents of its import slots."""
+    """MLX calls `library`; `before` and `after` are the contents of its import slots.
+
+    `vectors_note` says why products with a single row are not handed to the library's own function for them; "" where
+    they are.
+    """
 
     library: Library
     before: dict[int, int]
     after: dict[int, int]
+    vectors_note: str = ""
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
@@ -208,11 +213,21 @@ def _file_of(handle: ctypes.CDLL, name: str) -> str:
 
 
 def _redirect(library: Library, slots: dict[str, list[int]], threads: int) -> Binding:
-    after = {slot: library.address(name) for name, places in slots.items() for slot in places}
+    addresses = {name: library.address(name) for name in slots}
+    compiler, vectors_note = machine.compiler(), ""
+    try:
+        if compiler is None:
+            raise vectors.CannotBuild("no g++")
+        addresses["cblas_sgemm"] = vectors.matrix_product(
+            compiler, addresses["cblas_sgemm"], library.address("cblas_sgemv")
+        )
+    except (vectors.CannotBuild, _Unusable) as problem:
+        vectors_note = str(problem)
+    after = {slot: addresses[name] for name, places in slots.items() for slot in places}
     if not any(os.environ.get(f"{name}_NUM_THREADS") for name in ("OPENBLAS", "OMP", "MKL", "BLIS", "GOTO")):
         library.set_threads(threads)
     before = got.store(after)
-    binding = Binding(library, before, after)
+    binding = Binding(library, before, after, vectors_note)
     if not _products_are_right():
         got.store(before)
         raise _Unusable("gives wrong products")
@@ -231,6 +246,18 @@ def _products_are_right() -> bool:
         (mx.array(a.swapaxes(1, 2), single).swapaxes(1, 2), mx.array(b, single), a @ b),
         (mx.array(a[0], single), mx.array(b[0].T, single).T, a[0] @ b[0]),
         (mx.array(a[0, :1], single), mx.array(b[0], single), a[0, :1] @ b[0]),
+        (mx.array(a[:, :1], single), mx.array(b.swapaxes(1, 2), single).swapaxes(1, 2), a[:, :1] @ b),
+        (
+            mx.array(a[:, :, :1], single).swapaxes(1, 2),
+            mx.array(b[:, :37], single),
+            a[:, :, :1].swapaxes(1, 2) @ b[:, :37],
+        ),
+        (mx.array(a, single), mx.array(b, single)[:, :, 3:4], a @ b[:, :, 3:4]),
+        (
+            mx.array(b, single).swapaxes(1, 2),
+            mx.array(a, single)[:, 5:6].swapaxes(1, 2),
+            (a[:, 5:6] @ b).swapaxes(1, 2),
+        ),
         (mx.array(c, complex_), mx.array(d, complex_), c @ d),
     ]
     # NaN compares false, so it counts as wrong.

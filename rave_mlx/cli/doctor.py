@@ -111,6 +111,8 @@ def _speed(found: Backend) -> Iterator[Finding]:
         threads = "" if library.threads is None else f", {library.threads} threads"
         yield Finding("BLAS", f"{library.name} {library.version}{threads}, {library.path}")
         yield Finding("matmul", f"{speed}; {own:,.1f} with the BLAS that comes with MLX")
+        if found.binding.vectors_note:
+            yield Finding("vectors", f"tokens are written slowly: {found.binding.vectors_note}", "slow", "install g++")
         return
     from rave_mlx import blas
 

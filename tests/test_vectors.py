@@ -1,0 +1,138 @@
+"""Products of few rows take the library's function for vectors: right for every layout, and only where it is built."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from rave_mlx import backend, machine, vectors
+
+CPU = backend.prepare().kind == "cpu"
+BOUND = CPU and backend.current().binding is not None and not backend.current().binding.vectors_note
+needs_binding = pytest.mark.skipif(not BOUND, reason="MLX keeps its BLAS here, or there is no g++")
+FUNCTION = ctypes.CFUNCTYPE(
+    None, *[ctypes.c_int] * 6, ctypes.c_float, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int,
+    ctypes.c_float, ctypes.c_void_p, ctypes.c_int,
+)  # fmt: skip
+VECTOR = ctypes.CFUNCTYPE(
+    None, *[ctypes.c_int] * 4, ctypes.c_float, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int,
+    ctypes.c_float, ctypes.c_void_p, ctypes.c_int,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def product():
+    """The function, and a record of how often the two behind it were called."""
+    library, calls = backend.current().blas, []
+    addresses = {}
+    kept = []
+    for name, kind in (("cblas_sgemm", FUNCTION), ("cblas_sgemv", VECTOR)):
+        real = kind(library.address(name))
+        watched = kind(lambda *given, name=name, real=real: (calls.append(name), real(*given))[1] and None)
+        kept += [real, watched]
+        addresses[name] = ctypes.cast(watched, ctypes.c_void_p).value
+    found = FUNCTION(vectors.matrix_product(machine.compiler(), addresses["cblas_sgemm"], addresses["cblas_sgemv"]))
+    yield found, calls
+    # The library is one for the process: MLX gets back what it had.
+    vectors.matrix_product(machine.compiler(), library.address("cblas_sgemm"), library.address("cblas_sgemv"))
+    del kept
+
+
+@needs_binding
+@pytest.mark.parametrize("beta", [0.0, 1.0, -0.5])
+@pytest.mark.parametrize("transposed", [(a, b) for a in (False, True) for b in (False, True)])
+@pytest.mark.parametrize("shape", [(1, 17, 5), (1, 5, 300), (2, 40, 7), (3, 9, 64), (4, 40, 7), (40, 1, 6), (3, 3, 8),
+                                   (5, 1, 1), (1, 1, 9), (2, 1, 30), (7, 6, 5)])  # fmt: skip
+def test_every_layout_against_float64(product, shape, transposed, beta):
+    """Rows longer than they need to be, as of a view; an output full of NaN where it is not to be read."""
+    call, calls = product
+    m, n, k = shape
+    rng = np.random.default_rng(m * 1000 + n)
+
+    def stored(rows: int, columns: int, turned: bool) -> tuple[np.ndarray, np.ndarray, int]:
+        wide = rng.normal(size=(columns if turned else rows, (rows if turned else columns) + 3)).astype(np.float32)
+        view = wide[:, : rows if turned else columns]
+        return wide, view.T if turned else view, wide.shape[1]
+
+    a, a_view, lda = stored(m, k, transposed[0])
+    b, b_view, ldb = stored(k, n, transposed[1])
+    c = rng.normal(size=(m, n + 2)).astype(np.float32) if beta else np.full((m, n + 2), np.nan, np.float32)
+    expected = 1.5 * a_view.astype(np.float64) @ b_view.astype(np.float64)
+    expected += beta * c[:, :n].astype(np.float64) if beta else 0
+    beyond = c[:, n:].copy()
+    calls.clear()
+    flags = [112 if turned else 111 for turned in transposed]
+    call(101, *flags, m, n, k, 1.5, a.ctypes.data, lda, b.ctypes.data, ldb, beta, c.ctypes.data, n + 2)
+    np.testing.assert_allclose(c[:, :n], expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_array_equal(c[:, n:], beyond)
+    few = (m <= 3 and n > 3) or (n == 1 and m > 3)
+    assert set(calls) == {"cblas_sgemv" if few else "cblas_sgemm"}
+
+
+@needs_binding
+def test_mlx_products_of_one_row():
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(96, 200)).astype(np.float32), rng.normal(size=(2, 5, 1, 200)).astype(np.float32)
+    bias = rng.normal(size=96).astype(np.float32)
+    exact = x.astype(np.float64) @ w.T.astype(np.float64)
+    np.testing.assert_allclose(np.array(mx.array(x) @ mx.array(w).T), exact, rtol=1e-4, atol=1e-4)
+    found = mx.addmm(mx.array(bias), mx.array(x), mx.array(w).T, alpha=0.5, beta=2.0)
+    np.testing.assert_allclose(np.array(found), 0.5 * exact + 2.0 * bias, rtol=1e-4, atol=1e-4)
+    found = mx.array(w)[::2, 3:] @ mx.array(x)[0, 0, :, 3:].T
+    np.testing.assert_allclose(np.array(found), w[::2, 3:] @ x[0, 0, :, 3:].T, rtol=1e-4, atol=1e-4)
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+NOTE = "from rave_mlx import backend; print(repr(backend.prepare().binding.vectors_note))"
+
+
+@needs_binding
+def test_it_is_built_once_and_kept(tmp_path):
+    for _ in range(2):
+        assert run(NOTE, XDG_CACHE_HOME=str(tmp_path)).stdout == "''\n"
+        (file,) = (tmp_path / "rave-mlx").iterdir()
+        written = file.stat().st_mtime_ns
+    assert file.stat().st_mtime_ns == written
+    assert file.stat().st_size < 100_000
+
+
+@needs_binding
+def test_where_nothing_can_be_kept_it_is_built_for_the_process(tmp_path):
+    (tmp_path / "rave-mlx").write_text("a file where the folder should be")
+    assert run(NOTE, XDG_CACHE_HOME=str(tmp_path)).stdout == "''\n"
+    broken = tmp_path / "other" / "rave-mlx"
+    broken.mkdir(parents=True)
+    run(NOTE, XDG_CACHE_HOME=str(broken.parent))
+    (file,) = broken.iterdir()
+    file.write_bytes(b"not a library")
+    assert run(NOTE, XDG_CACHE_HOME=str(broken.parent)).stdout == "''\n"
+
+
+@needs_binding
+def test_without_a_compiler_products_stay_with_the_library(tmp_path):
+    code = NOTE + "; import mlx.core as mx; print(float((mx.ones((1, 40)) @ mx.ones((40, 8))).sum()))"
+    assert run(code, PATH="", XDG_CACHE_HOME=str(tmp_path)).stdout == "'no g++'\n320.0\n"
+    failing = tmp_path / "g++"
+    failing.write_text("#!/bin/sh\necho 'no space left' >&2\nexit 1\n")
+    failing.chmod(0o755)
+    found = run(code, PATH=f"{tmp_path}:/usr/bin:/bin", XDG_CACHE_HOME=str(tmp_path / "cache")).stdout
+    assert "no space left" in found
+    assert found.endswith("320.0\n")
+
+
+def test_a_compiler_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(vectors.CannotBuild, match="nowhere"):
+        vectors.matrix_product("/nowhere/g++", 0, 0)
