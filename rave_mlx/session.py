@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from rave_mlx.attention.policies.parse import Attention, Steering, steering
 from rave_mlx.cache import Cache
+from rave_mlx.certainty import Watched
 from rave_mlx.conversation import ImagePart, Message, TextPart
 from rave_mlx.generation import Clock, Finish, Piece, decode, encode, prefill
 from rave_mlx.images import ImageSource
@@ -42,6 +43,7 @@ class TurnStats:
         answer_tokens: generated tokens, the stop token included.
         first_token_seconds: from the question to the first token.
         tokens_per_second: of the tokens after the first.
+        certainty: the probability that the model gave to the answer's least likely token, before temperature.
         peak_bytes: MLX's peak memory since the program began.
     """
 
@@ -52,6 +54,7 @@ class TurnStats:
     answer_tokens: int
     first_token_seconds: float
     tokens_per_second: float
+    certainty: float
     peak_bytes: int
 
 
@@ -154,6 +157,7 @@ class Session:
         sampling = self.sampling
         for policy in self._steering.policies:
             sampling = policy.guide(self.lmm, shown, sampling)
+        watched = Watched.of(sampling)
         prompt = self.lmm.prompt(shown)
         cache, reused = self._reuse(prompt)
         encoded = len(self._features.keys() - known) + self._encode(prompt, reused)
@@ -166,7 +170,7 @@ class Session:
         try:
             logits = prefill(self.lmm, prompt, cache, features=self._features)
             features = self._features
-            for token in decode(self.lmm, prompt, cache, logits, sampling, max_tokens=limit, features=features):
+            for token in decode(self.lmm, prompt, cache, logits, watched, max_tokens=limit, features=features):
                 clock.tick()
                 ids.append(token)
                 stopped = token in self.lmm.config.tokens.stop
@@ -176,7 +180,7 @@ class Session:
                 yield Piece(piece, token, finish)
         finally:
             self._remember(messages, shown, prompt, cache, ids, text, finish)
-            self.stats = _stats(prompt, reused, encoded, ids, clock)
+            self.stats = _stats(prompt, reused, encoded, ids, clock, watched.certainty(len(ids)))
 
     @property
     def _keeps_originals(self) -> bool:
@@ -254,7 +258,7 @@ def _without_originals(messages: Sequence[Message], keep_latest: bool) -> list[M
     ]
 
 
-def _stats(prompt: Prompt, reused: int, encoded: int, ids: list[int], clock: Clock) -> TurnStats:
+def _stats(prompt: Prompt, reused: int, encoded: int, ids: list[int], clock: Clock, certainty: float) -> TurnStats:
     after = clock.total - clock.first_token
     return TurnStats(
         prompt_tokens=len(prompt),
@@ -264,5 +268,6 @@ def _stats(prompt: Prompt, reused: int, encoded: int, ids: list[int], clock: Clo
         answer_tokens=len(ids),
         first_token_seconds=clock.first_token,
         tokens_per_second=(len(ids) - 1) / after if len(ids) > 1 and after > 0 else 0.0,
+        certainty=certainty,
         peak_bytes=mx.get_peak_memory(),
     )

@@ -62,7 +62,7 @@ def chat(
         int | None, typer.Option("--seed", help="Same seed, same answer.", rich_help_panel=_SAMPLING)
     ] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="One JSON object an answer: text, finish, token counts, times.")
+        bool, typer.Option("--json", help="One JSON object an answer: text, finish, certainty, token counts, times.")
     ] = False,
 ) -> None:
     """Ask about documents: the answer streams to stdout.

@@ -174,10 +174,11 @@ class Repl:
 
 
 def status_line(stats: TurnStats) -> str:
-    """One line about an answer: visual tokens, time to the first token, speed, peak memory."""
+    """One line about an answer: visual tokens, time to the first token, speed, certainty, peak memory."""
     return (
         f"[{stats.visual_tokens:,} visual of {stats.prompt_tokens:,} tokens, {stats.reused_tokens:,} reused · "
         f"first token {stats.first_token_seconds:.2f} s · {stats.tokens_per_second:.1f} tokens/s · "
+        f"certainty {stats.certainty:.2f} · "
         f"peak {stats.peak_bytes / 1e9:.2f} GB]"
     )
 

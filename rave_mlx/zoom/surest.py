@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import mlx.core as mx
 
 from rave_mlx.attention.policies.panes import Panes
+from rave_mlx.certainty import Watched
 from rave_mlx.conversation import ImagePart, Message
 from rave_mlx.generation import decode, encode, prefill
 from rave_mlx.models.lmm import LMM
-from rave_mlx.sampling import Choose, Sampling
+from rave_mlx.sampling import Sampling
 from rave_mlx.zoom.crops import Latest, is_reduced
 from rave_mlx.zoom.panes import panes
 
@@ -91,24 +92,7 @@ def answer(
     cache = lmm.make_cache(gate=gate)
     logits = prefill(lmm, prompt, cache, features=features)
     limit = min(tokens, lmm.config.text.max_positions - len(prompt))
-    watched = _Watched()
-    ids = []
-    for token in decode(lmm, prompt, cache, logits, watched, max_tokens=limit, features=features):
-        ids.append(token)
-        mx.eval(watched.chances[len(ids) - 1])
+    watched = Watched.of(Sampling())
+    ids = list(decode(lmm, prompt, cache, logits, watched, max_tokens=limit, features=features))
     said = ids[:-1] if ids[-1] in lmm.config.tokens.stop else ids
-    return Answer(lmm.tokenizer.decode(said), min(float(chance) for chance in watched.chances[: len(ids)]))
-
-
-@dataclass(frozen=True)
-class _Watched(Sampling):
-    """Greedy; `chances` holds the probability of each token chosen."""
-
-    chances: list[mx.array] = field(default_factory=list)
-
-    def chooser(self) -> Choose:
-        def choose(ids: list[int], logits: mx.array) -> mx.array:
-            self.chances.append(mx.max(mx.softmax(logits[0].astype(mx.float32))))
-            return mx.argmax(logits, axis=-1)
-
-        return choose
+    return Answer(lmm.tokenizer.decode(said), watched.certainty(len(ids)))

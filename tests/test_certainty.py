@@ -1,0 +1,63 @@
+"""Certainty against the probabilities of one whole pass in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from policy_watch import softmax
+from support import ask, picture, tiny_model
+
+from rave_mlx.attention.policies.guidance import Guidance
+from rave_mlx.certainty import Watched
+from rave_mlx.config import GateConfig
+from rave_mlx.generation import _continued
+from rave_mlx.sampling import Sampling
+from rave_mlx.session import Session
+
+
+@pytest.fixture(scope="module")
+def lmm():
+    return tiny_model(GateConfig(rank=4, kv_groups=0.5))
+
+
+def expected(lmm, question, ids):
+    prompt = lmm.prepare([question])
+    logits = np.array(lmm.logits(_continued(prompt, ids)))[0].astype(np.float64)
+    return min(softmax(logits[len(prompt) - 1 + i])[token] for i, token in enumerate(ids))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(), Sampling(temperature=3.0, seed=1), Sampling(temperature=1.0, top_k=3, repetition_penalty=1.4, seed=2)],
+    ids=["greedy", "hot", "penalty"],
+)
+@pytest.mark.parametrize("most", [1, 9])
+def test_it_is_the_models_own_probability_of_what_was_drawn(lmm, sampling, most):
+    session = Session(lmm, sampling=sampling, max_tokens=most)
+    question = ask("What is the total?", picture(48, 40))
+    ids = [piece.token for piece in session.answer([question])]
+    assert session.stats.certainty == pytest.approx(expected(lmm, question, ids), rel=1e-3)
+
+
+def test_guidance_changes_what_is_drawn_and_not_how_sure_the_model_is_of_it(lmm):
+    session = Session(lmm, policy=["rave", Guidance(gamma=4.0, cut=0.0)], max_tokens=6)
+    question = ask("What is the total?", picture(48, 40))
+    ids = [piece.token for piece in session.answer([question])]
+    assert ids != [piece.token for piece in Session(lmm, policy="rave", max_tokens=6).answer([question])]
+    assert session.stats.certainty == pytest.approx(expected(lmm, question, ids), rel=1e-3)
+
+
+def test_an_answer_that_was_stopped_counts_what_was_heard(lmm):
+    session = Session(lmm, max_tokens=9)
+    question = ask("What is the total?", picture(48, 40))
+    answer = session.answer([question])
+    ids = [next(answer).token for _ in range(2)]
+    answer.close()
+    assert session.stats.certainty == pytest.approx(expected(lmm, question, ids), rel=1e-3)
+    assert Watched.of(Sampling()).certainty(3) == 0.0
+
+
+def test_a_watch_draws_what_is_drawn_without_it(lmm):
+    sampling = Sampling(temperature=1.5, top_p=0.9, min_p=0.01, repetition_penalty=1.2, seed=5)
+    watched = Watched.of(sampling)
+    assert (watched.repetition_penalty, watched.seed, watched.inner) == (1.2, 5, sampling)
