@@ -13,7 +13,7 @@ from PIL import Image
 import rave_mlx
 from rave_mlx.errors import UsageError
 from rave_mlx.evaluate import Item, anls, answer_all, character_errors, exact, summarize
-from rave_mlx.evaluate.report import by_tags
+from rave_mlx.evaluate.report import by_tags, table
 from rave_mlx.evaluate.runner import Result
 from rave_mlx.evaluate.tasks import open_task
 from rave_mlx.evaluate.tasks.docs import SHUFFLED, SPLITS, docs
@@ -42,8 +42,8 @@ def test_figures_of_one_answer(answer, truths, right, similarity, errors):
     assert character_errors(answer, truths) == errors
 
 
-def result(right, errors=0, length=10, seconds=1.0, **tags):
-    return Result("?", ("x",), "x", tags, right, float(right), errors, length, seconds)
+def result(right, errors=0, length=10, seconds=1.0, certainty=0.5, **tags):
+    return Result("?", ("x",), "x", tags, right, float(right), errors, length, seconds, certainty)
 
 
 def test_figures_of_many_answers():
@@ -52,6 +52,14 @@ def test_figures_of_many_answers():
     assert found.error == pytest.approx(0.25)
     assert found.cer == pytest.approx(6 / 50)
     assert found.seconds == 2.0
+    assert (found.sure, found.sure_exact) == (0.0, None)
+
+
+def test_figures_of_sure_answers():
+    found = summarize([result(True, certainty=0.9), result(False, certainty=0.95), result(True), result(False)])
+    assert (found.sure, found.sure_exact) == (0.5, 0.5)
+    assert "0.500 of 50%" in table([result(True, certainty=1.0, kind="a"), result(False, certainty=0.99, kind="a"),
+                                    result(True, kind="a"), result(True, kind="a")], ["kind"])  # fmt: skip
 
 
 def test_breakdown_by_tags():
@@ -134,6 +142,7 @@ def test_the_command_line_on_a_file_of_ones_own(tmp_path):
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [a["answer"] for a in answers] == ["13.60"] * 3
     assert answers[1]["tags"] == {"kind": "total"}
+    assert all(0.5 < a["certainty"] <= 1 for a in answers)
 
 
 def test_the_command_line_on_generated_documents():

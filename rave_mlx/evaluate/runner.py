@@ -24,6 +24,7 @@ class Result:
         exact, anls: see `metrics`.
         errors, length: character errors, and characters of the closest right answer.
         seconds: from the question to the last token.
+        certainty: probability of the answer's least likely token.
     """
 
     question: str
@@ -35,6 +36,7 @@ class Result:
     errors: int
     length: int
     seconds: float
+    certainty: float
 
 
 def answer_all(
@@ -67,13 +69,14 @@ def answer_all(
         session.max_tokens = item.longest
         begun = time.perf_counter()
         answer = "".join(piece.text for piece in session.send(item.question, [part]))
-        result = _score(item, answer, time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        result = _score(item, answer, seconds, 0.0 if session.stats is None else session.stats.certainty)
         if progress is not None:
             progress(result)
         yield result
 
 
-def _score(item: Item, answer: str, seconds: float) -> Result:
+def _score(item: Item, answer: str, seconds: float, certainty: float) -> Result:
     errors, length = character_errors(answer, item.answers)
     return Result(
         question=item.question,
@@ -85,4 +88,5 @@ def _score(item: Item, answer: str, seconds: float) -> Result:
         errors=errors,
         length=length,
         seconds=seconds,
+        certainty=certainty,
     )
