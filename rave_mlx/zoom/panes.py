@@ -27,6 +27,9 @@ _MARGIN = 8
 def panes(page: ImagePart, original: Original, config: Images, *, most: int, overlap: float) -> list[ImagePart]:
     """The panes of a page that have anything on them, row by row; none where they would not show more than the page.
 
+    A page of a PDF has no pixels of its own: its full size is the one that it was drawn in for its patches, and panes
+    are cut from its finer original.
+
     Args:
         page: as the model reads it.
         original: its pixels.
@@ -42,7 +45,7 @@ def panes(page: ImagePart, original: Original, config: Images, *, most: int, ove
     reads = reading_scale(page.patches, config)
     side = reads * math.sqrt(width * height)
     if isinstance(config, ImageConfig):
-        # Whole cells, so that a pane at full size is not resampled.
+        # Whole cells, so that a pane of a picture at full size is not resampled.
         side = max(config.cell, side // config.cell * config.cell)
     scale = 1.0
     while scale > reads:
