@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,15 @@ def test_the_public_names_exist():
     assert callable(rave_mlx.convert.convert)
     with pytest.raises(AttributeError, match="nothing_like_this"):
         getattr(rave_mlx, "nothing_like_this")  # noqa: B009 - the point is the lookup
+
+
+def test_every_package_is_in_the_wheel():
+    """The list is written by hand; the training recipe stays out, since it needs torch."""
+    root = Path(rave_mlx.__file__).parents[1]
+    if not (root / "pyproject.toml").is_file():
+        pytest.skip("not in a checkout")
+    listed = set(re.findall(r'^    "(rave_mlx[\w.]*)",$', (root / "pyproject.toml").read_text(), re.MULTILINE))
+    folders = [file.parent.relative_to(root) for file in (root / "rave_mlx").rglob("__init__.py")]
+    found = {".".join(folder.parts) for folder in folders}
+    converters = {"rave_mlx.convert", "rave_mlx.convert.families"}
+    assert listed == (found | converters) - {"rave_mlx.nano.recipe"}
