@@ -10,7 +10,7 @@ from support import ask, picture, tiny_model
 from rave_mlx.attention.policies.guidance import Guidance
 from rave_mlx.certainty import Watched
 from rave_mlx.config import GateConfig
-from rave_mlx.generation import _continued
+from rave_mlx.generation import _continued, decode, prefill
 from rave_mlx.sampling import Sampling
 from rave_mlx.session import Session
 
@@ -57,7 +57,13 @@ def test_an_answer_that_was_stopped_counts_what_was_heard(lmm):
     assert Watched.of(Sampling()).certainty(3) == 0.0
 
 
-def test_a_watch_draws_what_is_drawn_without_it(lmm):
-    sampling = Sampling(temperature=1.5, top_p=0.9, min_p=0.01, repetition_penalty=1.2, seed=5)
-    watched = Watched.of(sampling)
-    assert (watched.repetition_penalty, watched.seed, watched.inner) == (1.2, 5, sampling)
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+def test_a_watch_draws_what_is_drawn_without_it(lmm, penalty):
+    sampling = Sampling(temperature=1.5, top_p=0.9, min_p=0.01, repetition_penalty=penalty, seed=5)
+    prompt = lmm.prepare([ask("What is the total?", picture(48, 40))])
+
+    def drawn(how):
+        cache = lmm.make_cache()
+        return list(decode(lmm, prompt, cache, prefill(lmm, prompt, cache), how, max_tokens=8))
+
+    assert drawn(Watched.of(sampling)) == drawn(sampling) != drawn(Sampling())

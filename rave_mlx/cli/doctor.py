@@ -112,7 +112,10 @@ def _speed(found: Backend) -> Iterator[Finding]:
         yield Finding("BLAS", f"{library.name} {library.version}{threads}, {library.path}")
         yield Finding("matmul", f"{speed}; {own:,.1f} with the BLAS that comes with MLX")
         if found.binding.vectors_note:
-            yield Finding("vectors", f"tokens are written slowly: {found.binding.vectors_note}", "slow", "install g++")
+            note = found.binding.vectors_note
+            yield Finding(
+                "vectors", f"{note}: a written token reads weights 2 to 3 times slower", "slow", _install_compiler(note)
+            )
         return
     from rave_mlx import blas
 

@@ -44,7 +44,8 @@ def surest(
     if latest is None or config is None:
         return list(messages)
     shown = list(latest.parts)
-    for index, (part, original) in enumerate((part, part.original) for part in latest.parts):
+    for index, part in enumerate(latest.parts):
+        original = part.original
         if original is None or not is_reduced(part.patches, config):
             continue
 
