@@ -19,10 +19,10 @@ from rave_mlx.nano.documents import (
     phrasings,
     questions,
     render,
-    tables,
     values,
     words,
 )
+from rave_mlx.nano.documents import pages as layouts
 from rave_mlx.nano.recipe import data, places, tokens
 
 CLEAN = PageConfig(scan=False)
@@ -193,8 +193,8 @@ def test_labels_are_split(pages):
 
 
 def test_layouts_are_split(pages):
-    held = {*forms.HELD_BLOCKS, *tables.HELD_ITEM_BLOCKS}
-    assert not held & {*forms.BLOCKS, *tables.ITEM_BLOCKS}
+    held = {*forms.HELD_BLOCKS, *layouts.HELD_ITEMS}
+    assert not held & {*forms.BLOCKS, *layouts.ITEMS}
     assert not {p.layout.rpartition("/")[2] for p in pages} & held
     outside = {
         documents.make(s, PageConfig(kind=k, held_layouts=True)).layout for s in range(8) for k in ("form", "receipt")
@@ -330,6 +330,41 @@ def test_prose_does_not_repeat_itself():
     assert len(set(made)) > 2500
     assert all(word and " " not in word for word in made)
     assert english.heading(rng, 3)[0].isupper() or not english.heading(rng, 3)[0].isalpha()
+
+
+LAYOUTS = [("form", name) for name in (*forms.BLOCKS, *forms.HELD_BLOCKS)]
+LAYOUTS += [("receipt", name) for name in (*layouts.ITEMS, *layouts.HELD_ITEMS)] + [("table", "table")]
+
+
+def _of_layout(kind, name, seeds):
+    """Pages of a layout, among those that the seeds give."""
+    held = name in layouts.HELD_ITEMS or name in forms.HELD_BLOCKS
+    block = name if kind == "form" else None
+    config = PageConfig(width=420, height=320, scan=False, kind=kind, block=block, held_layouts=held, trim=0)
+    found = [page for page in (documents.make(seed, config) for seed in seeds) if page.layout.endswith(name)]
+    assert len(found) > 3
+    return found
+
+
+@pytest.mark.parametrize(("kind", "name"), LAYOUTS)
+def test_no_word_stands_on_another_or_past_the_edge(kind, name):
+    for page in _of_layout(kind, name, range(60)):
+        boxes = [(w.text, *w.box) for w in page.words]
+        for i, (text, x0, y0, x1, y1) in enumerate(boxes):
+            assert x0 > -3 and x1 < page.image.width + 3 and y1 < page.image.height + 3, (text, page.layout)
+            for other, a0, b0, a1, b1 in boxes[i + 1 :]:
+                wide, high = min(x1, a1) - max(x0, a0), min(y1, b1) - max(y0, b0)
+                assert min(wide, high) < 4, (text, other, page.layout, page.font)
+
+
+@pytest.mark.parametrize(("kind", "name"), LAYOUTS)
+def test_every_layout_asks_for_what_it_shows(kind, name):
+    pages = _of_layout(kind, name, range(60))
+    shown = [(q, text_of(page)) for page in pages for q in page.questions if data.WEIGHTS.get(q.kind, 1) == 1]
+    asked = [(q, text) for q, text in shown if q.kind not in ("absent", "count")]
+    assert len(asked) >= len(pages)
+    for question, text in asked:
+        assert question.answer in text, (question, text)
 
 
 @pytest.mark.parametrize("block", ["signed", "figure", "below"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rave_mlx.nano.documents.fields import FieldBlock, draw_fields, fitting_rows
+from rave_mlx.nano.documents.ruled import framed, grid, strip
+from rave_mlx.nano.documents.running import flow, leading, sentence
 from rave_mlx.nano.documents.sheet import Color, Sheet, Type
 from rave_mlx.nano.documents.stacked import below, caption, figure, signed
 
@@ -114,5 +116,11 @@ BLOCKS: dict[str, Callable[[Sheet, int, bool], None]] = {
     "pairs": pairs,
     "figure": figure,
     "signed": signed,
+    "leading": leading,
+    "flow": flow,
+    "sentence": sentence,
+    "grid": grid,
+    "framed": framed,
+    "strip": strip,
 }
 HELD_BLOCKS: dict[str, Callable[[Sheet, int, bool], None]] = {"caption": caption, "card": card}

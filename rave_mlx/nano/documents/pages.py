@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from rave_mlx.nano.documents import charts, fonts, forms, prose, tables
+from rave_mlx.nano.documents import bills, charts, fonts, forms, prose, tables
 from rave_mlx.nano.documents.sheet import Sheet, make_style
 from rave_mlx.nano.documents.values import Values, company
 
+ITEMS: dict[str, Callable[[Sheet, int], None]] = {
+    "items": tables.items,
+    "stacked": bills.stacked,
+    "coded": bills.coded,
+    "menu": bills.menu,
+}
+"""Ways in which a receipt lists what was bought; held out is another one."""
+_ITEM_WEIGHTS = (9, 4, 3, 4)
+HELD_ITEMS: dict[str, Callable[[Sheet, int], None]] = {"ticket": tables.ticket}
 KINDS = ("form", "receipt", "invoice", "table", "letter", "columns", "label", "chart", "lines", "article")
 
 
@@ -128,9 +137,9 @@ def _receipt(sheet: Sheet, config: PageConfig) -> str:
     if sheet.chance(0.3):
         sheet.rule()
         sheet.y += 3
-    left = config.held_layouts
+    name = "ticket" if config.held_layouts else rng.choices(list(ITEMS), _ITEM_WEIGHTS)[0]
     many = max(1, min(rng.randint(1, 9), int((sheet.bottom - sheet.y) / sheet.pitch()) - 1))
-    (tables.ticket if left else tables.items)(sheet, many)
+    {**ITEMS, **HELD_ITEMS}[name](sheet, many)
     if sheet.chance(0.85):
         tables.totals(sheet)
     if sheet.chance(0.25):
@@ -142,11 +151,11 @@ def _receipt(sheet: Sheet, config: PageConfig) -> str:
         if sheet.fit(text, sheet.body, sheet.x1 - sheet.x0):
             sheet.line([((sheet.width - sheet.measure(text, sheet.body)) / 2, text, sheet.body)])
     _frame(sheet)
-    return "receipt/ticket" if left else "receipt/items"
+    return f"receipt/{name}"
 
 
 def _small_fields(sheet: Sheet, config: PageConfig, wanted: int) -> None:
-    name = sheet.rng.choice(("inline", "inline", "spread", "aligned", "pairs"))
+    name = sheet.rng.choice(("inline", "inline", "spread", "aligned", "pairs", "flow"))
     forms.BLOCKS[name](sheet, wanted, config.held_labels)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from rave_mlx.nano.documents import words
@@ -30,12 +29,12 @@ def items(sheet: Sheet, wanted: int, left_prices: bool = False) -> None:
     quantity = rng.choice(("", "", "", "2 x", "x2", "column", "front"))
     mark = rng.choice(("", "", "", "", ".", ".", "-"))
     column = sheet.x0 + (sheet.x1 - sheet.x0) * rng.uniform(0.45, 0.65)
-    inset = sheet.measure("88.888,88", body) + 8 if left_prices else 0
+    prices = [sheet.values.draw("amount") for _ in range(wanted)]
+    inset = max((sheet.measure(price, body) for price in prices), default=0.0) + 8 if left_prices else 0.0
     front = sheet.measure("88  ", body) if quantity == "front" else 0
-    for _ in range(wanted):
+    for price in prices:
         if not sheet.room(pitch):
             return
-        price = sheet.values.draw("amount")
         name = draw_goods(sheet, (sheet.x1 - sheet.x0) * 0.6 - inset, body)
         if name is None:
             continue
@@ -51,7 +50,7 @@ def items(sheet: Sheet, wanted: int, left_prices: bool = False) -> None:
         elif quantity == "column":
             count = ""
         elif quantity == "front":
-            line.insert(0, (sheet.x0, count, body))
+            line.insert(0, (sheet.x0 + inset, count, body))
         if not left_prices and end + 8 > xp:
             continue
         baseline = sheet.line(line if not left_prices else sorted(line), pitch=pitch)
@@ -211,8 +210,22 @@ def table(sheet: Sheet, wanted: int, columns: int | None = None) -> None:
         ]
         pad = rng.uniform(6, 16)
         if grid and sum(need) + pad * count <= width:
-            _place(sheet, header, grid, [n + pad for n in need], (body, head), pitch)
+            sheet.items += len(grid)
+            for row in grid:
+                sheet.cells += [Cell(row[0], c.header, v, c.role) for c, v in zip(header[1:], row[1:], strict=True)]
+            order = _order(sheet, count)
+            moved = [[row[i] for i in order] for row in grid]
+            needs = [need[i] + pad for i in order]
+            _place(sheet, [header[i] for i in order], moved, needs, (body, head), pitch)
             return
+
+
+def _order(sheet: Sheet, count: int) -> list[int]:
+    """Columns as they stand: mostly the naming one first, now and then behind the next one or at the end."""
+    order = list(range(count))
+    if sheet.chance(0.16):
+        order.insert(sheet.rng.choice((1, count - 1)), order.pop(0))
+    return order
 
 
 def _place(
@@ -245,9 +258,6 @@ def _place(
         for x in edges:
             sheet.vertical(x, top, sheet.y - 1)
         sheet.rule(top, edges[0], edges[-1])
-    sheet.items += len(grid)
-    for row in grid:
-        sheet.cells += [Cell(row[0], c.header, v, c.role) for c, v in zip(header[1:], row[1:], strict=True)]
 
 
 def _cell(
@@ -255,7 +265,3 @@ def _cell(
 ) -> tuple[float, str, Type, Color]:
     free = edges[i + 1] - edges[i] - 6 - sheet.measure(text, face)
     return edges[i] + 3 + free * aligns[i], text, face, color
-
-
-ITEM_BLOCKS: dict[str, Callable[[Sheet, int], None]] = {"items": items, "table": table}
-HELD_ITEM_BLOCKS: dict[str, Callable[[Sheet, int], None]] = {"ticket": ticket}

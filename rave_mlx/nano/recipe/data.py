@@ -31,20 +31,23 @@ _CLASS = {c: i + 1 for i, c in enumerate(ALPHABET)}
 WIDTHS = (192, 224, 256, 304, 352, 400, 448, 496)
 WIDTH_WEIGHTS = (2, 2, 3, 4, 4, 3, 2, 2)
 HEIGHTS = (64, 80, 112, 144, 176, 208, 256, 304, 368, 432, 512)
-WEIGHTS = {"read": 0.03, "line": 0.12, "reverse": 0.4, "title": 0.6}
+WEIGHTS = {"read": 0.03, "line": 0.18, "reverse": 0.4, "title": 0.6}
 """How readily a question kind is taken into a batch; 1 where not named."""
 
 
 DENSE = {"read": 0.5, "line": 0.6}
 """Weight of an answer's characters in the loss, for kinds with long answers; 1 where not named."""
 PAGES = {
-    "form": 30, "receipt": 15, "invoice": 10, "table": 24, "chart": 3, "label": 3, "letter": 5, "lines": 6,
-    "columns": 2, "article": 14,
+    "form": 34, "receipt": 19, "invoice": 9, "table": 20, "chart": 3, "label": 3, "letter": 5, "lines": 8,
+    "columns": 2, "article": 10,
 }  # fmt: skip
 """How often a page of a kind is drawn: mostly those on which a value has to be found in the row of its name."""
 TALL = 112
 """Least height in pixels of the page kinds that need several lines."""
-BLOCKS = {"spread": 1.8, "aligned": 1.4, "below": 2.0, "figure": 1.8, "signed": 1.8}
+BLOCKS = {
+    "spread": 1.8, "aligned": 1.4, "below": 1.8, "figure": 1.8, "signed": 1.8, "leading": 1.8, "grid": 1.8,
+    "framed": 1.4, "strip": 1.4,
+}  # fmt: skip
 """How readily a form takes a block; 1 where not named."""
 
 
