@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 
 import mlx.core as mx
 import numpy as np
 
-from rave_mlx.sampling import Choose, Sampling
+from rave_mlx.sampling import Around, Choose
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watched(Sampling):
+class Watched(Around):
     """Draws tokens as `inner` does, and keeps the probability that the model gave to each.
 
-    It is the model's own, before temperature, limits, penalties and guidance. One generation for each object.
+    It is that before temperature, limits and penalties, and where policies act on logits that of what they make.
     """
 
-    inner: Sampling
     chances: list[mx.array] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, sampling: Sampling) -> Watched:
-        """A watch over a way of sampling."""
-        same = {f.name: getattr(sampling, f.name) for f in dataclasses.fields(Sampling)}
-        return cls(**same, inner=sampling)
 
     def chooser(self) -> Choose:
         """As of `inner`."""

@@ -87,6 +87,24 @@ def prefill(
             return lmm.decoder.logits(hidden)[:, 0]
 
 
+def reuse(cache: Cache, seen: Prompt | None, prompt: Prompt) -> int:
+    """Trim a cache to what it shares with a prompt; at least one token is left to read.
+
+    Args:
+        cache: keys and values.
+        seen: what it holds, or the beginning of it; None: nothing that can be used.
+        prompt: what will be read.
+
+    Returns:
+        How many tokens of the prompt are in the cache.
+    """
+    shared = 0 if seen is None else min(seen.same_until(prompt), len(prompt) - 1, cache.length)
+    if cache.run is not None and not cache.run.prefix_reusable:
+        shared = 0
+    cache.trim(shared)
+    return shared
+
+
 def encode(lmm: LMM, image: ImagePatches) -> mx.array:
     """Features (visual tokens, hidden) of one image, computed."""
     with backend.row_parallel():
@@ -137,7 +155,7 @@ def decode(
             return
         if following is None:
             if again:
-                logits = _read_again(lmm, _continued(prompt, answer), cache, features, path)
+                logits = _read_again(lmm, continued(prompt, answer), cache, features, path)
             else:
                 logits = step(lmm, cache, token, position + count, path=path)
             following = choose(history + answer if penalty else history, logits)
@@ -156,7 +174,7 @@ def _read_again(
         raise
 
 
-def _continued(prompt: Prompt, answer: Sequence[int]) -> Prompt:
+def continued(prompt: Prompt, answer: Sequence[int]) -> Prompt:
     """A prompt with the answer so far."""
     tokens, more = prompt.token_map, len(answer)
     following = tokens.next_position + np.arange(more, dtype=np.int32)

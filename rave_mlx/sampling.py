@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import Any, Self
 
 import mlx.core as mx
 
@@ -65,6 +67,19 @@ class Sampling:
             return chosen
 
         return choose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around(Sampling):
+    """A way of sampling that changes what another one, `inner`, draws from, or looks at it. One answer an object."""
+
+    inner: Sampling
+
+    @classmethod
+    def of(cls, inner: Sampling, **fields: Any) -> Self:
+        """Around a way of sampling, with its settings."""
+        same = {f.name: getattr(inner, f.name) for f in dataclasses.fields(Sampling)}
+        return cls(**same, inner=inner, **fields)
 
 
 @cache

@@ -18,13 +18,14 @@ from rave_mlx.attention.policies.parse import Attention, Steering, steering
 from rave_mlx.cache import Cache
 from rave_mlx.certainty import Watched
 from rave_mlx.conversation import ImagePart, Message, TextPart
-from rave_mlx.generation import Clock, Finish, Piece, decode, encode, prefill
+from rave_mlx.generation import Clock, Finish, Piece, decode, encode, prefill, reuse
 from rave_mlx.images import ImageSource
 from rave_mlx.messages import read_image, read_messages
 from rave_mlx.models.frequencies import kept_regime, regime
 from rave_mlx.models.lmm import LMM
 from rave_mlx.prompt import Prompt
 from rave_mlx.sampling import Sampling
+from rave_mlx.second_run import Readings
 
 _FEATURES_KEPT = 8
 """Images whose features are kept for later questions, and more as long as they are few tokens together."""
@@ -111,6 +112,7 @@ class Session:
         for each in self._steering.policies:
             each.check(self.lmm.config)
         self._cache = self._seen = None
+        self._readings = Readings(self.lmm, self._steering, self._features)
 
     def send(self, text: str, images: Sequence[ImageSource | ImagePart] = ()) -> Generator[Piece]:
         """Ask a question and stream the answer; both become part of the conversation.
@@ -154,13 +156,14 @@ class Session:
         known = set(self._features)
         for policy in self._steering.policies:
             shown = list(policy.revise(self.lmm, shown, self._steering.gate, self._features))
-        sampling = self.sampling
-        for policy in self._steering.policies:
-            sampling = policy.guide(self.lmm, shown, sampling)
-        watched = Watched.of(sampling)
+        watched = Watched.of(self.sampling)
         prompt = self.lmm.prompt(shown)
         cache, reused = self._reuse(prompt)
         encoded = len(self._features.keys() - known) + self._encode(prompt, reused)
+        known = set(self._features)
+        sampling: Sampling = watched
+        for policy in self._steering.policies:
+            sampling = policy.guide(shown, sampling, self._readings)
         room = self.lmm.config.text.max_positions - len(prompt)
         limit = min(self.max_tokens, room)
         ids: list[int] = []
@@ -170,7 +173,7 @@ class Session:
         try:
             logits = prefill(self.lmm, prompt, cache, features=self._features)
             features = self._features
-            for token in decode(self.lmm, prompt, cache, logits, watched, max_tokens=limit, features=features):
+            for token in decode(self.lmm, prompt, cache, logits, sampling, max_tokens=limit, features=features):
                 clock.tick()
                 ids.append(token)
                 stopped = token in self.lmm.config.tokens.stop
@@ -180,6 +183,7 @@ class Session:
                 yield Piece(piece, token, finish)
         finally:
             self._remember(messages, shown, prompt, cache, ids, text, finish)
+            encoded += len(self._features.keys() - known)
             self.stats = _stats(prompt, reused, encoded, ids, clock, watched.certainty(len(ids)))
 
     @property
@@ -190,14 +194,9 @@ class Session:
         """The cache, trimmed to what it shares with `prompt` (at least one token is left to read)."""
         if self._cache is None:
             self._cache = self.lmm.make_cache(gate=self._steering.gate, policies=self._steering.policies)
-        shared = 0 if self._seen is None else min(self._seen.same_until(prompt), len(prompt) - 1, self._cache.length)
-        if self._regime != regime(self.lmm.config.text.rope, prompt.token_map.next_position):
-            shared = 0
-        if self._cache.run is not None and not self._cache.run.prefix_reusable:
-            shared = 0
-        self._cache.trim(shared)
-        self._seen = None
-        return self._cache, shared
+        alike = self._regime == regime(self.lmm.config.text.rope, prompt.token_map.next_position)
+        seen, self._seen = self._seen, None
+        return self._cache, reuse(self._cache, seen if alike else None, prompt)
 
     def _encode(self, prompt: Prompt, start: int) -> int:
         """Make the features of the images that are still to be read; returns how many needed the vision tower."""

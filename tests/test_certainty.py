@@ -10,7 +10,7 @@ from support import ask, picture, tiny_model
 from rave_mlx.attention.policies.guidance import Guidance
 from rave_mlx.certainty import Watched
 from rave_mlx.config import GateConfig
-from rave_mlx.generation import _continued, decode, prefill
+from rave_mlx.generation import continued, decode, prefill
 from rave_mlx.sampling import Sampling
 from rave_mlx.session import Session
 
@@ -22,7 +22,7 @@ def lmm():
 
 def expected(lmm, question, ids):
     prompt = lmm.prepare([question])
-    logits = np.array(lmm.logits(_continued(prompt, ids)))[0].astype(np.float64)
+    logits = np.array(lmm.logits(continued(prompt, ids)))[0].astype(np.float64)
     return min(softmax(logits[len(prompt) - 1 + i])[token] for i, token in enumerate(ids))
 
 
@@ -39,12 +39,19 @@ def test_it_is_the_models_own_probability_of_what_was_drawn(lmm, sampling, most)
     assert session.stats.certainty == pytest.approx(expected(lmm, question, ids), rel=1e-3)
 
 
-def test_guidance_changes_what_is_drawn_and_not_how_sure_the_model_is_of_it(lmm):
+def test_with_guidance_it_is_the_probability_among_guided_logits(lmm):
     session = Session(lmm, policy=["rave", Guidance(gamma=4.0, cut=0.0)], max_tokens=6)
     question = ask("What is the total?", picture(48, 40))
     ids = [piece.token for piece in session.answer([question])]
     assert ids != [piece.token for piece in Session(lmm, policy="rave", max_tokens=6).answer([question])]
-    assert session.stats.certainty == pytest.approx(expected(lmm, question, ids), rel=1e-3)
+    text = lmm.prepare([{"role": "user", "content": question["content"][-1:]}])
+    rows = [
+        np.array(lmm.logits(continued(prompt, ids), gate=gate))[0].astype(np.float64)[len(prompt) - 1 :]
+        for prompt, gate in ((lmm.prepare([question]), None), (text, False))
+    ]
+    chances = [softmax(4.0 * seen - 3.0 * unseen) for seen, unseen in zip(*rows, strict=True)]
+    found = min(chance[token] for chance, token in zip(chances, ids, strict=False))
+    assert session.stats.certainty == pytest.approx(found, rel=1e-3)
 
 
 def test_an_answer_that_was_stopped_counts_what_was_heard(lmm):

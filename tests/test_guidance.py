@@ -11,12 +11,13 @@ from families import cases, write_checkpoint
 from support import ask, picture, tiny_model
 
 import rave_mlx
-from rave_mlx.attention.policies.guidance import Guidance, _SecondRun, guided
+from rave_mlx import second_run
+from rave_mlx.attention.policies.guidance import Guidance, guided
 from rave_mlx.attention.policies.paint import PAI
 from rave_mlx.attention.policies.parse import steering
 from rave_mlx.config import GateConfig, RopeScaling
 from rave_mlx.errors import UsageError
-from rave_mlx.generation import _continued
+from rave_mlx.generation import continued
 from rave_mlx.look import collect
 from rave_mlx.sampling import Sampling
 from rave_mlx.session import Session
@@ -48,8 +49,8 @@ def read_anew(lmm, messages, policy, count, *, steered=(), gate=None):
         p, q = (
             np.array(lmm.logits(x, **y)[0, -1]).astype(np.float64)
             for x, y in (
-                (_continued(prompt, answer), {"gate": gate, "run": lmm.make_run(steered)}),
-                (_continued(text, answer), {"gate": False}),
+                (continued(prompt, answer), {"gate": gate, "run": lmm.make_run(steered)}),
+                (continued(text, answer), {"gate": False}),
             )
         )
         p, q = (x - np.log(np.exp(x - x.max()).sum()) - x.max() for x in (p, q))
@@ -122,12 +123,12 @@ def test_the_second_run_is_read_again_where_frequencies_change(monkeypatch):
     )
     rope = replace(lmm.config.text.rope, scaling=scaling)
     lmm.config = replace(lmm.config, text=replace(lmm.config.text, rope=rope))
-    reading = _SecondRun._read_again
+    reading = second_run.prefill
     messages = [ask("What is the total?", picture(56, 40))]
-    again = []
-    monkeypatch.setattr(_SecondRun, "_read_again", lambda run: again.append(run) or reading(run))
+    read = []
+    monkeypatch.setattr(second_run, "prefill", lambda *a, **k: read.append(a) or reading(*a, **k))
     found = [p.token for p in Session(lmm, policy=STRONG, max_tokens=6).answer(messages)]
-    assert len(again) == 1
+    assert len(read) == 2
     assert found == read_anew(lmm, messages, STRONG, 6)
 
 

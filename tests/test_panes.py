@@ -19,7 +19,7 @@ from rave_mlx.attention.policies.parse import Steering, steering
 from rave_mlx.config import GateConfig
 from rave_mlx.conversation import ImagePart, Message, TextPart
 from rave_mlx.errors import UsageError
-from rave_mlx.generation import _continued
+from rave_mlx.generation import continued
 from rave_mlx.session import Session
 from rave_mlx.zoom.crops import is_reduced, reading_scale
 from rave_mlx.zoom.panes import grid, has_ink, ink, panes, printed
@@ -111,7 +111,7 @@ def test_certainty_is_the_least_probability_of_a_whole_pass(lmm, gate):
     ids = [piece.token for piece in session.answer([{"role": "user", "content": [
         {"type": "image", "image": picture(96, 64)}, {"type": "text", "text": "What is the total?"}]}])]  # fmt: skip
     prompt = lmm.prompt(messages)
-    logits = np.array(lmm.logits(_continued(prompt, ids), gate=gate))[0].astype(np.float64)
+    logits = np.array(lmm.logits(continued(prompt, ids), gate=gate))[0].astype(np.float64)
     chances = [softmax(logits[len(prompt) - 1 + i])[token] for i, token in enumerate(ids)]
     assert found.certainty == pytest.approx(min(chances), rel=1e-4)
     assert found.text == lmm.tokenizer.decode([i for i in ids if i not in lmm.config.tokens.stop])

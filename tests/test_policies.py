@@ -25,7 +25,7 @@ from rave_mlx.attention.policies.tokens import KeyRows, Tokens
 from rave_mlx.attention.policies.var import VAR
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import UsageError
-from rave_mlx.generation import _continued, prefill, step
+from rave_mlx.generation import continued, prefill, step
 from rave_mlx.models.lmm import LMM
 from rave_mlx.session import Session
 
@@ -110,7 +110,7 @@ def test_reading_an_answer_gives_what_writing_it_gave(lmm, prompts, subject):
         for count, token in enumerate(answer):
             written = step(lmm, cache, mx.array([token]), position + count)
         run = lmm.make_run([subject.active])
-        read = lmm.logits(_continued(prompt, answer), gate=True, run=run)[:, -1]
+        read = lmm.logits(continued(prompt, answer), gate=True, run=run)[:, -1]
         assert relative(written, read) < EXACT
 
 
@@ -172,7 +172,7 @@ def test_every_family_is_steered(case, tmp_path):
     steered = VAR(dims=tuple(range(0, 30, 3)), tau=2.0, rho=0.1, min_visual=0.01)
     plain = logits(lmm, prompt)
     assert relative(logits(lmm, prompt, replace(steered, p=0.0)), plain) < 1e-5
-    whole = _continued(prompt, [40, 90])
+    whole = continued(prompt, [40, 90])
     expected = lmm.logits(whole, run=lmm.make_run([steered]))[0]
     assert relative(expected[: len(prompt)], plain[0]) > 1e-4
     cache = lmm.make_cache(policies=[steered])
@@ -393,9 +393,9 @@ def test_the_mask_of_a_model_trained_with_it_is_part_of_it():
     cache = trained.make_cache(policies=[STEERED])
     prefill(trained, prompt, cache, chunk=5)
     written = step(trained, cache, mx.array([40]), prompt.token_map.next_position)
-    read = trained.logits(_continued(prompt, [40]), run=trained.make_run([STEERED]))[:, -1]
+    read = trained.logits(continued(prompt, [40]), run=trained.make_run([STEERED]))[:, -1]
     assert relative(written, read) < EXACT
-    assert relative(written, trained.logits(_continued(prompt, [40]))[:, -1]) > 1e-4
+    assert relative(written, trained.logits(continued(prompt, [40]))[:, -1]) > 1e-4
 
 
 def test_forced_mma_opens_the_columns_of_the_released_code():

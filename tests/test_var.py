@@ -23,7 +23,7 @@ from rave_mlx.attention.policies.sinks import (
 from rave_mlx.attention.policies.tokens import KeyRows, Tokens
 from rave_mlx.attention.policies.var import VAR
 from rave_mlx.errors import UsageError
-from rave_mlx.generation import _continued, prefill, step
+from rave_mlx.generation import continued, prefill, step
 from rave_mlx.models.rope import text_table
 from rave_mlx.session import Session
 
@@ -242,7 +242,7 @@ def test_writing_under_var(lmm, prompt, name):
     rows = [prefill(lmm, prompt, cache)]
     position = prompt.token_map.next_position
     rows += [step(lmm, cache, mx.array([t]), position + i) for i, t in enumerate(answer)]
-    whole = _continued(prompt, answer)
+    whole = continued(prompt, answer)
     explicit = Explicit(lmm, whole, policy, len(prompt))
     assert relative(mx.concatenate(rows), explicit.logits()[len(prompt) - 1 :]) < 2e-5
     as_read = Explicit(lmm, whole, policy)

@@ -23,7 +23,7 @@ from rave_mlx.config import GateConfig
 from rave_mlx.conversation import ImagePart, Message, TextPart
 from rave_mlx.errors import UsageError
 from rave_mlx.evaluate import Item, answer_all
-from rave_mlx.generation import _continued
+from rave_mlx.generation import continued
 from rave_mlx.images import cut_patches, fit_size
 from rave_mlx.look import collect
 from rave_mlx.look.maps import spread
@@ -248,7 +248,7 @@ def test_profiles_are_rows_of_the_attention_matrix(gated, gate):
 
         for token in decode(gated, prompt, cache, prefill(gated, prompt, cache), Sampling(), max_tokens=4):
             answer.append(token)
-        whole = matrices(gated, _continued(prompt, answer), gate)
+        whole = matrices(gated, continued(prompt, answer), gate)
         visual = prompt.token_map.visual
         expected = [whole[[0, 2], len(prompt) - 1 + t, : len(prompt)][:, visual] for t in range(len(answer))]
         np.testing.assert_allclose(rows, expected, rtol=2e-4, atol=1e-7)

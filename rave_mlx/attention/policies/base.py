@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from rave_mlx.models.lmm import LMM
     from rave_mlx.prompt import Prompt
     from rave_mlx.sampling import Sampling
+    from rave_mlx.second_run import Readings
 
 Phase = Literal["prefill", "decode"]
 Rows = Literal["all", "text", "last"]
@@ -182,8 +183,14 @@ class Policy:
         """
         return messages
 
-    def guide(self, lmm: LMM, messages: Sequence[Message], sampling: Sampling) -> Sampling:
-        """How the tokens of the answer to these messages (as revised) are drawn, instead of `sampling`."""
+    def guide(self, messages: Sequence[Message], sampling: Sampling, readings: Readings) -> Sampling:
+        """How the tokens of the answer are drawn, instead of `sampling`.
+
+        Args:
+            messages: the conversation, as revised.
+            sampling: how they would be drawn; its chooser is to be called, with other logits.
+            readings: the model, and where other readings of the conversation are had from.
+        """
         return sampling
 
     def prepare(self, lmm: LMM) -> Mapping[str, Any]:

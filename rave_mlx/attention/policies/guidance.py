@@ -13,22 +13,21 @@ It acts on logits alone and the second run is never steered, as there. PAI and P
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
-import numpy as np
 
 from rave_mlx.attention.policies.base import Policy
 from rave_mlx.errors import UsageError
-from rave_mlx.sampling import Choose, Sampling
+from rave_mlx.sampling import Around, Choose, Sampling
 
 if TYPE_CHECKING:
     from rave_mlx.config import LMMConfig
     from rave_mlx.conversation import Message
-    from rave_mlx.models.lmm import LMM
+    from rave_mlx.prompt import Prompt
+    from rave_mlx.second_run import Readings
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,13 @@ class Guidance(Policy):
         """None: it acts on logits."""
         return ()
 
-    def guide(self, lmm: LMM, messages: Sequence[Message], sampling: Sampling) -> Sampling:
+    def guide(self, messages: Sequence[Message], sampling: Sampling, readings: Readings) -> Sampling:
         from rave_mlx.conversation import ImagePart
 
         text = [replace(m, parts=tuple(p for p in m.parts if not isinstance(p, ImagePart))) for m in messages]
         if self.gamma == 1 or text == list(messages):
             return sampling
-        settings = {f.name: getattr(sampling, f.name) for f in dataclasses.fields(Sampling)}
-        return Guided(**settings, policy=self, lmm=lmm, messages=tuple(text))
+        return Guided.of(sampling, policy=self, readings=readings, prompt=readings.lmm.prompt(text))
 
 
 def guided(scores: mx.array, without: mx.array, gamma: float, cut: float) -> mx.array:
@@ -86,16 +84,19 @@ def guided(scores: mx.array, without: mx.array, gamma: float, cut: float) -> mx.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guided(Sampling):
-    """Sampling from guided logits. `messages`: the conversation without its images."""
+class Guided(Around):
+    """Sampling from guided logits. `prompt`: the conversation without its images."""
 
     policy: Guidance
-    lmm: LMM
-    messages: tuple[Message, ...]
+    readings: Readings
+    prompt: Prompt
 
     def chooser(self) -> Choose:
-        """As of `Sampling`; every call is for the token after the one that the call before chose."""
-        policy, second, draw = self.policy, _SecondRun(self.lmm, self.messages), super().chooser()
+        """As of `inner`; every call is for the token after the one that the call before chose."""
+        from rave_mlx.attention.policies.parse import Steering
+
+        policy, draw = self.policy, self.inner.chooser()
+        second = self.readings.open("without images", self.prompt, Steering(gate=False))
 
         def choose(ids: list[int], logits: mx.array) -> mx.array:
             scores = guided(logits.astype(mx.float32), second.logits().astype(mx.float32), policy.gamma, policy.cut)
@@ -104,41 +105,3 @@ class Guided(Sampling):
             return token
 
         return choose
-
-
-class _SecondRun:
-    """The conversation without images, and the answer so far."""
-
-    def __init__(self, lmm: LMM, messages: Sequence[Message]):
-        self._lmm = lmm
-        self._messages = messages
-        self._prompt = lmm.prompt(messages)
-        self._cache = lmm.make_cache(gate=False)
-        self._said: list[mx.array] = []
-
-    def say(self, token: mx.array) -> None:
-        """Go on with a token (1,)."""
-        self._said.append(token)
-
-    def logits(self) -> mx.array:
-        """Logits (1, vocab) after what was said; called once a token."""
-        from rave_mlx.generation import prefill, step
-        from rave_mlx.models.frequencies import outgrows
-
-        if not self._said:
-            return prefill(self._lmm, self._prompt, self._cache)
-        position = self._prompt.token_map.next_position + len(self._said) - 1
-        if outgrows(self._lmm.config.text.rope, position + 1):
-            return self._read_again()
-        return step(self._lmm, self._cache, self._said[-1], position)
-
-    def _read_again(self) -> mx.array:
-        """The same after reading everything anew, where rotary frequencies change with the length."""
-        from rave_mlx.conversation import Message, TextPart
-
-        said = tuple(np.concatenate([np.array(token) for token in self._said]).tolist())
-        answer = Message("assistant", (TextPart("", said),))
-        whole = self._lmm.prompt([*self._messages, answer], add_generation_prompt=False)
-        self._cache.trim(0)
-        hidden = self._lmm.read(whole, self._cache, len(self._prompt) + len(said))
-        return self._lmm.decoder.logits(hidden[:, -1:])[:, 0]

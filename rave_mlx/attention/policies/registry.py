@@ -19,6 +19,7 @@ from rave_mlx.attention.policies.panes import Panes
 from rave_mlx.attention.policies.var import VAR
 from rave_mlx.attention.policies.vflowopt import VFlowOpt
 from rave_mlx.attention.policies.vhr import VHR
+from rave_mlx.attention.policies.views import Views
 from rave_mlx.attention.policies.visiondrop import VisionDrop
 
 POLICIES: dict[str, type[Policy]] = {
@@ -41,6 +42,7 @@ POLICIES: dict[str, type[Policy]] = {
         CARVE,
         VisualFunnel,
         Panes,
+        Views,
         Guidance,
     )
 }

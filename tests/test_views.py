@@ -1,0 +1,248 @@
+"""Views: which sizes are read, and answers against a loop that reads every size anew for every token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from families import cases, write_checkpoint
+from PIL import Image
+from support import ask, picture, tiny_model
+
+import rave_mlx
+from rave_mlx import second_run
+from rave_mlx.attention.policies.guidance import Guidance
+from rave_mlx.attention.policies.paint import PAI
+from rave_mlx.attention.policies.parse import Steering, steering
+from rave_mlx.attention.policies.views import Views, together
+from rave_mlx.config import GateConfig, ImageConfig, RopeScaling
+from rave_mlx.conversation import Message, TextPart
+from rave_mlx.errors import UsageError
+from rave_mlx.generation import continued
+from rave_mlx.look import collect
+from rave_mlx.sampling import Sampling
+from rave_mlx.session import Session
+from rave_mlx.zoom.views import views
+
+ALWAYS = Views(sure=2.0)
+QUESTION = "What is the total?"
+
+
+@pytest.fixture(scope="module", params=[None, GateConfig(rank=4, kv_groups=0.5)], ids=["base", "gated"])
+def lmm(request):
+    return tiny_model(request.param)
+
+
+def read(lmm, page, tokens=None):
+    return Session(lmm, policy=ALWAYS, image_tokens=tokens).read(page)
+
+
+# Which sizes
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_views_are_the_page_at_other_sizes_in_whole_cells(lmm, seed):
+    rng = np.random.default_rng(seed)
+    width, height = (int(side) for side in rng.integers(40, 120, 2))
+    part, config = read(lmm, picture(width, height, seed)), lmm.config.image
+    found = views(part, part.original, config, (0.7, 1.3, 2.0))
+    assert len(found) == 3
+    _, rows, columns = part.patches.grid
+    for view, scale in zip(found, (0.7, 1.3, 2.0), strict=True):
+        _, high, wide = view.patches.grid
+        assert abs(wide / columns - scale) * columns * 4 <= config.cell / 2 + 1
+        assert abs(high / rows - scale) * rows * 4 <= config.cell / 2 + 1
+        # Resampled once, from the original.
+        sides = wide * config.patch_size, high * config.patch_size
+        once = part.original.picture.resize(sides, Image.Resampling.BICUBIC)
+        assert view.patches.digest == read(lmm, once).patches.digest
+
+
+def test_a_page_at_its_budget_is_read_smaller_instead_of_larger(lmm):
+    part = read(lmm, picture(300, 260), tokens=100)
+    found = views(part, part.original, lmm.config.image, (1.25,))
+    assert [view.patches.tokens for view in found] == [pytest.approx(100 / 1.25**2, abs=12)]
+    assert all(view.patches.tokens <= 100 for view in views(part, part.original, lmm.config.image, (0.9, 1.05, 4.0)))
+
+
+def test_sizes_that_come_out_alike_are_read_once(lmm):
+    part = read(lmm, picture(64, 48))
+    assert views(part, part.original, lmm.config.image, (1.0, 1.01, 0.99)) == []
+    assert len(views(part, part.original, lmm.config.image, (0.5, 0.501, 1.0))) == 1
+
+
+# What they decide
+
+
+def test_the_formula():
+    p, q = np.array([[0.7, 0.2, 0.1]]), np.array([[0.1, 0.6, 0.3]])
+    found = np.array(together([mx.array(np.log(p) + 3), mx.array(np.log(q) - 2)]))
+    np.testing.assert_allclose(np.exp(found), np.sqrt(p * q), rtol=1e-5)
+    assert found.argmax() == 1
+    np.testing.assert_allclose(np.exp(np.array(together([mx.array(np.log(p) + 3)]))), p, rtol=1e-5)
+
+
+def log_softmax(x):
+    x = np.array(x).astype(np.float64)
+    return x - x.max() - np.log(np.exp(x - x.max()).sum())
+
+
+def read_anew(lmm, part, policy, count, *, gate=None):
+    """The greedy answer and its least probability, every token from whole readings of every size."""
+    answer, least = [], 1.0
+    sizes = [part, *views(part, part.original, lmm.config.image, policy.scales)]
+    prompts = [lmm.prompt([Message("user", (size, TextPart(QUESTION)))]) for size in sizes]
+    while len(answer) < count:
+        scores = [log_softmax(lmm.logits(continued(prompt, answer), gate=gate)[0, -1]) for prompt in prompts]
+        doubt = np.exp(scores[0].max()) < policy.sure
+        mixed = log_softmax(np.mean(scores, axis=0)) if doubt else scores[0]
+        answer.append(int(mixed.argmax()))
+        least = min(least, float(np.exp(mixed.max())))
+        if answer[-1] in lmm.config.tokens.stop:
+            break
+    return answer, least
+
+
+@pytest.mark.parametrize("sure", [2.0, 0.02, 0.012])
+def test_answers_are_those_of_whole_readings_of_every_size(lmm, sure):
+    """The small model gives its best token 0.01 to 0.04: with these bounds all, some and few tokens are in doubt."""
+    changed = 0
+    for seed in range(4):
+        part, policy = read(lmm, picture(96, 70, seed)), Views(scales=(0.7, 1.4), sure=sure)
+        session = Session(lmm, policy=["rave", policy], max_tokens=7)
+        found = [piece.token for piece in session.send(QUESTION, [part])]
+        expected, least = read_anew(lmm, part, policy, 7, gate=True)
+        assert found == expected
+        assert session.stats.certainty == pytest.approx(least, rel=1e-3)
+        plain = Session(lmm, policy="rave", max_tokens=7)
+        changed += found != [piece.token for piece in plain.send(QUESTION, [part])]
+    assert changed >= (sure > 1)
+
+
+def test_a_sure_page_is_read_once_and_a_doubtful_one_at_every_size(lmm):
+    for sure, images in ((0.0, 1), (2.0, 4)):
+        session = Session(lmm, policy=Views(sure=sure), max_tokens=4)
+        list(session.send(QUESTION, [picture(120, 100)]))
+        assert session.stats.images_encoded == images
+
+
+def test_the_next_question_reads_no_page_anew(lmm, monkeypatch):
+    session = Session(lmm, policy=ALWAYS, max_tokens=4)
+    lengths = []
+    reading = second_run.prefill
+
+    def watched(lmm, prompt, cache, **options):
+        lengths.append((cache.length, len(prompt)))
+        return reading(lmm, prompt, cache, **options)
+
+    monkeypatch.setattr(second_run, "prefill", watched)
+    list(session.send(QUESTION, [picture(120, 100)]))
+    assert [start for start, _ in lengths] == [0, 0, 0]
+    lengths.clear()
+    again = [piece.token for piece in session.send("And the date?")]
+    assert session.stats.images_encoded == 0
+    assert len(lengths) == 3
+    assert all(length - start < 40 < start for start, length in lengths)
+    fresh = Session(lmm, policy=ALWAYS, max_tokens=4)
+    fresh.resume(session.messages[:2])
+    assert [piece.token for piece in fresh.send("And the date?")] == again
+
+
+def test_nothing_is_asked_after_the_end(monkeypatch):
+    """One token more than the answer has is prepared; it must not cost a reading of every size."""
+    lmm = tiny_model()
+    part = read(lmm, picture(96, 70))
+    first = next(Session(lmm, max_tokens=1).send(QUESTION, [part])).token
+    lmm.config = replace(lmm.config, tokens=replace(lmm.config.tokens, stop=frozenset({first})))
+    asked = []
+    reading = second_run.prefill
+    monkeypatch.setattr(second_run, "prefill", lambda *a, **k: asked.append(1) or reading(*a, **k))
+    chances = np.exp(log_softmax(lmm.logits(lmm.prompt([Message("user", (part, TextPart(QUESTION)))]))[0, -1]))
+    session = Session(lmm, policy=Views(sure=0.999 * float(chances.max())), max_tokens=5)
+    assert [piece.token for piece in session.send(QUESTION, [part])] == [first]
+    assert asked == []
+
+
+def test_several_images_change_size_together_and_those_without_original_stay(lmm):
+    session = Session(lmm, policy=ALWAYS, max_tokens=3)
+    first, second = session.read(picture(90, 60, 1)), session.read(picture(70, 90, 2))
+    list(session.send("Which is it?", [first, second]))
+    assert session.stats.images_encoded == 8
+    session.reset()
+    list(session.send("Which is it?", [replace(first, original=None), second]))
+    assert session.stats.images_encoded == 0
+    session.reset()
+    plain = Session(lmm, policy="none", max_tokens=3)
+    bare = replace(first, original=None)
+    assert [p.token for p in session.send("Which?", [bare])] == [p.token for p in plain.send("Which?", [bare])]
+    assert [p.token for p in session.send("Hello?")]
+
+
+def test_it_goes_with_other_policies_and_with_sampling(lmm):
+    part = read(lmm, picture(96, 70))
+    pai, chances = PAI(alpha=1.0, first=0, last=2, of=3), []
+    sizes = [part, *views(part, part.original, lmm.config.image, ALWAYS.scales)]
+    for steered in ([pai], []):
+        session = Session(lmm, policy=[*steered, ALWAYS], max_tokens=1)
+        list(session.send(QUESTION, [part]))
+        prompts = [lmm.prompt([Message("user", (size, TextPart(QUESTION)))]) for size in sizes]
+        scores = [lmm.logits(p, gate=False, run=lmm.make_run(steered))[0, -1] for p in prompts]
+        mixed = log_softmax(np.mean([log_softmax(score) for score in scores], axis=0))
+        assert session.stats.certainty == pytest.approx(np.exp(mixed.max()), rel=1e-4)
+        chances.append(session.stats.certainty)
+    assert abs(chances[0] / chances[1] - 1) > 1e-3
+    one = Guidance(gamma=1.0)
+    assert [p.token for p in Session(lmm, policy=[one, ALWAYS], max_tokens=4).send(QUESTION, [part])] == [
+        p.token for p in Session(lmm, policy=[ALWAYS], max_tokens=4).send(QUESTION, [part])
+    ]
+    hot = Sampling(temperature=2.0, seed=3)
+    drawn = [
+        [p.token for p in Session(lmm, policy=policy, max_tokens=6, sampling=hot).send(QUESTION, [part])]
+        for policy in (ALWAYS, ALWAYS, "none")
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_readings_start_again_where_frequencies_change():
+    """longrope turns with other factors beyond its original length, and larger views get there first."""
+    lmm = tiny_model()
+    part, policy = read(lmm, picture(96, 70)), Views(scales=(0.7, 1.4), sure=2.0)
+    larger = views(part, part.original, lmm.config.image, (1.4,))[0]
+    longest = lmm.prompt([Message("user", (larger, TextPart(QUESTION)))]).token_map.next_position
+    half = lmm.config.text.head_dim // 2
+    factors = [tuple(np.linspace(1, 3, half) ** power) for power in (0.5, 1.5)]
+    scaling = RopeScaling(
+        kind="longrope", factor=4.0, original_positions=longest + 2, short_factors=factors[0], long_factors=factors[1]
+    )
+    rope = replace(lmm.config.text.rope, scaling=scaling)
+    lmm.config = replace(lmm.config, text=replace(lmm.config.text, rope=rope))
+    session = Session(lmm, policy=policy, max_tokens=7)
+    assert [p.token for p in session.send(QUESTION, [part])] == read_anew(lmm, part, policy, 7)[0]
+
+
+@pytest.mark.parametrize("name", ["idefics3", "internvl", "llava", "llava_next", "qwen2_vl", "qwen3_vl", "qwen2"])
+def test_every_family_has_views_or_says_why_not(name, tmp_path):
+    lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
+    if lmm.config.vision is None:
+        with pytest.raises(UsageError, match="^--attention views: this model reads text only"):
+            Session(lmm, policy=ALWAYS)
+        return
+    part = read(lmm, picture(200, 120))
+    found = views(part, part.original, lmm.config.image, ALWAYS.scales)
+    assert found
+    if not isinstance(lmm.config.image, ImageConfig):
+        # The page on larger sheets of its own colour, never larger than it is.
+        assert [view.patches.size[0] for view in found] == [218, 240, 267]
+    tokens = [piece.token for piece in Session(lmm, policy=ALWAYS, max_tokens=3).send(QUESTION, [part])]
+    assert tokens == read_anew(lmm, part, ALWAYS, 3)[0]
+
+
+def test_settings():
+    assert steering("rave+views:scales=0.8/1.25,sure=0.5") == Steering(True, (Views((0.8, 1.25), 0.5),))
+    for wrong in ("views:scales=", "views:scales=0", "views:scales=1.1/20", "views:sure=-1"):
+        with pytest.raises(UsageError, match=r"--attention views: scales .* must be one or more from 0.1 to 10, sure"):
+            steering(wrong)
+    with pytest.raises(UsageError, match="acts on the answer's logits"):
+        collect(tiny_model(), [ask(QUESTION, picture(56, 40))], policy=ALWAYS)
