@@ -55,8 +55,18 @@ class SecondRun:
         turns = rope.scaling is not None and rope.scaling.kind == "longrope"
         if turns and self._cache.length and regime(rope, length) != regime(rope, length - unread):
             self._cache.trim(0)
-        elif self._said and unread == 1:
-            return step(self._lmm, self._cache, self._said[-1], length - 1)
+            unread = len(self._prompt) + len(self._said)
+        try:
+            if self._said and unread == 1:
+                return step(self._lmm, self._cache, self._said[-1], length - 1)
+            return self._read()
+        except BaseException:
+            # Some layers may hold more than others.
+            self._cache.trim(0)
+            raise
+
+    def _read(self) -> mx.array:
+        """Logits after all that the cache does not hold yet, in one pass."""
         for image in self._prompt.images:
             if image.digest not in self._features:
                 self._features[image.digest] = encode(self._lmm, image)

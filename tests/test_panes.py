@@ -16,6 +16,7 @@ from test_cli import rave
 import rave_mlx
 from rave_mlx.attention.policies.panes import Panes
 from rave_mlx.attention.policies.parse import Steering, steering
+from rave_mlx.attention.policies.views import Views
 from rave_mlx.config import GateConfig
 from rave_mlx.conversation import ImagePart, Message, TextPart
 from rave_mlx.errors import UsageError
@@ -216,8 +217,8 @@ def test_settings_are_checked():
 
 def test_the_config_names_the_policy_unless_another_is_chosen():
     lmm = rave_mlx.load()
-    assert lmm.config.attention == "rave+panes"
-    assert Session(lmm).policy == Steering(True, (Panes(),))
+    assert lmm.config.attention == "rave+panes+views"
+    assert Session(lmm).policy == Steering(True, (Panes(), Views()))
     assert Session(lmm, policy="none").policy == Steering(False)
     assert Session(tiny_model()).policy == Steering()
 

@@ -150,6 +150,24 @@ def test_the_next_question_reads_no_page_anew(lmm, monkeypatch):
     assert [piece.token for piece in fresh.send("And the date?")] == again
 
 
+def test_an_interrupted_reading_starts_again(lmm, monkeypatch):
+    session, reading = Session(lmm, policy=ALWAYS, max_tokens=4), second_run.prefill
+
+    def interrupted(lmm, prompt, cache, **options):
+        reading(lmm, prompt, cache, **options)
+        cache.layers[-1].trim(3)  # one layer behind the others
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(second_run, "prefill", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(session.send(QUESTION, [picture(120, 100)]))
+    monkeypatch.setattr(second_run, "prefill", reading)
+    session.reset()
+    found = [piece.token for piece in session.send(QUESTION, [picture(120, 100)])]
+    fresh = Session(lmm, policy=ALWAYS, max_tokens=4)
+    assert found == [piece.token for piece in fresh.send(QUESTION, [picture(120, 100)])]
+
+
 def test_nothing_is_asked_after_the_end(monkeypatch):
     """One token more than the answer has is prepared; it must not cost a reading of every size."""
     lmm = tiny_model()
