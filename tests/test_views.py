@@ -17,6 +17,7 @@ from rave_mlx.attention.policies.guidance import Guidance
 from rave_mlx.attention.policies.paint import PAI
 from rave_mlx.attention.policies.parse import Steering, steering
 from rave_mlx.attention.policies.views import Views, together
+from rave_mlx.cache import LayerCache
 from rave_mlx.config import GateConfig, ImageConfig, RopeScaling
 from rave_mlx.conversation import Message, TextPart
 from rave_mlx.errors import UsageError
@@ -155,7 +156,7 @@ def test_an_interrupted_reading_starts_again(lmm, monkeypatch):
 
     def interrupted(lmm, prompt, cache, **options):
         reading(lmm, prompt, cache, **options)
-        cache.layers[-1].trim(3)  # one layer behind the others
+        cache.layers[-1] = LayerCache()  # had not come to the last layer
         raise KeyboardInterrupt
 
     monkeypatch.setattr(second_run, "prefill", interrupted)
