@@ -167,6 +167,7 @@ def test_an_interrupted_reading_starts_again(lmm, monkeypatch):
     found = [piece.token for piece in session.send(QUESTION, [picture(120, 100)])]
     fresh = Session(lmm, policy=ALWAYS, max_tokens=4)
     assert found == [piece.token for piece in fresh.send(QUESTION, [picture(120, 100)])]
+    assert session.stats.certainty == pytest.approx(fresh.stats.certainty, rel=1e-5)
 
 
 def test_nothing_is_asked_after_the_end(monkeypatch):
