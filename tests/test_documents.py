@@ -161,6 +161,22 @@ def test_no_question_has_two_answers(pages):
             assert answers.setdefault(q.text.lower(), q.answer) == q.answer
 
 
+def test_lines_that_stand_side_by_side_have_no_number():
+    for seed in range(30):
+        config = PageConfig(width=400, height=300, scan=False, kind="columns")
+        sheet, _ = layouts.draw_page(Random(seed), config)
+        asked = [q for q in questions.ask(Random(seed), sheet) if q.kind == "line"]
+        rows: dict[float, set[int]] = {}
+        for run in sheet.runs:
+            if run.line >= 0:
+                rows.setdefault(run.baseline, set()).add(run.line)
+        above = [sorted(rows[row]) for row in sorted(rows)]
+        alone = next((i for i, numbers in enumerate(above) if numbers != [i]), len(above))
+        lines = questions.text_lines(sheet)
+        assert {q.answer for q in asked} <= set(lines[:alone]), seed
+        assert len(asked) >= min(alone, 1)
+
+
 def test_absent_labels_are_absent():
     asked = [(p, q) for p in map(documents.make, range(80)) for q in p.questions if q.kind == "absent"]
     assert len(asked) > 5

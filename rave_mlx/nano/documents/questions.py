@@ -55,6 +55,19 @@ def text_lines(sheet: Sheet) -> list[str]:
     return [" ".join(text for _, text in sorted(lines[i], key=lambda r: r[0])) for i in sorted(lines)]
 
 
+def counted_lines(sheet: Sheet) -> int:
+    """How many lines from the top have one number: those that no other line stands beside, as in two columns."""
+    baselines: dict[int, float] = {}
+    for run in sheet.runs:
+        if run.line >= 0:
+            baselines[run.line] = max(run.baseline, baselines.get(run.line, 0.0))
+    rows = [baselines[line] for line in sorted(baselines)]
+    for number, row in enumerate(rows):
+        if any(other <= row for other in rows[number + 1 :]):
+            return number
+    return len(rows)
+
+
 def names(label: str) -> tuple[str, ...]:
     """Other names a question may use for a label."""
     if label in words.LABELS:
@@ -112,9 +125,13 @@ def ask(rng: Random, sheet: Sheet, held_phrasing: bool = False) -> list[Question
     asker = Asker(rng, held_phrasing)
     lines = text_lines(sheet)
     out = [Question("read", asker.phrase(READ), "\n".join(lines))]
-    out += [Question("line", asker.phrase(LINE).format(i + 1), text) for i, text in enumerate(lines[:12])]
-    if len(lines) > 1:
+    counted = counted_lines(sheet)
+    out += [
+        Question("line", asker.phrase(LINE).format(i + 1), text) for i, text in enumerate(lines[: min(counted, 12)])
+    ]
+    if len(lines) > 1 and counted == len(lines):
         out.append(Question("line", asker.phrase(LAST), lines[-1]))
+    if len(lines) > 1 and counted:
         out.append(Question("line", asker.phrase(FIRST_LINE), lines[0]))
     if sheet.title:
         out.append(Question("title", asker.phrase(TITLE), sheet.title))
