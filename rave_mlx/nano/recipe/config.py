@@ -10,9 +10,9 @@ class TrainConfig:
     """Everything a run depends on, apart from the clock.
 
     `minutes`: wall-clock length of the schedule. `muon`, `adamw`, `gates`: peak learning rates. `steady`: share of
-    the time at the peak before the linear decay. `head_minutes`: time at the start in which only the auxiliary head
-    learns (it is not part of saved weights); none where the start has that head. `growth`: pairs of (share of the
-    time, most cells of a page). `supervision`: weight of the characters of visual tokens in the first phase, and later.
+    the time at the peak before the linear decay: little, since a plateau brought nothing that lasted. `head_minutes`:
+    time at the start in which only the auxiliary head learns (it is not part of saved weights); none where the start
+    has that head. `growth`: pairs of (share of the time, most cells of a page). `supervision`: weight of the characters of visual tokens in the first phase, and later.
     `looking`: weight of the places that `looking_heads` of `looking_layers` shall look at. `counting`: weight of the
     line numbers that visual tokens shall know behind `counting_layer`.
     """
@@ -23,10 +23,10 @@ class TrainConfig:
     gates: float = 5e-3
     weight_decay: float = 0.05
     warmup_minutes: float = 1.5
-    steady: float = 0.5
+    steady: float = 0.05
     head_minutes: float = 1.0
     cells_per_step: int = 2600
-    growth: tuple[tuple[float, int], ...] = ((0.04, 280), (0.4, 560), (1.0, 1024))
+    growth: tuple[tuple[float, int], ...] = ((0.25, 560), (1.0, 1024))
     supervision: tuple[float, float] = (1.0, 0.3)
     looking: float = 0.2
     looking_layers: tuple[int, ...] = (4, 5)
