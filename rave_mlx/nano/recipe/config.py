@@ -9,12 +9,13 @@ from dataclasses import dataclass
 class TrainConfig:
     """Everything a run depends on, apart from the clock.
 
-    `minutes`: wall-clock length of the schedule. `muon`, `adamw`, `gates`: peak learning rates. `steady`: share of
-    the time at the peak before the linear decay: little, since a plateau brought nothing that lasted. `head_minutes`:
-    time at the start in which only the auxiliary head learns (it is not part of saved weights); none where the start
-    has that head. `growth`: pairs of (share of the time, most cells of a page). `supervision`: weight of the characters of visual tokens in the first phase, and later.
-    `looking`: weight of the places that `looking_heads` of `looking_layers` shall look at. `counting`: weight of the
-    line numbers that visual tokens shall know behind `counting_layer`.
+    `minutes`: wall-clock length of the schedule. `muon`, `adamw`, `gates`: peak learning rates. `steady`: share of the
+    time at the peak before the linear decay: little, since a plateau brought nothing that lasted. `head_minutes`: time
+    at the start in which only the auxiliary head learns (it is not part of saved weights); none where the start has
+    that head. `growth`: pairs of (share of the time, most cells of a page). `supervision`: weight of the characters of
+    visual tokens in the first phase, and later. `looking`: weight of the places that `looking_heads` of
+    `looking_layers` shall look at. `counting`: weight of the line numbers that visual tokens shall know behind
+    `counting_layer`.
     """
 
     minutes: float = 70.0
