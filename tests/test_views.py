@@ -13,13 +13,16 @@ from support import ask, picture, tiny_model
 
 import rave_mlx
 from rave_mlx import second_run
+from rave_mlx.attention.policies.carve import CARVE
+from rave_mlx.attention.policies.funnel import VisualFunnel
 from rave_mlx.attention.policies.guidance import Guidance
 from rave_mlx.attention.policies.paint import PAI
+from rave_mlx.attention.policies.panes import Panes
 from rave_mlx.attention.policies.parse import Steering, steering
 from rave_mlx.attention.policies.views import Views, together
 from rave_mlx.cache import LayerCache
 from rave_mlx.config import GateConfig, ImageConfig, RopeScaling
-from rave_mlx.conversation import Message, TextPart
+from rave_mlx.conversation import ImagePart, Message, TextPart
 from rave_mlx.errors import UsageError
 from rave_mlx.generation import continued
 from rave_mlx.look import collect
@@ -149,6 +152,21 @@ def test_the_next_question_reads_no_page_anew(lmm, monkeypatch):
     fresh = Session(lmm, policy=ALWAYS, max_tokens=4)
     fresh.resume(session.messages[:2])
     assert [piece.token for piece in fresh.send("And the date?")] == again
+
+
+@pytest.mark.parametrize("closer", [Panes(sure=2.0, tokens=3), CARVE.preset("document"), VisualFunnel(size=64)])
+def test_parts_of_a_page_have_views_too(lmm, closer):
+    part = read(lmm, picture(300, 260), tokens=100)
+    session = Session(lmm, policy=[closer, ALWAYS], image_tokens=100, max_tokens=2)
+    (message,) = closer.revise(lmm, [Message("user", (part, TextPart(QUESTION)))], False, {})
+    shown = [each for each in message.parts if isinstance(each, ImagePart)]
+    assert [each.patches.digest for each in shown] != [part.patches.digest]
+    assert all(views(each, each.original, lmm.config.image, (0.8,)) for each in shown)
+    plain = Session(lmm, policy=[closer], image_tokens=100, max_tokens=2)
+    for each in (session, plain):
+        list(each.send(QUESTION, [part]))
+    assert session.stats.images_encoded > plain.stats.images_encoded
+    assert session.stats.certainty != plain.stats.certainty
 
 
 def test_an_interrupted_reading_starts_again(lmm, monkeypatch):

@@ -150,19 +150,19 @@ def magnified(
         tiles = max(1, (original.image_tokens or TILED_IMAGE_TOKENS) // config.tile_tokens)
         scale = min(cover, max(1, config.tile_size * math.sqrt(tiles / (cut.width * cut.height))))
         sides = max(1, round(cut.width * scale)), max(1, round(cut.height * scale))
-    cut = cut.resize(sides, RESAMPLE[config.resample])
-    return ImagePart(cut_patches(cut, config, original.image_tokens))
+    patches = cut_patches(cut.resize(sides, RESAMPLE[config.resample]), config, original.image_tokens)
+    return ImagePart(patches, Original(cut, original.image_tokens))
 
 
 def resized(original: Original, box: Box, side: int, config: Images) -> ImagePart:
     """A part of a page with its longer side scaled to `side` pixels; models of tiles read it as one tile."""
     cut = original.picture.crop(box)
     scale = side / max(cut.size)
-    cut = cut.resize((max(1, round(cut.width * scale)), max(1, round(cut.height * scale))), RESAMPLE[config.resample])
+    sides = max(1, round(cut.width * scale)), max(1, round(cut.height * scale))
     tokens = original.image_tokens
     if not isinstance(config, ImageConfig):
         tokens = visual_tokens(config, None) if config.plan == "pinpoints" else config.tile_tokens
-    return ImagePart(cut_patches(cut, config, tokens))
+    return ImagePart(cut_patches(cut.resize(sides, RESAMPLE[config.resample]), config, tokens), Original(cut, tokens))
 
 
 def scaled_box(box: Box, grid: tuple[int, int], size: tuple[int, int]) -> Box:

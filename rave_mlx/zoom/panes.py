@@ -101,7 +101,8 @@ def _starts(first: int, end: int, side: int, overlap: float) -> list[int]:
 
 def _cut(original: Original, box: Box, scale: float, config: Images) -> ImagePart:
     cut: Image.Image = original.picture.crop(box)
+    kept = Original(cut, original.image_tokens)
     if scale < 1:
         sides = max(1, round(cut.width * scale)), max(1, round(cut.height * scale))
         cut = cut.resize(sides, RESAMPLE[config.resample])
-    return ImagePart(cut_patches(cut, config, original.image_tokens))
+    return ImagePart(cut_patches(cut, config, original.image_tokens), kept)
