@@ -200,6 +200,12 @@ def test_values_are_split_by_hash(pages):
     assert all(map(values.held_out, held))
 
 
+def test_no_listed_word_has_stray_spaces():
+    for name, value in vars(words).items():
+        if isinstance(value, list | tuple | dict) and not name.startswith("_"):
+            assert all(each == " ".join(each.split()) and each for each in value if isinstance(each, str)), name
+
+
 def test_labels_are_split(pages):
     held = {label for label, (_, _, outside) in words.LABELS.items() if outside} | set(words.HELD_PREFIXED)
     seen = {f.label for p in pages for f in p.fields}

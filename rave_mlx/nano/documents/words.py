@@ -36,21 +36,18 @@ CITIES = _words(
     Portland
     """
 )
-GOODS = """Coffee|Tea|Bread|Butter|Milk|Cheese|Apples|Bananas|Rice|Pasta|Soup|Salad|Burger|Pizza|Sandwich|Juice
-    Water|Sugar
-Salt|Pepper|Eggs|Honey|Jam|Cake|Cookies|Paper|Pens|Stapler|Ink|Folder|Lamp|Cable|Mouse|Keyboard|Battery|Screws
-    Nails|Paint
-Brush|Hammer|Soap|Towel|Socks|Shirt|Jacket|Gloves|Hat|Book|Ticket|Parking|Orange Juice|Green Tea|Hot Chocolate
-    Ice Cream
-Olive Oil|Tomatoes|Potatoes|Onions|Carrots|Chicken|Fish|Beef|Yogurt|Muffin|Croissant|Bagel|Espresso|Latte
-    Cappuccino|Beer
-Red Wine|Lemonade|Fries|Chips|Notebook|Printer|Monitor|Desk|Chair|Desk Lamp|USB Cable|Toner|Stamps|Envelope
-    Batteries|Bulb
-Garden Hose|Plant Pot|Light Bulb|Shampoo|Toothpaste|Napkins|Flour|Candles|Tape|Glue|Scissors|Pencil|Eraser
-    Marker|Labels
-Delivery|Installation|Repair|Consulting|Design|Training|Support|Hosting|Cleaning|Labour|Shipping box""".replace(
-    "\n", "|"
-).split("|")
+GOODS = _phrases(
+    """
+    Coffee|Tea|Bread|Butter|Milk|Cheese|Apples|Bananas|Rice|Pasta|Soup|Salad|Burger|Pizza|Sandwich|Juice|Water|Sugar
+    Salt|Pepper|Eggs|Honey|Jam|Cake|Cookies|Paper|Pens|Stapler|Ink|Folder|Lamp|Cable|Mouse|Keyboard|Battery|Screws
+    Nails|Paint|Brush|Hammer|Soap|Towel|Socks|Shirt|Jacket|Gloves|Hat|Book|Ticket|Parking|Orange Juice|Green Tea
+    Hot Chocolate|Ice Cream|Olive Oil|Tomatoes|Potatoes|Onions|Carrots|Chicken|Fish|Beef|Yogurt|Muffin|Croissant|Bagel
+    Espresso|Latte|Cappuccino|Beer|Red Wine|Lemonade|Fries|Chips|Notebook|Printer|Monitor|Desk|Chair|Desk Lamp
+    USB Cable|Toner|Stamps|Envelope|Batteries|Bulb|Garden Hose|Plant Pot|Light Bulb|Shampoo|Toothpaste|Napkins|Flour
+    Candles|Tape|Glue|Scissors|Pencil|Eraser|Marker|Labels|Delivery|Installation|Repair|Consulting|Design|Training
+    Support|Hosting|Cleaning|Labour|Shipping box
+    """
+)
 TITLES = _phrases(
     """
     INVOICE|RECEIPT|ORDER FORM|DELIVERY NOTE|Registration|Packing Slip|Purchase Order|STATEMENT|Membership
