@@ -162,7 +162,8 @@ class Session:
         encoded = len(self._features.keys() - known) + self._encode(prompt, reused)
         known = set(self._features)
         sampling: Sampling = watched
-        for policy in self._steering.policies:
+        # What is put around first acts last.
+        for policy in reversed(self._steering.policies):
             sampling = policy.guide(shown, sampling, self._readings)
         room = self.lmm.config.text.max_positions - len(prompt)
         limit = min(self.max_tokens, room)

@@ -231,16 +231,47 @@ def test_it_goes_with_other_policies_and_with_sampling(lmm):
         assert session.stats.certainty == pytest.approx(np.exp(mixed.max()), rel=1e-4)
         chances.append(session.stats.certainty)
     assert abs(chances[0] / chances[1] - 1) > 1e-3
-    one = Guidance(gamma=1.0)
-    assert [p.token for p in Session(lmm, policy=[one, ALWAYS], max_tokens=4).send(QUESTION, [part])] == [
-        p.token for p in Session(lmm, policy=[ALWAYS], max_tokens=4).send(QUESTION, [part])
-    ]
     hot = Sampling(temperature=2.0, seed=3)
     drawn = [
         [p.token for p in Session(lmm, policy=policy, max_tokens=6, sampling=hot).send(QUESTION, [part])]
         for policy in (ALWAYS, ALWAYS, "none")
     ]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_policies_act_on_logits_in_the_order_in_which_they_are_written(lmm):
+    """Sharpening a mean is not the mean of what was sharpened."""
+    part, guidance = read(lmm, picture(96, 70)), Guidance(gamma=4.0, cut=0.0)
+    sizes = [part, *views(part, part.original, lmm.config.image, ALWAYS.scales)]
+    seen = [
+        log_softmax(lmm.logits(lmm.prompt([Message("user", (size, TextPart(QUESTION)))]), gate=False)[0, -1])
+        for size in sizes
+    ]
+    text = log_softmax(lmm.logits(lmm.prompt([Message("user", (TextPart(QUESTION),))]), gate=False)[0, -1])
+
+    def sharpened(scores):
+        return log_softmax(4.0 * log_softmax(scores) - 3.0 * text)
+
+    first = sharpened(np.mean(seen, axis=0))
+    last = log_softmax(np.mean([sharpened(seen[0]), *seen[1:]], axis=0))
+    for policies, expected in (([ALWAYS, guidance], first), ([guidance, ALWAYS], last)):
+        session = Session(lmm, policy=policies, max_tokens=1)
+        (piece,) = session.send(QUESTION, [part])
+        assert piece.token == expected.argmax()
+        assert session.stats.certainty == pytest.approx(np.exp(expected.max()), rel=1e-3)
+
+
+def test_a_size_that_is_longer_than_the_context_is_left_out():
+    part = read(tiny_model(), picture(96, 70))
+    scales = (0.7, 1.4)
+    lengths = [
+        len(tiny_model().prompt([Message("user", (size, TextPart(QUESTION)))]))
+        for size in (part, *views(part, part.original, tiny_model().config.image, scales))
+    ]
+    lmm = tiny_model(max_positions=lengths[0] + 20)
+    assert lengths[1] < lengths[0] + 20 < lengths[2]
+    session = Session(lmm, policy=Views(scales, sure=2.0), max_tokens=6)
+    assert [p.token for p in session.send(QUESTION, [part])] == read_anew(lmm, part, Views((0.7,), sure=2.0), 6)[0]
 
 
 def test_readings_start_again_where_frequencies_change():

@@ -24,7 +24,7 @@ import mlx.core as mx
 import numpy as np
 
 from rave_mlx.attention.policies.base import Policy
-from rave_mlx.errors import UsageError
+from rave_mlx.errors import PromptError, UsageError
 from rave_mlx.sampling import Around, Choose, Sampling
 
 if TYPE_CHECKING:
@@ -113,7 +113,10 @@ class Together(Around):
         return float(best) < self.policy.sure
 
     def _readings(self) -> list[SecondRun]:
-        """One for each scale at which any of the latest images looks different; images without original stay."""
+        """One for each scale at which any of the latest images looks different and the prompt still fits.
+
+        Images without original stay as they are.
+        """
         from rave_mlx.zoom.crops import Latest
         from rave_mlx.zoom.views import views
 
@@ -128,7 +131,10 @@ class Together(Around):
         readings = []
         for number in range(max(map(len, sizes))):
             shown = [[of[number] if number < len(of) else part] for of, part in zip(sizes, latest.parts, strict=True)]
-            prompt = lmm.prompt(latest.put(self.messages, shown))
+            try:
+                prompt = lmm.prompt(latest.put(self.messages, shown))
+            except PromptError:
+                continue  # A larger page is longer than the context; the page itself is not.
             readings.append(self.readings.open(f"view {number}", prompt))
         return readings
 
