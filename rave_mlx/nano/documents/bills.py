@@ -1,4 +1,4 @@
-"""Further ways of listing what was bought: on two lines, with codes and tax letters, as on a menu."""
+"""Further ways of listing what was bought: on two lines, with codes, as a statement, as on a menu."""
 
 from __future__ import annotations
 
@@ -71,6 +71,63 @@ def coded(sheet: Sheet, wanted: int) -> None:
         sheet.line(parts, pitch=pitch)
         sheet.items += 1
         sheet.cells.append(Cell(name, "", price, "price"))
+
+
+def statement(sheet: Sheet, wanted: int) -> None:
+    """Columns that end with the article: a date, a number or a quantity first, then the amount."""
+    rng, body = sheet.rng, sheet.body
+    pitch = sheet.pitch()
+    first = rng.choice(("quantity", "quantity", "date", "number"))
+    right, rules = rng.random() < 0.5, rng.random() < 0.25
+    firsts, amounts = [], []
+    for number in range(wanted):
+        count = str(rng.randint(1, 12))
+        firsts.append({"quantity": count, "date": f"{rng.randint(1, 28):02}.{rng.randint(1, 12):02}."}.get(first, ""))
+        firsts[-1] = firsts[-1] or f"{number + 1}."
+        amounts.append(sheet.values.draw("amount"))
+    gap = rng.uniform(6, 18)
+    x1 = sheet.x0 + max(sheet.measure(text, body) for text in firsts) + gap
+    widest = max(sheet.measure(text, body) for text in amounts)
+    x2, top = x1 + widest + gap, sheet.y
+    for text, amount in zip(firsts, amounts, strict=True):
+        if not sheet.room(pitch):
+            break
+        name = draw_goods(sheet, sheet.x1 - x2, body)
+        if name is None:
+            continue
+        at = x1 + (widest - sheet.measure(amount, body) if right else 0)
+        sheet.line([(sheet.x0, text, body), (at, amount, body), (x2, name, body)], pitch=pitch)
+        sheet.items += 1
+        sheet.cells.append(Cell(name, "", amount, "price"))
+        if first == "quantity":
+            sheet.cells.append(Cell(name, "", text, "quantity"))
+    if rules and sheet.y > top:
+        for x in (x1, x2):
+            sheet.vertical(x - gap / 2, top, sheet.y)
+
+
+def opposite(sheet: Sheet, wanted: int) -> None:
+    """Names at the right margin, each with its price, or a quantity and its price, at the left; often dots between."""
+    rng, body = sheet.rng, sheet.body
+    pitch = sheet.pitch()
+    mark = rng.choice(("", ".", ".", "-"))
+    times = rng.choice(("", "", "{} x ", "({}) ", "{} for "))
+    for _ in range(wanted):
+        if not sheet.room(pitch):
+            return
+        price, count = sheet.values.draw("amount"), str(rng.randint(1, 12))
+        shown = times.format(count) + price
+        end = sheet.x0 + sheet.measure(shown, body)
+        name = draw_goods(sheet, sheet.x1 - end - 10, body)
+        if name is None:
+            continue
+        x = sheet.x1 - sheet.measure(name, body)
+        baseline = sheet.line([(sheet.x0, shown, body), (x, name, body)], pitch=pitch)
+        sheet.leader(end, x, mark, body, baseline)
+        sheet.items += 1
+        sheet.cells.append(Cell(name, "", price, "price"))
+        if times:
+            sheet.cells.append(Cell(name, "", count, "quantity"))
 
 
 def menu(sheet: Sheet, wanted: int) -> None:

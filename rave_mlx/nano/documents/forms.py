@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rave_mlx.nano.documents.fields import FieldBlock, draw_fields, fitting_rows
-from rave_mlx.nano.documents.ruled import framed, grid, strip
+from rave_mlx.nano.documents.ruled import framed, grid, sill, strip
 from rave_mlx.nano.documents.running import flow, leading, sentence
 from rave_mlx.nano.documents.sheet import Color, Sheet, Type
-from rave_mlx.nano.documents.stacked import below, caption, figure, signed
+from rave_mlx.nano.documents.stacked import below, caption, figure, plate, signed
 
 
 def inline(sheet: Sheet, wanted: int, held: bool) -> None:
@@ -122,5 +122,7 @@ BLOCKS: dict[str, Callable[[Sheet, int, bool], None]] = {
     "grid": grid,
     "framed": framed,
     "strip": strip,
+    "sill": sill,
+    "plate": plate,
 }
 HELD_BLOCKS: dict[str, Callable[[Sheet, int, bool], None]] = {"caption": caption, "card": card}

@@ -15,9 +15,11 @@ ITEMS: dict[str, Callable[[Sheet, int], None]] = {
     "stacked": bills.stacked,
     "coded": bills.coded,
     "menu": bills.menu,
+    "statement": bills.statement,
+    "opposite": bills.opposite,
 }
 """Ways in which a receipt lists what was bought; held out is another one."""
-_ITEM_WEIGHTS = (9, 4, 3, 4)
+_ITEM_WEIGHTS = (9, 4, 3, 4, 4, 2)
 HELD_ITEMS: dict[str, Callable[[Sheet, int], None]] = {"ticket": tables.ticket}
 KINDS = ("form", "receipt", "invoice", "table", "letter", "columns", "label", "chart", "lines", "article")
 

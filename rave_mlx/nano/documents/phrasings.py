@@ -65,8 +65,15 @@ PRICE = _phrasings(
 QUANTITY = _phrasings(
     (
         "How many {}?", "What is the quantity of {}?", "Quantity of {}?", "How many {} were bought?", "{} quantity?",
+        "How many {} are there?", "How many of {}?", "Number of {}?", "What is the number of {}?", "Count of {}?",
+        "How many times {}?", "How many units of {}?", "How many {} are listed?", "{}: how many?", "Qty of {}?",
     ),
     ("What number of {} is listed?",),
+    "[What is|What's|Tell me|Give me|Read|Find|Show|Which is] the [quantity|number|count|qty] of "
+    "[|the ]{}[.|?| sold?| on the list?]",
+    "How many [|pieces of |units of |items of |of the ]{} "
+    "[were bought|were ordered|were sold|are listed|are on the list|did they buy|are there|does it list]?",
+    "[Which|What] [quantity|count|qty] of {} [was bought|was ordered|was sold|is given|is shown|does it list]?",
 )  # fmt: skip
 CELL = _phrasings(
     (

@@ -85,11 +85,14 @@ def framed(sheet: Sheet, wanted: int, held: bool) -> None:
         sheet.y += gap
 
 
-def strip(sheet: Sheet, wanted: int, held: bool) -> None:
-    """Labels side by side as a header, their values in the one row below; several such strips where there are more."""
+def strip(sheet: Sheet, wanted: int, held: bool, sill: bool = False) -> None:
+    """Labels side by side as a header, their values in the one row below; several such strips where there are more.
+
+    As a `sill` the labels are the lower row, always in some dress, since bare ones would be the held-out caption.
+    """
     block, rng = FieldBlock(sheet, ("",)), sheet.rng
     head = sheet.type(rng.choice((1, 1, 0.85)), bold=rng.random() < 0.6)
-    look = rng.choice(("none", "head", "grid", "band"))
+    look = rng.choice(("head", "grid", "band") if sill else ("none", "head", "grid", "band"))
     pad, gap = rng.uniform(8, 18), rng.randint(4, 12)
     centred = rng.random() < 0.3
     while wanted > 0 and sheet.room(2 * block.pitch + gap):
@@ -105,19 +108,27 @@ def strip(sheet: Sheet, wanted: int, held: bool) -> None:
         edges = [sheet.x0 + sum(needs[:i]) + i * share for i in range(len(needs) + 1)]
         top = sheet.y
         if look == "band":
-            sheet.box(edges[0], top, edges[-1], top + block.pitch - 1, fill=sheet.style.band)
+            start = top + sill * block.pitch
+            sheet.box(edges[0], start, edges[-1], start + block.pitch - 1, fill=sheet.style.band)
 
         def at(i: int, text: str, kind: Type, edges: list[float] = edges) -> float:
             free = edges[i + 1] - edges[i] - sheet.measure(text, kind)
             return edges[i] + (free / 2 if centred else 3)
 
-        sheet.line([(at(i, f.label, head), f.label, head) for i, f in enumerate(fields)], pitch=block.pitch)
+        labels = [(at(i, f.label, head), f.label, head) for i, f in enumerate(fields)]
+        values = [(at(i, f.value, block.value), f.value, block.value) for i, f in enumerate(fields)]
+        sheet.line(values if sill else labels, pitch=block.pitch)
         if look in ("head", "grid"):
             sheet.rule(sheet.y - 1, edges[0], edges[-1])
-        sheet.line([(at(i, f.value, block.value), f.value, block.value) for i, f in enumerate(fields)], block.pitch)
+        sheet.line(labels if sill else values, pitch=block.pitch)
         if look == "grid":
             sheet.box(edges[0], top, edges[-1], sheet.y)
             for x in edges[1:-1]:
                 sheet.vertical(x, top, sheet.y)
         sheet.fields += fields
         sheet.y += gap
+
+
+def sill(sheet: Sheet, wanted: int, held: bool) -> None:
+    """A strip upside down: the row of values over the row of their labels, ruled, in cells, or with a band."""
+    strip(sheet, wanted, held, sill=True)

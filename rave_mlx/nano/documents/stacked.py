@@ -1,4 +1,4 @@
-"""Labelled values with the label above or below its value: small captions, dashboard tiles, signature lines."""
+"""Labelled values with the label above or below its value: captions, dashboard tiles, signature lines, plaques."""
 
 from __future__ import annotations
 
@@ -103,6 +103,32 @@ def signed(sheet: Sheet, wanted: int, held: bool) -> None:
         for x, _ in row:
             sheet.rule(sheet.y, x, x + step - 12)
         sheet.line(labels, pitch=heights[1])
+        sheet.y += gap
+
+
+def plate(sheet: Sheet, wanted: int, held: bool) -> None:
+    """One under the other, as on a badge or a plaque: a value, and its label below in brackets, capitals or italics."""
+    block, rng = FieldBlock(sheet, ("",)), sheet.rng
+    dress = rng.choice(("brackets", "capitals", "italics", "rules"))
+    small = sheet.type(rng.uniform(0.75, 1.0), italic=dress == "italics")
+    value = sheet.type(rng.choice((1, 1, 1.2)), bold=rng.random() < 0.4)
+    heights = round(value.size * rng.uniform(1.2, 1.4)), round(small.size * rng.uniform(1.25, 1.5))
+    align = rng.choice((0.0, 0.5, 0.5, 1.0) if dress in ("brackets", "capitals") else (0.5, 1.0))
+    gap = rng.choice((0, rng.randint(3, 14)))
+    for field in draw_fields(sheet, wanted, held):
+        if not sheet.room(sum(heights) + gap):
+            return
+        label = {"brackets": f"({field.label})", "capitals": field.label.upper()}.get(dress, field.label)
+        room = sheet.x1 - sheet.x0 - 4
+        if not (sheet.fit(label, small, room) and sheet.fit(field.value, value, room)):
+            continue
+        x, y = (sheet.x0 + 2 + align * (room - sheet.measure(*text)) for text in ((field.value, value), (label, small)))
+        sheet.line([(x, field.value, value)], pitch=heights[0])
+        sheet.line([(y, label, small, block.label_color)], pitch=heights[1])
+        if dress == "rules":
+            sheet.rule(sheet.y + 1)
+            sheet.y += 3
+        sheet.fields.append(field)
         sheet.y += gap
 
 
