@@ -94,14 +94,16 @@ def log_softmax(x):
 
 
 def read_anew(lmm, part, policy, count, *, gate=None):
-    """The greedy answer and its least probability, every token from whole readings of every size."""
+    """The greedy answer and its least probability, every token from whole readings of as many sizes as it takes."""
     answer, least = [], 1.0
     sizes = [part, *views(part, part.original, lmm.config.image, policy.scales)]
     prompts = [lmm.prompt([Message("user", (size, TextPart(QUESTION)))]) for size in sizes]
     while len(answer) < count:
         scores = [log_softmax(lmm.logits(continued(prompt, answer), gate=gate)[0, -1]) for prompt in prompts]
-        doubt = np.exp(scores[0].max()) < policy.sure
-        mixed = log_softmax(np.mean(scores, axis=0)) if doubt else scores[0]
+        for asked in range(1, len(scores) + 1):
+            mixed = log_softmax(np.mean(scores[:asked], axis=0))
+            if np.exp(mixed.max()) >= policy.sure:
+                break
         answer.append(int(mixed.argmax()))
         least = min(least, float(np.exp(mixed.max())))
         if answer[-1] in lmm.config.tokens.stop:
@@ -130,6 +132,39 @@ def test_a_sure_page_is_read_once_and_a_doubtful_one_at_every_size(lmm):
         session = Session(lmm, policy=Views(sure=sure), max_tokens=4)
         list(session.send(QUESTION, [picture(120, 100)]))
         assert session.stats.images_encoded == images
+
+
+def test_a_size_is_read_when_those_before_it_leave_doubt(lmm):
+    """Bounds below what the page says, between it and two sizes together, and above both."""
+    scales, message = (0.7, 1.4), TextPart(QUESTION)
+    for seed in range(20):
+        part = read(lmm, picture(96, 70, seed))
+        sizes = [part, *views(part, part.original, lmm.config.image, scales)]
+        prompts = [lmm.prompt([Message("user", (size, message))]) for size in sizes]
+        scores = [log_softmax(lmm.logits(prompt, gate=False)[0, -1]) for prompt in prompts]
+        alone, two = (np.exp(log_softmax(np.mean(scores[:n], axis=0)).max()) for n in (1, 2))
+        if alone < 0.99 * two:
+            break
+    assert alone < 0.99 * two
+    for sure, images in ((0.999 * alone, 1), (0.999 * two, 2), (1.001 * two, 3)):
+        session = Session(lmm, policy=Views(scales, sure=sure), max_tokens=1)
+        list(session.send(QUESTION, [part]))
+        assert session.stats.images_encoded == images
+
+
+@pytest.mark.parametrize("sure", [0.05, 0.03, 0.02, 0.015])
+def test_a_size_that_one_question_did_not_need_serves_the_next(lmm, sure):
+    def session():
+        return Session(lmm, policy=Views((0.7, 1.4), sure=sure), max_tokens=5)
+
+    first = session()
+    answers = [
+        [piece.token for piece in first.send(q, [picture(96, 70)] if not i else [])] for i, q in enumerate("abc")
+    ]
+    for asked in (1, 2):
+        fresh = session()
+        fresh.resume(first.messages[: 2 * asked])
+        assert [piece.token for piece in fresh.send("abc"[asked])] == answers[asked]
 
 
 def test_the_next_question_reads_no_page_anew(lmm, monkeypatch):

@@ -2,13 +2,14 @@
 
 A letter that is cut by a patch's edge, or that is small, is read wrongly at one size of the page and rightly at most
 others. While the reading of the page gives its best token a probability of at least `sure`, that token is taken. Where
-it does not, further readings of the same conversation are asked, in which the page has other sizes, and the token is
-drawn from the mean of their logarithms of probabilities p_v and that of the page's, v = 0:
+it does not, further readings of the same conversation, in which the page has other sizes, are asked one after the other
+until those asked are that sure together. The token is drawn from the mean of the logarithms of their probabilities p_v,
+the page's own among them, v = 0:
 
     log p(y) = 1/(V + 1) sum_v log p_v(y) - log Z
 
-Every reading has its own cache and follows the answer that all of them write together. Readings are made when the
-first token is in doubt and catch up with the answer when the next one is: a sure answer costs what it costs without.
+Every reading has its own cache and follows the answer that all of them write together. A reading is made when it is
+first asked and catches up with the answer when it is asked again: a sure answer costs what it costs without.
 
 Near to it: TTAug (arXiv 2510.03574) averages the probabilities of small models over augmented copies of image and
 question, for every token.
@@ -38,8 +39,8 @@ class Views(Policy):
     """Several sizes of the page, where one leaves doubt.
 
     Attributes:
-        scales: the other sizes, as shares of the page's side as it is read.
-        sure: probability of the page's best token from which no other size is asked; above 1: always ask.
+        scales: the other sizes, as shares of the page's side as it is read, in the order in which they are asked.
+        sure: probability of the best token from which no further size is asked; above 1: always ask all.
     """
 
     name: ClassVar[str] = "views"
@@ -97,23 +98,34 @@ class Together(Around):
             over = bool(said) and int(np.asarray(said[-1])[0]) in stop
             if not over and self._in_doubt(scores):
                 if others is None:
-                    others = self._readings()
-                    for token in said:
-                        _say(others, token)
-                scores = together([scores, *(other.logits().astype(mx.float32) for other in others)])
+                    others = self._readings(said)
+                scores = self._asked(scores, others)
             token = draw(ids, scores)
             said.append(token)
-            _say(others or [], token)
+            for other in others or []:
+                other.say(token)
             return token
 
         return choose
+
+    def _asked(self, scores: mx.array, others: Sequence[SecondRun]) -> mx.array:
+        """Logits (1, vocab) of the page's `scores` and of as many others as it takes to be sure."""
+        asked = [scores]
+        for other in others:
+            asked.append(other.logits().astype(mx.float32))
+            scores = together(asked)
+            if not self._in_doubt(scores):
+                break
+        return scores
 
     def _in_doubt(self, scores: mx.array) -> bool:
         best = mx.exp(mx.max(scores) - mx.logsumexp(scores))
         return float(best) < self.policy.sure
 
-    def _readings(self) -> list[SecondRun]:
+    def _readings(self, said: Sequence[mx.array]) -> list[SecondRun]:
         """One for each scale at which any of the latest images looks different and the prompt still fits.
+
+        They are told what was `said`, and read when they are first asked.
 
         Images without original stay as they are.
         """
@@ -136,9 +148,6 @@ class Together(Around):
             except PromptError:
                 continue  # A larger page is longer than the context; the page itself is not.
             readings.append(self.readings.open(f"view {number}", prompt))
+            for token in said:
+                readings[-1].say(token)
         return readings
-
-
-def _say(readings: Sequence[SecondRun], token: mx.array) -> None:
-    for reading in readings:
-        reading.say(token)

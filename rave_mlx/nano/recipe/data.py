@@ -31,7 +31,7 @@ _CLASS = {c: i + 1 for i, c in enumerate(ALPHABET)}
 WIDTHS = (192, 224, 256, 304, 352, 400, 448, 496)
 WIDTH_WEIGHTS = (2, 2, 3, 4, 4, 3, 2, 2)
 HEIGHTS = (64, 80, 112, 144, 176, 208, 256, 304, 368, 432, 512)
-WEIGHTS = {"read": 0.25, "line": 0.18, "reverse": 0.4, "title": 0.9, "quantity": 2.5}
+WEIGHTS = {"read": 0.6, "line": 0.18, "reverse": 0.4, "title": 0.9, "quantity": 2.5}
 """How readily a question kind is taken into a batch; 1 where not named."""
 
 
