@@ -1,6 +1,7 @@
 """The synthetic documents: exact truth, disjoint splits, arbitrary sizes, any set of fonts."""
 
 import math
+import re
 from dataclasses import replace
 from random import Random
 
@@ -12,6 +13,7 @@ from rave_mlx.errors import ModelError
 from rave_mlx.nano import documents
 from rave_mlx.nano.documents import (
     PageConfig,
+    absent,
     english,
     fonts,
     forms,
@@ -177,12 +179,43 @@ def test_lines_that_stand_side_by_side_have_no_number():
         assert len(asked) >= min(alone, 1)
 
 
-def test_absent_labels_are_absent():
+def test_absent_labels_are_absent(monkeypatch):
+    monkeypatch.setattr(questions, "_near", lambda *_: ())
     asked = [(p, q) for p in map(documents.make, range(80)) for q in p.questions if q.kind == "absent"]
     assert len(asked) > 5
     for page, q in asked:
         label = next(name for name in sorted(words.LABELS, key=len, reverse=True) if name.lower() in q.text.lower())
         assert label.lower() not in text_of(page).lower()
+
+
+def test_rows_headers_and_numbers_that_a_page_lacks_are_asked_for():
+    """No telling word of what is asked for stands on the page, and the rest of the question is the page's own."""
+    rows = columns = labels = 0
+    for seed in range(120):
+        sheet, _ = layouts.draw_page(Random(seed), CLEAN)
+        text = "\n".join(questions.text_lines(sheet)).lower()
+        label = absent.missing_label(Random(seed), text)
+        assert label is not None and label.split()[0].lower() not in text
+        labels += len(label.split()) == 2
+        cell = absent.missing_cell(Random(seed), sheet, text) if sheet.cells else None
+        if cell is not None:
+            new_row = cell.row not in {c.row for c in sheet.cells}
+            assert new_row != (cell.column not in {c.column for c in sheet.cells})
+            strange = cell.row if new_row else cell.column
+            long = [word for word in re.findall(r"\w+", strange.lower()) if len(word) > 2]
+            assert not any(word in text for word in long or [strange.lower()]), (seed, strange)
+            rows, columns = rows + new_row, columns + (not new_row)
+    assert min(rows, columns, labels) > 5
+
+
+def test_what_is_asked_in_vain_changes_no_other_question(monkeypatch):
+    with_them = [documents.make(seed).questions for seed in range(60)]
+    monkeypatch.setattr(questions, "_near", lambda *_: ())
+    without = [documents.make(seed).questions for seed in range(60)]
+    added = [found[len(plain) :] for found, plain in zip(with_them, without, strict=True)]
+    assert [found[: len(plain)] for found, plain in zip(with_them, without, strict=True)] == without
+    assert 8 < sum(map(len, added)) < 30
+    assert {(q.kind, q.answer) for extra in added for q in extra} == {("absent", documents.ABSENT)}
 
 
 def test_values_are_split_by_hash(pages):

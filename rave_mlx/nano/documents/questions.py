@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from rave_mlx.nano.documents import words
+from rave_mlx.nano.documents.absent import missing_cell, missing_label
 from rave_mlx.nano.documents.phrasings import (
     CELL,
     CHART,
@@ -142,6 +143,7 @@ def ask(rng: Random, sheet: Sheet, held_phrasing: bool = False) -> list[Question
         out.append(Question("count", asker.phrase(COUNT), str(sheet.items)))
     if rng.random() < 0.35 and (sheet.fields or sheet.cells):
         out.append(_absent(asker, "\n".join(lines).lower()))
+    out += _near(held_phrasing, sheet, "\n".join(lines).lower())
     return _unambiguous(out)
 
 
@@ -188,3 +190,22 @@ def _absent(asker: Asker, text: str) -> Question:
         label = asker.rng.choice(list(words.LABELS))
         if not any(n.lower() in text for n in (label, *names(label))):
             return Question("absent", asker.phrase(FIELD).format(label.lower()), ABSENT)
+
+
+def _near(held: bool, sheet: Sheet, text: str) -> Iterator[Question]:
+    """On some pages a question that fits the page's kind and has no answer on it.
+
+    It has a generator of its own, so that all other questions of a seed are what they were without it.
+    """
+    rng = Random(text)
+    if not (sheet.fields or sheet.cells) or rng.random() > 0.35:
+        return
+    asker = Asker(rng, held)
+    if sheet.cells and (not sheet.fields or rng.random() < 0.7):
+        cell = missing_cell(rng, sheet, text)
+        if cell is not None:
+            yield replace(asker.cell(cell, len({c.column for c in sheet.cells})), kind="absent", answer=ABSENT)
+    else:
+        label = missing_label(rng, text)
+        if label is not None:
+            yield replace(asker.field(Field(label, ABSENT, "id"), label), kind="absent")
