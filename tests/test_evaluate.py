@@ -75,6 +75,18 @@ def test_generated_documents_hold_out_what_they_say_and_are_the_same_every_time(
     assert all(set(i.tags) == {"split", "kind", "layout", "font"} for i in first)
 
 
+def test_one_split_alone_is_the_same_and_more_pages_add_to_fewer():
+    def asked(items):
+        return [(i.question, i.answers, i.tags) for i in items]
+
+    alone, _ = open_task("docs:all", 3)
+    found = asked(alone)
+    assert found == asked(i for i in docs(3) if i.tags["split"] == "all")
+    assert asked(docs(2, "all")) == found[: len(asked(docs(2, "all")))] != found
+    with pytest.raises(UsageError, match="docs:al: no such split; splits: values, values\\+fonts"):
+        open_task("docs:al", 3)
+
+
 def test_the_control_asks_the_questions_of_another_page():
     items = [i for i in docs(3) if i.tags["split"] in ("values", SHUFFLED)]
     asked = {i.question: i.image for i in items if i.tags["split"] == "values"}

@@ -17,7 +17,8 @@ def evaluate(
         typer.Option(
             "--task",
             metavar="NAME_OR_FILE",
-            help="docs: generated documents; large: the same on large pages; browser: pages drawn by Chromium; a PDF: "
+            help="docs: generated documents, docs:SPLIT: of one split, as docs:all; large: the same on large pages; "
+            "browser: pages drawn by Chromium; a PDF: "
             'headings of its pages; a JSONL file: {"image": path, "question": text, "answer": text or list} a line.',
         ),
     ] = "docs",

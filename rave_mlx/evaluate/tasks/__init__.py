@@ -29,12 +29,15 @@ def open_task(name: str, pages: int) -> tuple[Iterator[Item], tuple[tuple[str, .
     """Items of a task and its breakdowns.
 
     Args:
-        name: "docs", "browser", "large", a PDF (headings of its pages) or a JSONL file.
+        name: "docs", "docs:SPLIT", "browser", "large", a PDF (headings of its pages) or a JSONL file.
         pages: how many pages to draw: a split, a kind, or of the PDF.
 
     Raises:
         UsageError: for a name that is none of these, or a malformed file.
     """
+    task, _, split = name.partition(":")
+    if task == "docs" and split:
+        return docs(pages, split), BREAKDOWNS[task]
     if name in NAMED:
         return NAMED[name](pages), BREAKDOWNS[name]
     path = Path(name).expanduser()

@@ -7,12 +7,13 @@ them. Every question of the first split is also asked of another page, which sho
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from random import Random
 
 from PIL import Image
 
+from rave_mlx.errors import UsageError
 from rave_mlx.evaluate.item import Item
 from rave_mlx.nano.documents import PageConfig, Question, held_out_page, make
 
@@ -32,16 +33,30 @@ _VALUE_KINDS = ("field", "price", "quantity")
 _LONGEST = 200
 
 
-def docs(pages: int) -> Iterator[Item]:
-    """Questions about `pages` generated pages of every split."""
-    for name, split in SPLITS.items():
+def docs(pages: int, only: str | None = None) -> Iterator[Item]:
+    """Questions about `pages` generated pages of every split.
+
+    Args:
+        pages: how many a split; those of fewer pages are the first of those of more.
+        only: one of `SPLITS`; None: all of them, and the control.
+
+    Raises:
+        UsageError: for a split that does not exist.
+    """
+    if only is not None and only not in SPLITS:
+        raise UsageError(f"--task docs:{only}: no such split; splits: {', '.join(SPLITS)}")
+    return _questions(pages, SPLITS if only is None else {only: SPLITS[only]}, control=only is None)
+
+
+def _questions(pages: int, splits: Mapping[str, PageConfig], control: bool) -> Iterator[Item]:
+    for name, split in splits.items():
         previous: Image.Image | None = None
         for number in range(pages):
             rng = Random(SEED + number)
             config = replace(split, width=rng.randint(192, 448), height=rng.randint(64, 400))
             page = make(rng, config, with_words=False)
             asked = list(_pick(rng, page.questions))
-            for image, label in ((page.image, name), (previous if name == "values" else None, SHUFFLED)):
+            for image, label in ((page.image, name), (previous if control and name == "values" else None, SHUFFLED)):
                 for q in asked if image is not None else ():
                     tags = {"split": label, "kind": group(q.kind), "layout": page.layout, "font": page.font}
                     assert image is not None
