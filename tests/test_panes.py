@@ -21,9 +21,11 @@ from rave_mlx.config import GateConfig
 from rave_mlx.conversation import ImagePart, Message, TextPart
 from rave_mlx.errors import UsageError
 from rave_mlx.generation import continued
+from rave_mlx.nano.documents import PageConfig, make
 from rave_mlx.session import Session
+from rave_mlx.zoom import surest
 from rave_mlx.zoom.crops import is_reduced, reading_scale
-from rave_mlx.zoom.panes import grid, has_ink, ink, panes, printed
+from rave_mlx.zoom.panes import grid, has_ink, ink, panes, printed, strips
 from rave_mlx.zoom.surest import Answer, answer, counts
 
 RECEIPT = Path(__file__).parents[1] / "examples" / "documents" / "receipt.png"
@@ -42,11 +44,12 @@ def test_a_grid_covers_its_box_and_repeats_what_it_shall(seed):
     rng = np.random.default_rng(seed)
     left, top = rng.integers(0, 200, 2)
     width, height = rng.integers(1, 1500, 2)
-    side, overlap = int(rng.integers(20, 500)), float(rng.choice([0, 0.25, 0.5, 0.9]))
-    boxes = grid((left, top, left + width, top + height), side, overlap)
+    side, high = (int(n) for n in rng.integers(20, 500, 2))
+    overlap = float(rng.choice([0, 0.25, 0.5, 0.9]))
+    boxes = grid((left, top, left + width, top + height), (side, high), overlap)
     seen = np.zeros((top + height, left + width), int)
     for x0, y0, x1, y1 in boxes:
-        assert (x1 - x0, y1 - y0) == (min(side, width), min(side, height))
+        assert (x1 - x0, y1 - y0) == (min(side, width), min(high, height))
         seen[y0:y1, x0:x1] += 1
     assert seen[top:, left:].min() >= 1
     assert seen[:top].sum() + seen[:, :left].sum() == 0
@@ -100,6 +103,39 @@ def test_there_are_no_more_panes_than_asked_for_and_none_when_that_shows_nothing
         assert sum(pane.patches.tokens for pane in found) >= whole  # at full size, with overlaps
 
 
+@pytest.mark.parametrize("most", [1, 3, 9, 64])
+def test_strips_are_as_wide_as_what_is_printed_and_cover_it(lmm, most):
+    page = Image.new("RGB", (760, 620), "white")
+    page.paste(picture(620, 500), (70, 60))
+    part = Session(lmm, policy=Panes(), image_tokens=900).read(page)
+    left, top, right, bottom = printed(ink(np.asarray(page.convert("L"))), page.size)
+    found = strips(part, part.original, lmm.config.image, most=most, overlap=0.25)
+    assert len(found) <= most
+    assert bool(found) == (most > 1)
+    for strip in found:
+        wide, high = strip.patches.size
+        assert strip.patches.tokens <= 900
+        assert wide * (right - left) >= high * (right - left)
+        assert reading_scale(strip.patches, lmm.config.image) > 0.9
+    if most == 64:
+        assert {strip.patches.size[0] for strip in found} == {right - left}
+        high = {strip.patches.size[1] for strip in found}
+        assert len(high) == 1
+        # Every row of the original stands in one of them, in order.
+        rows = [np.asarray(page.convert("RGB"))[top:bottom, left:right][y : y + max(high)] for y in range(bottom - top)]
+        shown = [np.asarray(strip.original.picture) for strip in found]
+        starts = [next(y for y, row in enumerate(rows) if np.array_equal(row, strip)) for strip in shown]
+        assert starts[0] == 0
+        assert starts[-1] + max(high) == bottom - top
+        assert max(np.diff(starts)) <= 0.75 * max(high) + 1
+
+
+def test_a_page_as_narrow_as_a_square_needs_no_strips(lmm):
+    part = Session(lmm, policy=Panes(), image_tokens=900).read(picture(220, 900))
+    assert panes(part, part.original, lmm.config.image, most=16, overlap=0.3)
+    assert strips(part, part.original, lmm.config.image, most=16, overlap=0.3) == []
+
+
 # How sure an answer is
 
 
@@ -126,8 +162,8 @@ def revised(session: Session, question: str, *images: ImagePart) -> list[ImagePa
 
 def by_hand(session: Session, question: str, part: ImagePart, policy: Panes) -> ImagePart:
     """The candidate whose answer is surest, from one conversation each."""
-    candidates = [part, *panes(part, part.original, session.lmm.config.image, most=policy.most,
-                               overlap=policy.overlap)]  # fmt: skip
+    config, cut = session.lmm.config.image, {"most": policy.most, "overlap": policy.overlap}
+    candidates = [part, *panes(part, part.original, config, **cut), *strips(part, part.original, config, **cut)]
     best, sure = part, -1.0
     for each in candidates:
         messages = [Message("user", (each, TextPart(question)))]
@@ -167,6 +203,20 @@ def test_where_the_page_is_sure_no_pane_is_read(lmm):
     assert revised(session, "What is the total?", part) == [part]
     list(session.send("What is the total?", [part]))
     assert session.stats.images_encoded == 1
+
+
+def test_where_a_square_is_sure_no_strip_is_read(lmm):
+    part = Session(lmm, policy=[Panes()], image_tokens=100).read(picture(300, 260))
+    squares = panes(part, part.original, lmm.config.image, most=16, overlap=0.35)
+    wide = strips(part, part.original, lmm.config.image, most=16, overlap=0.35)
+    messages = [[Message("user", (each, TextPart("Total?")))] for each in (part, *squares)]
+    said = [answer(lmm, each, tokens=3, gate=False, features={}).certainty for each in messages]
+    assert wide
+    assert max(said[1:]) > said[0], "needs a page on which a square is surer than the page"
+    for sure, images in ((max(said), 1 + len(squares)), (1.01 * max(said), 1 + len(squares) + len(wide))):
+        session = Session(lmm, policy=[Panes(sure=sure * 0.9999, tokens=3)], image_tokens=100, max_tokens=1)
+        list(session.send("Total?", [part]))
+        assert session.stats.images_encoded == images
 
 
 def test_several_images_are_decided_in_turn_and_small_ones_stay(lmm):
@@ -234,3 +284,21 @@ def test_a_receipt_on_a_large_page_is_read(tmp_path):
     assert (done.returncode, done.stdout) == (0, "13.60\n")
     assert "1600 x 2200 pixels, 999 visual tokens, read at 0.27 of its size" in done.stderr
     assert rave(*command, "--attention", "rave").stdout != "13.60\n"
+
+
+def test_a_value_at_the_other_margin_of_a_large_page_is_read(monkeypatch):
+    """Forms 850 pixels wide with labels at the left margin and values at the right: no square has both."""
+    lmm = rave_mlx.load()
+    config = PageConfig(850, 900, "form", "spread", sizes=(14.0, 16.0), trim=0, scan=False, held_values=True)
+    pages = [make(seed, config, with_words=False) for seed in range(3)]
+
+    def right() -> int:
+        return sum(
+            "".join(piece.text for piece in Session(lmm).send(q.text, [page.image])) == q.answer
+            for page in pages
+            for q in [q for q in page.questions if q.kind == "field"][:4]
+        )
+
+    with_strips = right()
+    monkeypatch.setattr(surest, "strips", lambda *_, **__: [])
+    assert with_strips > right()

@@ -1,8 +1,9 @@
-"""Cutting a large page into overlapping panes that a model reads in full."""
+"""Cutting a large page into overlapping panes, squares or strips, that a model reads in full."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ _MARGIN = 8
 
 
 def panes(page: ImagePart, original: Original, config: Images, *, most: int, overlap: float) -> list[ImagePart]:
-    """The panes of a page that have anything on them, row by row; none where they would not show more than the page.
+    """The square panes of a page that have anything on them, row by row; none where they show no more than the page.
 
     A page of a PDF has no pixels of its own: its full size is the one that it was drawn in for its patches, and panes
     are cut from its finer original.
@@ -37,30 +38,70 @@ def panes(page: ImagePart, original: Original, config: Images, *, most: int, ove
         most: the largest number of panes.
         overlap: share of a pane's side that the next one repeats.
     """
-    marks = ink(np.asarray(original.picture.convert("L")))
-    width, height = original.picture.size
-    whole = printed(marks, (width, height))
-    if whole is None:
-        return []
-    reads = reading_scale(page.patches, config)
-    side = reads * math.sqrt(width * height)
+    side = reading_scale(page.patches, config) * math.sqrt(original.picture.width * original.picture.height)
     if isinstance(config, ImageConfig):
         # Whole cells, so that a pane of a picture at full size is not resampled.
         side = max(config.cell, side // config.cell * config.cell)
-    scale = 1.0
-    while scale > reads:
-        boxes = [box for box in grid(whole, round(side / scale), overlap) if has_ink(marks, box)]
+    return _cuts(page, original, config, lambda scale, _: (round(side / scale),) * 2, most, overlap)
+
+
+def strips(page: ImagePart, original: Original, config: Images, *, most: int, overlap: float) -> list[ImagePart]:
+    """Panes as wide as what is printed, from top to bottom: a row is never cut in two.
+
+    None where square panes are as wide, and for models of tiles, which see every image in the shape of its tiles.
+
+    Args:
+        page: as the model reads it.
+        original: its pixels.
+        config: how images are read.
+        most: the largest number of strips.
+        overlap: share of a strip's height that the next one repeats.
+    """
+    if not isinstance(config, ImageConfig):
+        return []
+    area = reading_scale(page.patches, config) ** 2 * original.picture.width * original.picture.height
+    cell = config.cell
+
+    def size(scale: float, wide: int) -> tuple[int, int] | None:
+        columns = math.ceil(wide * scale / cell)
+        rows = int(area / (columns * cell) // cell)
+        return (wide, round(rows * cell / scale)) if 0 < rows < columns else None
+
+    return _cuts(page, original, config, size, most, overlap)
+
+
+def _cuts(
+    page: ImagePart,
+    original: Original,
+    config: Images,
+    size: Callable[[float, int], tuple[int, int] | None],
+    most: int,
+    overlap: float,
+) -> list[ImagePart]:
+    """Panes of the largest copy of a page of which no more than `most` are needed; none of one as small as is read.
+
+    `size`: width and height of a pane in pixels of the original, from (scale of the copy, width of what is printed);
+    None where there is none of that shape.
+    """
+    marks = ink(np.asarray(original.picture.convert("L")))
+    whole = printed(marks, original.picture.size)
+    scale, reads = 1.0, reading_scale(page.patches, config)
+    while whole is not None and scale > reads:
+        shape = size(scale, whole[2] - whole[0])
+        if shape is None:
+            return []
+        boxes = [box for box in grid(whole, shape, overlap) if has_ink(marks, box)]
         if len(boxes) <= most:
             return [_cut(original, box, scale, config) for box in boxes]
         scale *= _SMALLER
     return []
 
 
-def grid(whole: Box, side: int, overlap: float) -> list[Box]:
-    """Boxes of at most side x side that cover a box, evenly spread, row by row."""
-    left, top, right, bottom = whole
-    columns, rows = _starts(left, right, side, overlap), _starts(top, bottom, side, overlap)
-    return [(x, y, min(x + side, right), min(y + side, bottom)) for y in rows for x in columns]
+def grid(whole: Box, size: tuple[int, int], overlap: float) -> list[Box]:
+    """Boxes of at most `size` (width, height) that cover a box, evenly spread, row by row."""
+    (left, top, right, bottom), (wide, high) = whole, size
+    columns, rows = _starts(left, right, wide, overlap), _starts(top, bottom, high, overlap)
+    return [(x, y, min(x + wide, right), min(y + high, bottom)) for y in rows for x in columns]
 
 
 def ink(grey: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from rave_mlx.generation import decode, encode, prefill
 from rave_mlx.models.lmm import LMM
 from rave_mlx.sampling import Sampling
 from rave_mlx.zoom.crops import Latest, is_reduced
-from rave_mlx.zoom.panes import panes
+from rave_mlx.zoom.panes import panes, strips
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,18 @@ class Answer:
 
     text: str
     certainty: float
+
+
+class Best:
+    """The image whose answer is the surest so far; the page while none has found anything."""
+
+    def __init__(self, policy: Panes, page: ImagePart) -> None:
+        self.policy, self.image, self.certainty = policy, page, -1.0
+
+    def hear(self, image: ImagePart, given: Answer) -> None:
+        """Another image's answer."""
+        if counts(given, self.policy) and given.certainty > self.certainty:
+            self.image, self.certainty = image, given.certainty
 
 
 def surest(
@@ -54,13 +66,14 @@ def surest(
             read = latest.put(messages, [[each] for each in images])
             return answer(lmm, read, tokens=policy.tokens, gate=gate, features=features)
 
-        of_page = ask(part)
-        if counts(of_page, policy) and of_page.certainty >= policy.sure:
-            continue
-        candidates = panes(part, original, config, most=policy.most, overlap=policy.overlap)
-        answers = [(part, of_page), *((pane, ask(pane)) for pane in candidates)]
-        found = [(a.certainty, image) for image, a in answers if counts(a, policy)]
-        shown[index] = max(found, key=lambda pair: pair[0])[1] if found else part
+        best = Best(policy, part)
+        best.hear(part, ask(part))
+        for cut in (panes, strips):
+            if best.certainty >= policy.sure:
+                break
+            for pane in cut(part, original, config, most=policy.most, overlap=policy.overlap):
+                best.hear(pane, ask(pane))
+        shown[index] = best.image
     return latest.put(messages, [[image] for image in shown])
 
 

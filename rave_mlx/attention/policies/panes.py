@@ -2,7 +2,9 @@
 
 A model that reads a page of 1,600 x 2,200 pixels with 1,000 visual tokens reads a small copy, on which small print is
 gone. So it answers from the page and from each of some overlapping panes, cut from the original, that are as large as
-the model reads in full. How sure an answer is, is the probability of its least likely token, the stop token included:
+the model reads in full: squares first, and where none is sure, strips as wide as what is printed, on which a label and
+the value at the other margin stand together. How sure an answer is, is the probability of its least likely token, the
+stop token included:
 
     c = min_t p(y_t | y_1 .. y_{t-1}, image, question)
 
@@ -34,8 +36,9 @@ class Panes(Policy):
     """The part of a large page that answers the question most surely.
 
     Attributes:
-        most: how many panes are read at most; of a page with more, they are cut from a smaller copy.
-        sure: the certainty from which the answer from the page itself is taken and no pane is read; above 1: never.
+        most: how many panes of a shape are read at most; of a page with more, they are cut from a smaller copy.
+        sure: the certainty from which the page's own answer is taken and no pane is read, or the surest square's and
+            no strip; above 1: all are read.
         overlap: share of a pane's side that the next one repeats, so that no line is cut in all of them.
         tokens: longest answer that is compared.
         absent: what the model answers where there is nothing to find.

@@ -28,8 +28,9 @@ LINES = 32
 """How many lines of a page are counted; the cells of later ones have no number."""
 UNCOUNTED = -100
 _CLASS = {c: i + 1 for i, c in enumerate(ALPHABET)}
-WIDTHS = (192, 224, 256, 304, 352, 400, 448, 496)
-WIDTH_WEIGHTS = (2, 2, 3, 4, 4, 3, 2, 2)
+WIDTHS = (192, 224, 256, 304, 352, 400, 448, 496, 592, 720, 848)
+WIDTH_WEIGHTS = (2, 2, 3, 4, 4, 3, 2, 2, 1, 1, 1)
+"""How often a page has a width; the three largest are those of strips of a large page, as `panes` cuts them."""
 HEIGHTS = (64, 80, 112, 144, 176, 208, 256, 304, 368, 432, 512)
 WEIGHTS = {"read": 0.6, "line": 0.18, "reverse": 0.4, "title": 0.9, "quantity": 2.5}
 """How readily a question kind is taken into a batch; 1 where not named."""
