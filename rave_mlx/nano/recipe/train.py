@@ -12,8 +12,8 @@ Three auxiliary losses use what the generator knows: every visual token names th
 its line, and some heads of the last layers look at the place on the page of the very character that comes next.
 Run the same command again to go on after an interruption: `OUT/state.pt` holds model, optimizers and clock.
 
-Weights that can read already want lower rates: the last run took `--muon 8e-4 --adamw 3.2e-4 --gates 2e-3`. A tenth of
-the time goes into the C library's allocator; preload another one (tcmalloc, jemalloc) where you can.
+Weights that can read already want lower rates: the last run took `--muon 7e-4 --adamw 2.8e-4 --gates 1.6e-3`. A tenth
+of the time goes into the C library's allocator; preload another one (tcmalloc, jemalloc) where you can.
 """
 
 from __future__ import annotations
