@@ -130,6 +130,14 @@ def test_strips_are_as_wide_as_what_is_printed_and_cover_it(lmm, most):
         assert max(np.diff(starts)) <= 0.75 * max(high) + 1
 
 
+def test_strips_of_a_page_too_wide_for_one_row_are_cut_from_a_smaller_copy(lmm):
+    part = Session(lmm, policy=Panes(), image_tokens=64).read(picture(3000, 500))
+    found = strips(part, part.original, lmm.config.image, most=16, overlap=0.3)
+    assert 1 < len(found) <= 16
+    assert all(strip.patches.tokens <= 64 for strip in found)
+    assert {strip.original.picture.width for strip in found} == {3000}
+
+
 def test_a_page_as_narrow_as_a_square_needs_no_strips(lmm):
     part = Session(lmm, policy=Panes(), image_tokens=900).read(picture(220, 900))
     assert panes(part, part.original, lmm.config.image, most=16, overlap=0.3)

@@ -64,8 +64,9 @@ def strips(page: ImagePart, original: Original, config: Images, *, most: int, ov
 
     def size(scale: float, wide: int) -> tuple[int, int] | None:
         columns = math.ceil(wide * scale / cell)
-        rows = int(area / (columns * cell) // cell)
-        return (wide, round(rows * cell / scale)) if 0 < rows < columns else None
+        # At least one: strips of a page too wide for that are too many, so that they are cut from a smaller copy.
+        rows = max(1, int(area / (columns * cell) // cell))
+        return (wide, round(rows * cell / scale)) if rows < columns else None
 
     return _cuts(page, original, config, size, most, overlap)
 
