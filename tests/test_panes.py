@@ -113,12 +113,10 @@ def test_strips_are_as_wide_as_what_is_printed_and_cover_it(lmm, most):
     assert len(found) <= most
     assert bool(found) == (most > 1)
     for strip in found:
-        wide, high = strip.patches.size
+        assert strip.original.picture.width == right - left
         assert strip.patches.tokens <= 900
-        assert wide * (right - left) >= high * (right - left)
         assert reading_scale(strip.patches, lmm.config.image) > 0.9
     if most == 64:
-        assert {strip.patches.size[0] for strip in found} == {right - left}
         high = {strip.patches.size[1] for strip in found}
         assert len(high) == 1
         # Every row of the original stands in one of them, in order.
@@ -309,4 +307,4 @@ def test_a_value_at_the_other_margin_of_a_large_page_is_read(monkeypatch):
 
     with_strips = right()
     monkeypatch.setattr(surest, "strips", lambda *_, **__: [])
-    assert with_strips > right()
+    assert with_strips >= right() + 5
