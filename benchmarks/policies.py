@@ -30,15 +30,15 @@ import numpy as np
 from PIL import Image
 
 import rave_mlx
-from rave_mlx.attention.policies.parse import steering
-from rave_mlx.attention.policies.registry import POLICIES
-from rave_mlx.cache import Cache
-from rave_mlx.conversation import Message
 from rave_mlx.errors import UsageError
-from rave_mlx.generation import encode, prefill, step
-from rave_mlx.messages import read_messages
+from rave_mlx.generation.decode import encode, prefill, step
+from rave_mlx.inputs.prompt.message import Message
+from rave_mlx.inputs.prompt.parse_messages import read_messages
+from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.lmm import LMM
-from rave_mlx.prompt import Prompt
+from rave_mlx.policies.parse import steering
+from rave_mlx.policies.registry import POLICIES
 
 QUESTION = "What is the total of this page, and who wrote it?"
 BURST = 4

@@ -13,9 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
-
-from rave_mlx import loading, store
-from rave_mlx.config import GateConfig, LMMConfig
 from rave_mlx.convert import hub
 from rave_mlx.convert import source as sources
 from rave_mlx.convert.card import Origin, card
@@ -31,9 +28,12 @@ from rave_mlx.convert.quantize import apply as pack
 from rave_mlx.convert.quantize import plan as make_quantization
 from rave_mlx.convert.spread import spread
 from rave_mlx.convert.translate import read_quantization, translate
+
+from rave_mlx.checkpoint import build, directory
+from rave_mlx.checkpoint.safetensors_writer import Progress
+from rave_mlx.config import GateConfig, LMMConfig
 from rave_mlx.errors import ConfigError, ModelError
 from rave_mlx.models.lmm import LMM
-from rave_mlx.safetensors_writer import Progress
 
 __all__ = ["Options", "Plan", "convert", "plan", "push", "to_memory"]
 
@@ -74,12 +74,12 @@ def convert(
             Nothing is left at `out` then.
     """
     target = Path(out)
-    store.check_new(target)
+    directory.check_new(target)
     origin = sources.read(_find(source, revision))
     check = FiniteCheck()
     lmm, tensors = _open(origin, gate, dtype, quantize, check)
     with Hashes(origin.files(), large=hashes) as digests:
-        store.write(
+        directory.write(
             target,
             lmm.config,
             spread(tensors),
@@ -146,7 +146,7 @@ def _peek(source: str | os.PathLike[str], revision: str | None) -> sources.Sourc
 
 
 def _refuse_rave_directory(folder: Path) -> None:
-    if store.is_rave_directory(folder):
+    if directory.is_rave_directory(folder):
         raise ModelError(f"{folder}: is a rave directory already; nothing to convert")
 
 
@@ -160,7 +160,7 @@ def _open(
     """A model without weights and its lazy canonical tensors, in `dtype` (gates apart), packed if asked for."""
     if dtype is not None and dtype not in _DTYPES:
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
-    family = detect(origin.config, str(origin.path / store.CONFIG))
+    family = detect(origin.config, str(origin.path / directory.CONFIG))
     check_layers(origin)
     config = _read_config(family, origin)
     check_plausible(config, origin)
@@ -168,7 +168,7 @@ def _open(
         if config.gate is not None:
             raise ModelError(f"{origin.path}: has pair gates already")
         config = replace(config, gate=gate)
-    lmm = loading.build(config, origin.tokenizer, _template(origin), origin.path)
+    lmm = build.build(config, origin.tokenizer, _template(origin), origin.path)
     expected = lmm.named_weights()
     packing = read_quantization(origin, family, config, expected)
     tensors = translate(origin, family, config, expected)
@@ -187,8 +187,8 @@ def _open(
 
 def _template(origin: sources.Source) -> str:
     """The chat template: the checkpoint's own file, else the family's, else what the tokenizer's settings hold."""
-    family = detect(origin.config, str(origin.path / store.CONFIG))
-    own = (origin.path / store.TEMPLATE).is_file()
+    family = detect(origin.config, str(origin.path / directory.CONFIG))
+    own = (origin.path / directory.TEMPLATE).is_file()
     return origin.template if own or family.template is None else family.template
 
 
@@ -200,9 +200,9 @@ def _read_config(family: Family, origin: sources.Source) -> LMMConfig:
     except ConfigError as error:
         if str(origin.path) in str(error):
             raise
-        raise ConfigError(f"{origin.path / store.CONFIG}: {error}") from None
+        raise ConfigError(f"{origin.path / directory.CONFIG}: {error}") from None
     except ArithmeticError as error:
-        raise ConfigError(f"{origin.path / store.CONFIG}: its numbers do not make a model ({error})") from None
+        raise ConfigError(f"{origin.path / directory.CONFIG}: its numbers do not make a model ({error})") from None
 
 
 def _cast(tensors: Iterator[tuple[str, mx.array]], dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-
-from rave_mlx import adapters, store
-from rave_mlx.adapters import AdapterConfig
-from rave_mlx.config import GateConfig, LMMConfig
 from rave_mlx.convert import source as sources
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import Family
+
+from rave_mlx.checkpoint import adapters, directory
+from rave_mlx.checkpoint.adapters import AdapterConfig
+from rave_mlx.checkpoint.safetensors_reader import open_files
+from rave_mlx.config import GateConfig, LMMConfig
 from rave_mlx.errors import ConfigError, ModelError
-from rave_mlx.safetensors_files import open_files
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 GATE_CONFIG, GATE_WEIGHTS = "pair_gate.json", "pair_gates.safetensors"
@@ -86,7 +86,7 @@ def export_peft(
         "target_modules": sorted(names[module] for module in config.modules),
         **_NEUTRAL,
     }
-    with store.new_directory(Path(out)) as part:
+    with directory.new_directory(Path(out)) as part:
         mx.save_safetensors(str(part / PEFT_WEIGHTS), tensors, metadata={"format": "pt"})
         (part / PEFT_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         if config.gate is not None:
@@ -111,7 +111,7 @@ def import_peft(adapter: str | os.PathLike[str], base: str | os.PathLike[str], o
     """
     folder = Path(adapter)
     file = folder / PEFT_CONFIG
-    settings = store.read_json(file)
+    settings = directory.read_json(file)
     if settings.get("peft_type") != "LORA":
         raise ConfigError(f"{file}: peft_type {settings.get('peft_type')!r} is not supported, only 'LORA'")
     for key, neutral in _NEUTRAL.items():
@@ -134,18 +134,18 @@ def import_peft(adapter: str | os.PathLike[str], base: str | os.PathLike[str], o
         dropout=float(settings.get("lora_dropout", 0.0)),
         mask="mutual" if mask.is_file() else None,
         answer=_answer(mask) if mask.is_file() else None,
-        gate=GateConfig.from_dict(store.read_json(gate), str(gate)) if gate.is_file() else None,
+        gate=GateConfig.from_dict(directory.read_json(gate), str(gate)) if gate.is_file() else None,
     )
     if translated.gate is not None:
         weights |= dict(open_files([folder / GATE_WEIGHTS]))
-    with store.new_directory(Path(out)) as part:
+    with directory.new_directory(Path(out)) as part:
         adapters.write(part, translated, weights)
     return Path(out)
 
 
 def _answer(file: Path) -> int:
     """The token up to which images see their turn."""
-    answer = store.read_json(file).get("answer")
+    answer = directory.read_json(file).get("answer")
     if type(answer) is not int:
         raise ConfigError(f"{file}: answer must be a token id, found {answer!r}")
     return answer
@@ -187,14 +187,14 @@ def _module_names(base: Path, modules: tuple[str, ...]) -> dict[str, str]:
 def _base(base: Path) -> tuple[Family, LMMConfig, dict[str, Any]]:
     """Family, canonical configuration and Hub configuration of a model."""
     folder = sources.find(base)
-    if store.is_rave_directory(folder):
-        file = folder / store.HUB / store.CONFIG
+    if directory.is_rave_directory(folder):
+        file = folder / directory.HUB / directory.CONFIG
         if not file.is_file():
-            raise ModelError(f"{folder}: has no {store.HUB}/{store.CONFIG}, which names transformers' modules")
-        hub = store.read_json(file)
-        return detect(hub, str(file)), store.read_config(folder), hub
+            raise ModelError(f"{folder}: has no {directory.HUB}/{directory.CONFIG}, which names transformers' modules")
+        hub = directory.read_json(file)
+        return detect(hub, str(file)), directory.read_config(folder), hub
     source = sources.read(folder)
-    family = detect(source.config, str(folder / store.CONFIG))
+    family = detect(source.config, str(folder / directory.CONFIG))
     return family, family.config(source), source.config
 
 

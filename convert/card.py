@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rave_mlx import store
-from rave_mlx.config import GateConfig, LMMConfig, QuantizationConfig
 from rave_mlx.convert.source import Source
+
+from rave_mlx.checkpoint import directory
+from rave_mlx.config import GateConfig, LMMConfig, QuantizationConfig
 
 _LICENSE = re.compile(r"(license|license_name|license_link): *(\S.*)")
 
@@ -34,7 +35,7 @@ class Origin:
     @classmethod
     def of(cls, source: Source, hashes: Mapping[str, str]) -> Origin:
         """The origin of a checkpoint."""
-        return cls(source.name, source.commit, hashes, _read_license(source.path / store.CARD))
+        return cls(source.name, source.commit, hashes, _read_license(source.path / directory.CARD))
 
 
 def card(config: LMMConfig, origin: Origin) -> str:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-
-from rave_mlx import loading, store
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import GATE_KEY
 from rave_mlx.convert.translate import untranslate
+
+from rave_mlx.checkpoint import build, directory
+from rave_mlx.checkpoint.safetensors_writer import write_files
 from rave_mlx.errors import ModelError
-from rave_mlx.safetensors_writer import write_files
 
 _MUTUAL = {"aki"}
 """Families whose own mask is the mutual one."""
@@ -43,7 +43,7 @@ def export(model: str | os.PathLike[str], out: str | os.PathLike[str], *, dequan
             from such a checkpoint, or has a mask that transformers' model of this family lacks.
     """
     folder, target = Path(model), Path(out)
-    config = store.read_config(folder)
+    config = directory.read_config(folder)
     if config.quantization is not None and not dequantize:
         raise ModelError(
             f"{folder}: is quantized, in a way that transformers does not read; export the model that it was "
@@ -54,25 +54,25 @@ def export(model: str | os.PathLike[str], out: str | os.PathLike[str], *, dequan
             f"{folder}: was trained with the mutual mask, which transformers' {config.family} does not have: its "
             "images would not see the question; use the rave directory itself"
         )
-    kept = folder / store.HUB
-    if not (kept / store.CONFIG).is_file():
-        raise ModelError(f"{folder}: has no {store.HUB}/{store.CONFIG}, the configuration to export with")
-    store.check_new(target)
-    hub = store.read_json(kept / store.CONFIG)
-    tensors = store.open_tensors(folder)
+    kept = folder / directory.HUB
+    if not (kept / directory.CONFIG).is_file():
+        raise ModelError(f"{folder}: has no {directory.HUB}/{directory.CONFIG}, the configuration to export with")
+    directory.check_new(target)
+    hub = directory.read_json(kept / directory.CONFIG)
+    tensors = directory.open_tensors(folder)
     named: Iterable[tuple[str, mx.array]] = tensors.items()
     if config.quantization is not None:
         _forget_quantization(hub)
-        named = loading.expand(tensors, config.quantization, tensors["decoder.norm.weight"].dtype)
+        named = build.expand(tensors, config.quantization, tensors["decoder.norm.weight"].dtype)
     if config.gate is not None:
         hub[GATE_KEY] = config.gate.to_dict()
-    family = detect(hub, str(kept / store.CONFIG))
-    with store.new_directory(target) as part:
+    family = detect(hub, str(kept / directory.CONFIG))
+    with directory.new_directory(target) as part:
         for file in kept.iterdir():
             shutil.copyfile(file, part / file.name)
-        (part / store.CONFIG).write_text(json.dumps(hub, indent=2) + "\n", encoding="utf-8")
+        (part / directory.CONFIG).write_text(json.dumps(hub, indent=2) + "\n", encoding="utf-8")
         write_files(part, untranslate(named, family, config, hub), metadata="pt")
-        for name in (store.TOKENIZER, store.TEMPLATE):
+        for name in (directory.TOKENIZER, directory.TEMPLATE):
             shutil.copyfile(folder / name, part / name)
     return target
 

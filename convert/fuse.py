@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
-
-from rave_mlx import adapters, loading, store
-from rave_mlx.adapters import AdapterConfig
-from rave_mlx.config import LMMConfig, QuantizationConfig
 from rave_mlx.convert import source as sources
 from rave_mlx.convert.quantize import apply as pack
-from rave_mlx.safetensors_writer import Progress
+
+from rave_mlx.checkpoint import adapters, build, directory
+from rave_mlx.checkpoint.adapters import AdapterConfig
+from rave_mlx.checkpoint.safetensors_writer import Progress
+from rave_mlx.config import LMMConfig, QuantizationConfig
 
 _GATE = ".attention.gate."
 
@@ -58,18 +58,18 @@ def fuse(
         ConfigError, ModelError: for an adapter that is malformed or belongs to another base, or an `out` that exists.
     """
     target, folder = Path(out), Path(adapter).expanduser()
-    store.check_new(target)
+    directory.check_new(target)
     config, weights = adapters.read_config(folder), adapters.read_weights(folder)
     # Opening the base and putting the adapter on it is the check that the two belong together.
-    adapters.load_adapter(loading.load(model, revision=revision), folder)
-    base = _open(loading.BUILT_IN if model is None else sources.find(model, revision))
+    adapters.load_adapter(build.load(model, revision=revision), folder)
+    base = _open(build.BUILT_IN if model is None else sources.find(model, revision))
     fused = replace(adapters.masked(base.config, config, folder), gate=config.gate or base.config.gate)
     packing = base.config.quantization
     if dequantize and packing is not None:
         changed: dict[str, None] = dict.fromkeys((*config.modules, *config.full))
         packing = replace(packing, layers={**packing.layers, **changed})
     fused = replace(fused, quantization=packing)
-    store.write(
+    directory.write(
         target,
         fused,
         _fused(base, config, weights, packing, dequantize),
@@ -115,7 +115,7 @@ def _plain(module: str, base: _Base) -> mx.array:
     setting = None if base.config.quantization is None else base.config.quantization.of(module)
     if scales is None or setting is None:
         return weight
-    return loading.dequantize(weight, scales, base.tensors.get(f"{module}.biases"), setting)
+    return build.dequantize(weight, scales, base.tensors.get(f"{module}.biases"), setting)
 
 
 def _update(weight: mx.array, module: str, config: AdapterConfig, weights: Mapping[str, mx.array]) -> mx.array:
@@ -129,12 +129,12 @@ def _update(weight: mx.array, module: str, config: AdapterConfig, weights: Mappi
 
 
 def _open(folder: Path) -> _Base:
-    if store.is_rave_directory(folder):
-        kept = folder / store.HUB
+    if directory.is_rave_directory(folder):
+        kept = folder / directory.HUB
         hub = {file.name: file.read_bytes() for file in sorted(kept.iterdir())} if kept.is_dir() else {}
-        template = (folder / store.TEMPLATE).read_text(encoding="utf-8")
-        tensors = store.open_tensors(folder)
-        return _Base(store.read_config(folder), tensors, folder / store.TOKENIZER, template, hub, folder.name)
+        template = (folder / directory.TEMPLATE).read_text(encoding="utf-8")
+        tensors = directory.open_tensors(folder)
+        return _Base(directory.read_config(folder), tensors, folder / directory.TOKENIZER, template, hub, folder.name)
     from rave_mlx.convert import to_memory
 
     source = sources.read(folder)

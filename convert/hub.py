@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from rave_mlx import store
+from rave_mlx.checkpoint import directory
+from rave_mlx.checkpoint.safetensors_reader import Entry, parse_header
 from rave_mlx.errors import ModelError
-from rave_mlx.safetensors_files import Entry, parse_header
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_SMALL = ("*.json", "*.jinja", store.CARD, "tokenizer.model")
+_SMALL = ("*.json", "*.jinja", directory.CARD, "tokenizer.model")
 _WEIGHTS = ("*.safetensors",)
-_IGNORED = ("*/*", store.OTHER_LAYOUT)
+_IGNORED = ("*/*", directory.OTHER_LAYOUT)
 """Folders hold ONNX exports, original checkpoints and training states."""
 _Result = TypeVar("_Result")
 
@@ -39,7 +39,7 @@ def download(name: str, revision: str | None = None) -> Path:
         ModelError: with what to do: log in, accept terms, check the name, connect.
     """
     folder = download_settings(name, revision)
-    _fetch(name, folder.name, store.index_names(folder) or _WEIGHTS)
+    _fetch(name, folder.name, directory.index_names(folder) or _WEIGHTS)
     if not any(folder.glob(_WEIGHTS[0])):
         _refuse_without_weights(name, folder.name)
     return folder
@@ -48,11 +48,11 @@ def download(name: str, revision: str | None = None) -> Path:
 def download_settings(name: str, revision: str | None = None) -> Path:
     """The same folder with everything but weights."""
     folder = _fetch(name, revision, _SMALL)
-    if not (folder / store.CONFIG).is_file():
-        raise ModelError(f"{name}: has no {store.CONFIG} in its main folder; this is not a model to convert")
-    if store.is_rave_directory(folder):
+    if not (folder / directory.CONFIG).is_file():
+        raise ModelError(f"{name}: has no {directory.CONFIG} in its main folder; this is not a model to convert")
+    if directory.is_rave_directory(folder):
         # What an export needs.
-        _fetch(name, folder.name, [f"{store.HUB}/*.json"], ignored=())
+        _fetch(name, folder.name, [f"{directory.HUB}/*.json"], ignored=())
     return folder
 
 
@@ -69,7 +69,7 @@ def read_headers(name: str, folder: Path) -> dict[str, Entry]:
     from huggingface_hub import HfApi
 
     api, commit = HfApi(), folder.name
-    files = store.index_names(folder)
+    files = directory.index_names(folder)
     if not files:
         listed = asking(lambda: api.list_repo_files(name, revision=commit), name)
         files = [f for f in listed if Path(f).match(_WEIGHTS[0]) and not any(Path(f).match(p) for p in _IGNORED)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rave_mlx import __version__, store
 from rave_mlx.convert.hub import HUB_ID, asking
+
+from rave_mlx import __version__
+from rave_mlx.checkpoint import directory
 from rave_mlx.errors import ModelError, UsageError
 
 
@@ -40,7 +42,7 @@ def push(folder: str | os.PathLike[str], name: str) -> str:
 
     path = Path(folder)
     check_push(name)
-    if not store.is_rave_directory(path):
+    if not directory.is_rave_directory(path):
         raise ModelError(f"{path}: is not a rave directory; convert the model first")
     api = HfApi(library_name="rave-mlx", library_version=__version__)
     asking(lambda: api.create_repo(name, exist_ok=True), name)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-
-from rave_mlx import store
 from rave_mlx.convert.hub import HUB_ID, PICKLES, download, provenance
+
+from rave_mlx.checkpoint import directory
+from rave_mlx.checkpoint.safetensors_reader import Tensors
 from rave_mlx.errors import ModelError
-from rave_mlx.safetensors_files import Tensors
 
 _KEPT = (
     "config.json",
@@ -53,7 +53,7 @@ class Source:
         if self.path.is_file():
             return [self.path]
         weights = {entry.file for entry in self.tensors.entries.values()} if isinstance(self.tensors, Tensors) else ()
-        settings = (*_KEPT, store.TOKENIZER, store.TEMPLATE, "chat_template.json")
+        settings = (*_KEPT, directory.TOKENIZER, directory.TEMPLATE, "chat_template.json")
         return [f for f in (self.path / name for name in settings) if f.is_file()] + sorted(weights)
 
     def hub_files(self) -> dict[str, bytes]:
@@ -75,22 +75,22 @@ class Source:
     @property
     def tokenizer(self) -> Path:
         """The tokenizer file."""
-        return self.path / store.TOKENIZER
+        return self.path / directory.TOKENIZER
 
     @property
     def template(self) -> str:
         """The chat template, from whichever of its three usual places."""
-        file = self.path / store.TEMPLATE
+        file = self.path / directory.TEMPLATE
         if file.is_file():
             return file.read_text(encoding="utf-8")
         for name in ("chat_template.json", "tokenizer_config.json"):
             if (self.path / name).is_file():
-                template = store.read_json(self.path / name).get("chat_template")
+                template = directory.read_json(self.path / name).get("chat_template")
                 if isinstance(template, str):
                     return template
         raise ModelError(
             f"{self.path}: has no chat template (chat_template.jinja, chat_template.json, tokenizer_config.json); "
-            f"a base model does not answer: take its chat or instruct version, or put a {store.TEMPLATE} there"
+            f"a base model does not answer: take its chat or instruct version, or put a {directory.TEMPLATE} there"
         )
 
 
@@ -102,8 +102,8 @@ def find(wanted: str | os.PathLike[str], revision: str | None = None) -> Path:
     """
     path = Path(wanted).expanduser()
     if path.is_dir():
-        if not (path / store.CONFIG).is_file():
-            raise ModelError(f"{path}: no {store.CONFIG}; this is not a model directory")
+        if not (path / directory.CONFIG).is_file():
+            raise ModelError(f"{path}: no {directory.CONFIG}; this is not a model directory")
         return path
     name = str(wanted)
     if path.is_file() and path.suffix == ".gguf":
@@ -138,10 +138,10 @@ def read(path: Path, tensors: Mapping[str, mx.array] | None = None) -> Source:
         from rave_mlx.convert.gguf import read_gguf
 
         return read_gguf(path)
-    config = store.read_json(path / store.CONFIG)
+    config = directory.read_json(path / directory.CONFIG)
 
     def optional(name: str) -> dict[str, Any]:
-        return store.read_json(path / name) if (path / name).is_file() else {}
+        return directory.read_json(path / name) if (path / name).is_file() else {}
 
     if tensors is None:
         _refuse_pickles(path)
@@ -151,7 +151,7 @@ def read(path: Path, tensors: Mapping[str, mx.array] | None = None) -> Source:
         config,
         optional("generation_config.json"),
         optional("preprocessor_config.json") or optional("processor_config.json").get("image_processor", {}),
-        store.open_tensors(path) if tensors is None else tensors,
+        directory.open_tensors(path) if tensors is None else tensors,
     )
 
 
@@ -166,8 +166,8 @@ def _refuse_pickles(path: Path) -> None:
 
 def _check_tokenizer(path: Path) -> None:
     others = [name for name in _OTHER_TOKENIZERS if (path / name).is_file()]
-    if others and not (path / store.TOKENIZER).is_file():
+    if others and not (path / directory.TOKENIZER).is_file():
         raise ModelError(
-            f"{path}: has {' and '.join(others)} but no {store.TOKENIZER}; write it with transformers: "
+            f"{path}: has {' and '.join(others)} but no {directory.TOKENIZER}; write it with transformers: "
             f"AutoTokenizer.from_pretrained({str(path)!r}).save_pretrained({str(path)!r})"
         )

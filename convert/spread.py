@@ -8,7 +8,7 @@ from itertools import cycle
 
 import mlx.core as mx
 
-from rave_mlx.machine import cores
+from rave_mlx.backend.system import cores
 
 
 def spread(tensors: Iterator[tuple[str, mx.array]]) -> Iterator[tuple[str, mx.array]]:

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import mlx.core as mx
-
-from rave_mlx import store
-from rave_mlx.config import LMMConfig, QuantizationConfig
 from rave_mlx.convert import mlx_format
 from rave_mlx.convert.families.base import GATE_KEY, Family, HubConfig, Origin
 from rave_mlx.convert.quantize import gather, quantizable
 from rave_mlx.convert.source import Source
+
+from rave_mlx.checkpoint import directory
+from rave_mlx.checkpoint.build import dequantize
+from rave_mlx.config import LMMConfig, QuantizationConfig
 from rave_mlx.errors import ModelError
-from rave_mlx.loading import dequantize
 
 _GATE = ".attention.gate."
 _PARTS = ("weight", "scales", "biases")
@@ -142,7 +142,7 @@ class _Checkpoint:
                 before = wanted[origin.name][0] if origin.rows and origin.name in wanted else 0
                 wanted[origin.name] = (before + shape[0], *shape[1:])
                 wanted.update({piece.name: piece.shape for piece in origin.rest if piece.shape is not None})
-        store.check_tensors(self.shapes, wanted, str(self.source.path))
+        directory.check_tensors(self.shapes, wanted, str(self.source.path))
 
     def plain(self, name: str) -> mx.array:
         """A canonical tensor in floating point, not yet of its canonical shape."""

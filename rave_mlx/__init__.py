@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rave_mlx import convert, evaluate, look
+    from rave_mlx.chat.session import Session
+    from rave_mlx.checkpoint.build import load
     from rave_mlx.config import LMMConfig
     from rave_mlx.errors import RaveError
-    from rave_mlx.generation import generate, stream
-    from rave_mlx.loading import load
+    from rave_mlx.generation.decode import generate, stream
     from rave_mlx.models.lmm import LMM
-    from rave_mlx.session import Session
 
 __version__ = "0.1.0"
 __all__ = ["LMM", "LMMConfig", "RaveError", "Session", "convert", "evaluate", "generate", "load", "look", "stream"]
@@ -32,10 +32,10 @@ _HOMES = {
     "LMM": "rave_mlx.models.lmm",
     "LMMConfig": "rave_mlx.config",
     "RaveError": "rave_mlx.errors",
-    "Session": "rave_mlx.session",
-    "generate": "rave_mlx.generation",
-    "load": "rave_mlx.loading",
-    "stream": "rave_mlx.generation",
+    "Session": "rave_mlx.chat.session",
+    "generate": "rave_mlx.generation.decode",
+    "load": "rave_mlx.checkpoint.build",
+    "stream": "rave_mlx.generation.decode",
 }
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import mlx.core as mx
 import numpy as np
 
-from rave_mlx.attention.policies.base import Policy
-from rave_mlx.generation import prefill, step
+from rave_mlx.generation.decode import prefill, step
+from rave_mlx.policies.policy import Policy
 
 LAYERS = 3
 

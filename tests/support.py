@@ -11,6 +11,8 @@ from mlx.utils import tree_flatten
 from PIL import Image, ImageDraw, ImageFont
 
 from rave_mlx import backend
+from rave_mlx.checkpoint.build import BUILT_IN, build
+from rave_mlx.checkpoint.directory import read_config
 from rave_mlx.config import (
     ConnectorConfig,
     GateConfig,
@@ -20,9 +22,7 @@ from rave_mlx.config import (
     TextConfig,
     VisionConfig,
 )
-from rave_mlx.loading import BUILT_IN, build
 from rave_mlx.models.lmm import LMM
-from rave_mlx.store import read_config
 
 TEXT = TextConfig(
     vocab_size=272,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from support import ask, picture, tiny_model
 
-from rave_mlx import adapters
-from rave_mlx.adapters import AdapterConfig
+from rave_mlx.checkpoint import adapters
+from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import ConfigError, ModelError
 

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from families import CONVERSATIONS, draw, golden, kept_positions, write_files
 from families.aki import CASE, CONFIG
+from rave_mlx.convert import convert
+from rave_mlx.convert.families import detect
+from rave_mlx.convert.source import Source
 from safetensors.numpy import save_file
 from support import picture, relative, write_image
 
 import rave_mlx
+from rave_mlx.chat.session import Session
 from rave_mlx.cli.main import app
 from rave_mlx.config import ResamplerConfig
-from rave_mlx.convert import convert
-from rave_mlx.convert.families import detect
-from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError, ModelError
-from rave_mlx.images import cut_patches
+from rave_mlx.inputs.images.preprocess import cut_patches
 from rave_mlx.models.connectors.resampler import Resampler
-from rave_mlx.session import Session
 
 RELEASED = {k: v for k, v in CONFIG.items() if k not in ("text_config", "vision_config")}
 """config.json as the released checkpoint should have it: two paths, no sizes and no model_type."""

@@ -10,14 +10,16 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from rave_mlx import backend, blas, got, machine
+from rave_mlx import backend
+from rave_mlx.backend import system
+from rave_mlx.backend.cpu import blas, elf_import_table
 from rave_mlx.errors import MemoryLimitError, RaveError
 
 GB = 10**9
 rebound = pytest.mark.skipif(
     backend.prepare().binding is None, reason="MLX's BLAS is replaced on Linux CPUs with OpenBLAS installed"
 )
-needs_compiler = pytest.mark.skipif(machine.compiler() is None, reason="needs g++")
+needs_compiler = pytest.mark.skipif(system.compiler() is None, reason="needs g++")
 
 REPORT = """
 import json, numpy as np, mlx.core as mx
@@ -222,7 +224,7 @@ extern "C" const char* openblas_get_config() { return "OpenBLAS 0.3.30 USE64BITI
 
 @rebound
 def test_import_tables_of_all_loaded_libraries_can_be_read():
-    tables = {i.path: got.ImportTable(i) for i in got.loaded() if i.path.startswith("/") and ".so" in i.path}
+    tables = {i.path: elf_import_table.ImportTable(i) for i in elf_import_table.loaded() if i.path.startswith("/") and ".so" in i.path}
     mlx = next(t for path, t in tables.items() if path.endswith("libmlx.so"))
     assert any("stdc++" in name for name in mlx.needed)
     assert len(mlx.slots({"cblas_sgemm", "memcpy"})["cblas_sgemm"]) == 1
@@ -232,7 +234,7 @@ def test_import_tables_of_all_loaded_libraries_can_be_read():
 @rebound
 def test_a_damaged_library_is_an_error_and_never_a_crash():
     """Random numbers in a copy of the section that says where libmlx.so's tables are."""
-    image = next(i for i in got.loaded() if i.path.endswith("libmlx.so"))
+    image = next(i for i in elf_import_table.loaded() if i.path.endswith("libmlx.so"))
     rng = np.random.default_rng(0)
     dynamic = next((start, size) for kind, start, size in image.segments if kind == 2)
     original = ctypes.string_at(*dynamic)
@@ -245,11 +247,11 @@ def test_a_damaged_library_is_an_error_and_never_a_crash():
         buffer = ctypes.create_string_buffer(bytes(damaged), len(damaged))
         rest = tuple(s for s in image.segments if s[0] != 2)
         place = (ctypes.addressof(buffer), len(damaged))
-        copy = got.Image("copy", image.base, (*rest, (1, *place), (2, *place)))
+        copy = elf_import_table.Image("copy", image.base, (*rest, (1, *place), (2, *place)))
         try:
-            got.ImportTable(copy).slots({"cblas_sgemm"})
+            elf_import_table.ImportTable(copy).slots({"cblas_sgemm"})
             outcomes["read"] += 1
-        except got.GotError:
+        except elf_import_table.GotError:
             outcomes["refused"] += 1
     assert outcomes["refused"] > 100
     assert outcomes["read"] > 10
@@ -263,22 +265,22 @@ def test_a_read_only_slot_is_written_and_protected_again():
     page = mmap.mmap(-1, mmap.PAGESIZE)
     address = ctypes.addressof(ctypes.c_char.from_buffer(page))
     ctypes.c_uint64.from_address(address + 16).value = 5
-    got._protect(address, mmap.PROT_READ)
+    elf_import_table._protect(address, mmap.PROT_READ)
     try:
-        assert got.store({address + 16: 9}) == {address + 16: 5}
+        assert elf_import_table.store({address + 16: 9}) == {address + 16: 5}
         assert ctypes.c_uint64.from_address(address + 16).value == 9
-        assert got._protection(address) == mmap.PROT_READ
-        with pytest.raises(got.GotError):
-            got.store({address + 16: 7, 8: 7})
+        assert elf_import_table._protection(address) == mmap.PROT_READ
+        with pytest.raises(elf_import_table.GotError):
+            elf_import_table.store({address + 16: 7, 8: 7})
         assert ctypes.c_uint64.from_address(address + 16).value == 9
     finally:
-        got._protect(address, mmap.PROT_READ | mmap.PROT_WRITE)
+        elf_import_table._protect(address, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 def test_lanes_are_the_same_streams_on_every_call():
     found = backend.lanes()
     assert 1 <= len(found) <= 4
-    assert len(found) == (min(4, machine.cores()) if backend.current().kind == "cpu" else 1)
+    assert len(found) == (min(4, system.cores()) if backend.current().kind == "cpu" else 1)
     assert all(a is b for a, b in zip(found, backend.lanes(), strict=True))
     assert backend.lanes(1) == found[:1]
     assert backend.lanes(0) == found[:1]
@@ -307,9 +309,9 @@ def test_lanes_work_in_any_thread():
 
 
 def test_memory_is_what_the_machine_has():
-    found = machine.memory()
+    found = system.memory()
     assert 0 < found.available <= found.total
-    assert 1 <= machine.cores() <= os.cpu_count()
+    assert 1 <= system.cores() <= os.cpu_count()
 
 
 @pytest.fixture
@@ -323,8 +325,8 @@ def cgroup(tmp_path, monkeypatch):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text)
         (tmp_path / "membership").write_text(membership)
-        monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
-        monkeypatch.setattr(machine, "_MEMBERSHIP", tmp_path / "membership")
+        monkeypatch.setattr(system, "_CGROUPS", tmp_path)
+        monkeypatch.setattr(system, "_MEMBERSHIP", tmp_path / "membership")
 
     return make
 
@@ -342,8 +344,8 @@ def test_the_limits_of_a_version_2_group_count(cgroup):
             "pod/cpu.max": "50000 100000\n",
         },
     )
-    assert machine.memory() == machine.Memory(300000000, 60000000)
-    assert machine.cores() == 1
+    assert system.memory() == system.Memory(300000000, 60000000)
+    assert system.cores() == 1
 
 
 def test_the_limits_of_a_version_1_group_count(cgroup):
@@ -359,15 +361,15 @@ def test_the_limits_of_a_version_1_group_count(cgroup):
             "cpu/box/cpu.cfs_period_us": "100000\n",
         },
     )
-    assert machine.memory() == machine.Memory(300000000, 200000000)
-    assert machine.cores() == 1
+    assert system.memory() == system.Memory(300000000, 200000000)
+    assert system.cores() == 1
 
 
 def test_a_group_without_limits_changes_nothing(cgroup):
-    total, cores = machine.memory().total, len(os.sched_getaffinity(0))
+    total, cores = system.memory().total, len(os.sched_getaffinity(0))
     cgroup("0::/\n", {"memory.max": "max\n", "memory.current": "5\n", "cpu.max": "max 100000\n"})
-    assert machine.memory().total >= total
-    assert machine.cores() == cores
+    assert system.memory().total >= total
+    assert system.cores() == cores
 
 
 @pytest.mark.skipif(backend.prepare().kind != "cpu", reason="GPUs multiply quantized weights fast")

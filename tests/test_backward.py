@@ -14,8 +14,8 @@ from support import relative
 
 from rave_mlx import backend
 from rave_mlx.attention import GateTerms, attend, decoder_mask
-from rave_mlx.attention.backward import differentiable, train
 from rave_mlx.attention.gate import PairGate
+from rave_mlx.attention.gradient import differentiable, train
 from rave_mlx.config import GateConfig
 
 backend.prepare()
@@ -175,7 +175,7 @@ def test_the_gradient_of_the_log_sum_exp():
     arrays = (q, k, v, terms.u, terms.v)
 
     def forward(q, k, v, mask, gate):
-        from rave_mlx.attention.backward import _forward
+        from rave_mlx.attention.gradient import _forward
 
         return _forward(q, k, v, SCALE, mask, gate, 16)
 

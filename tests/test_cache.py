@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rave_mlx.attention import PairGate
-from rave_mlx.cache import LayerCache
 from rave_mlx.config import GateConfig, RopeConfig, TextConfig
+from rave_mlx.models.kv_cache import LayerCache
 
 
 def rows(rng, count, heads=2, width=4):

@@ -7,12 +7,12 @@ import pytest
 from policy_watch import softmax
 from support import ask, picture, tiny_model
 
-from rave_mlx.attention.policies.guidance import Guidance
-from rave_mlx.certainty import Watched
+from rave_mlx.chat.session import Session
 from rave_mlx.config import GateConfig
-from rave_mlx.generation import continued, decode, prefill
-from rave_mlx.sampling import Sampling
-from rave_mlx.session import Session
+from rave_mlx.generation.confidence import Watched
+from rave_mlx.generation.decode import continued, decode, prefill
+from rave_mlx.generation.sampling import Sampling
+from rave_mlx.policies.rereading.guidance import Guidance
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, write_checkpoint
 from hub_server import files_of
+from rave_mlx.convert import Options, convert, plan
+from rave_mlx.convert.card import Origin, card
 from safetensors.numpy import load_file, save_file
 
 import rave_mlx
-from rave_mlx import safetensors_writer, store
+from rave_mlx.checkpoint import directory, safetensors_writer
 from rave_mlx.config import GateConfig, QuantizationConfig
-from rave_mlx.convert import Options, convert, plan
-from rave_mlx.convert.card import Origin, card
 
 COMMAND = [sys.executable, "-c", "from rave_mlx.cli.main import run; run()"]
 
@@ -86,11 +86,11 @@ def test_other_programs_read_what_is_written_in_shards(checkpoint, tmp_path, mon
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_types(checkpoint, tmp_path, dtype):
     out = convert(checkpoint, tmp_path / "out", dtype=dtype, gate=GateConfig(rank=3))
-    kinds = {"gate" if ".gate." in n else "rest": str(t.dtype) for n, t in store.read_tensors(out).items()}
+    kinds = {"gate" if ".gate." in n else "rest": str(t.dtype) for n, t in directory.read_tensors(out).items()}
     assert kinds == {"gate": "mlx.core.float32", "rest": f"mlx.core.{dtype}"}
     source = load_file(checkpoint / "model.safetensors")["model.language_model.embed_tokens.weight"]
     expected = np.array(mx.array(source).astype(getattr(mx, dtype)).astype(mx.float32))
-    assert (np.array(store.read_tensors(out)["decoder.embed.weight"].astype(mx.float32)) == expected).all()
+    assert (np.array(directory.read_tensors(out)["decoder.embed.weight"].astype(mx.float32)) == expected).all()
 
 
 def large_checkpoint(folder, layers, hidden=1024, inner=4096):
@@ -257,8 +257,8 @@ def test_ten_names_and_what_a_cast_makes_infinite(checkpoint, tmp_path):
 def test_a_plan_says_what_conversion_does(checkpoint, tmp_path):
     found = plan(checkpoint, dtype="bfloat16", gate=GateConfig(rank=4, kv_groups=1.0))
     out = convert(checkpoint, tmp_path / "out", dtype="bfloat16", gate=GateConfig(rank=4, kv_groups=1.0))
-    tensors = store.read_tensors(out)
-    assert found.config == store.read_config(out)
+    tensors = directory.read_tensors(out)
+    assert found.config == directory.read_config(out)
     assert found.before == sum(t.nbytes for t in load_file(checkpoint / "model.safetensors").values())
     assert found.after == sum(t.nbytes for t in tensors.values())
     assert sum(found.parameters.values()) == sum(t.size for t in tensors.values())
@@ -337,7 +337,7 @@ def test_large_weight_files_are_hashed_on_demand(large, tmp_path):
 
 
 def test_the_card_of_a_quantized_model_from_the_hub():
-    base = store.read_config(rave_mlx.loading.BUILT_IN)
+    base = directory.read_config(rave_mlx.checkpoint.build.BUILT_IN)
     rest = {"decoder.head": QuantizationConfig(6, 64), "vision": None}
     config = replace(base, quantization=QuantizationConfig(4, 64, layers=rest))
     text = card(config, Origin("Qwen/Qwen2.5-VL-3B-Instruct", "0123abc", {}, {}))
@@ -355,7 +355,7 @@ def test_the_command_line_quantizes_and_checks(tmp_path):
     assert first == str(tmp_path / "four")
     assert "compared with the original" in report[0]
     assert any("decoder.layers" in line for line in report)
-    packing = store.read_config(tmp_path / "four").quantization
+    packing = directory.read_config(tmp_path / "four").quantization
     assert packing is not None
     assert (packing.bits, packing.group_size, packing.mode) == (4, 32, "affine")
     for wrong, message in (

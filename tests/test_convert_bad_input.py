@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from families import cases, write_checkpoint
 from hub_server import files_of
+from rave_mlx.convert import convert, plan
 from safetensors.numpy import load_file, save_file
 
 import rave_mlx
-from rave_mlx import loading, store
-from rave_mlx.convert import convert, plan
+from rave_mlx.checkpoint import build, directory
+from rave_mlx.checkpoint.safetensors_reader import open_files, read_entries
 from rave_mlx.errors import ModelError, RaveError
-from rave_mlx.safetensors_files import open_files, read_entries
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -264,7 +264,7 @@ def test_converting_twice(checkpoint, tmp_path):
         with pytest.raises(ModelError, match="once: is a rave directory already; nothing to convert"):
             again(once, *([tmp_path / "twice"] if again is convert else []))
     with pytest.raises(ModelError, match="is a rave directory already"):
-        convert(loading.BUILT_IN, tmp_path / "twice")
+        convert(build.BUILT_IN, tmp_path / "twice")
     assert not (tmp_path / "twice").exists()
 
 
@@ -351,4 +351,4 @@ def test_a_rave_directory_with_a_hostile_file(checkpoint, tmp_path):
     raw(out / "model.safetensors", {"a": F32, "b": F32}, b"\0" * 8)
     with pytest.raises(ModelError, match="tensor b overlaps"):
         rave_mlx.load(out)
-    assert store.is_rave_directory(Path(out))
+    assert directory.is_rave_directory(Path(out))

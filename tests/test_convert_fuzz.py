@@ -131,7 +131,7 @@ class Trial:
             (path / "model.safetensors.index.json").write_text(json.dumps(index))
 
     def _names(self, path):
-        from rave_mlx.safetensors_files import read_entries
+        from rave_mlx.checkpoint.safetensors_reader import read_entries
 
         return list(read_entries(path / "model.safetensors"))
 
@@ -151,8 +151,9 @@ class Trial:
             file.write_bytes(original)
 
     def _open(self, rng, name, path, weights):
-        import rave_mlx
         from rave_mlx.convert import convert, plan
+
+        import rave_mlx
         from rave_mlx.errors import RaveError
 
         out = self.folder / "out"
@@ -194,7 +195,7 @@ class Trial:
         import numpy as np
         from safetensors.numpy import load_file
 
-        from rave_mlx.safetensors_files import open_files
+        from rave_mlx.checkpoint.safetensors_reader import open_files
 
         expected, found = load_file(file), open_files([file])
         assert found.keys() == expected.keys()

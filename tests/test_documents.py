@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rave_mlx import synthetic
 from rave_mlx.errors import ModelError
-from rave_mlx.nano import documents
-from rave_mlx.nano.documents import (
+from rave_mlx.synthetic import (
     PageConfig,
     absent,
     english,
@@ -24,8 +24,8 @@ from rave_mlx.nano.documents import (
     values,
     words,
 )
-from rave_mlx.nano.documents import pages as layouts
-from rave_mlx.nano.recipe import data, places, tokens
+from rave_mlx.synthetic import pages as layouts
+from recipes.builtin import data, places, tokens
 
 CLEAN = PageConfig(scan=False)
 SEEDS = range(40)
@@ -38,12 +38,12 @@ def text_of(page):
 
 @pytest.fixture(scope="module")
 def pages():
-    return [documents.make(seed) for seed in SEEDS]
+    return [synthetic.make(seed) for seed in SEEDS]
 
 
 def test_a_seed_gives_the_same_page_and_another_seed_another(pages):
     for seed in (0, 7, 21):
-        again = documents.make(seed)
+        again = synthetic.make(seed)
         assert again.image.tobytes() == pages[seed].image.tobytes()
         assert (again.words, again.questions, again.fields) == (
             pages[seed].words,
@@ -54,24 +54,24 @@ def test_a_seed_gives_the_same_page_and_another_seed_another(pages):
 
 
 def test_sizes_are_arbitrary_within_bounds_or_as_asked():
-    sizes = [documents.make(seed, PageConfig(trim=0)).image.size for seed in SEEDS]
+    sizes = [synthetic.make(seed, PageConfig(trim=0)).image.size for seed in SEEDS]
     assert all(192 <= w <= 512 and 64 <= h <= 512 for w, h in sizes)
     assert sum(w % 16 != 0 and h % 16 != 0 for w, h in sizes) > len(sizes) // 2
-    assert documents.make(3, PageConfig(width=333, height=201, trim=0)).image.size == (333, 201)
+    assert synthetic.make(3, PageConfig(width=333, height=201, trim=0)).image.size == (333, 201)
 
 
 def test_trimming_leaves_an_allowed_height_and_no_text_is_lost():
     for seed in range(20):
         config = PageConfig(width=300, height=400, trim=1, heights=(97, 211, 307, 400), scan=False)
-        page = documents.make(seed, config)
+        page = synthetic.make(seed, config)
         assert page.image.height in config.heights
         assert all(word.box[3] <= page.image.height for word in page.words)
 
 
-@pytest.mark.parametrize("kind", documents.PAGE_KINDS)
+@pytest.mark.parametrize("kind", synthetic.PAGE_KINDS)
 def test_every_word_has_ink_in_its_box(kind):
     for seed in range(6):
-        page = documents.make(seed, replace(CLEAN, kind=kind, height=400, width=380), mode="L")
+        page = synthetic.make(seed, replace(CLEAN, kind=kind, height=400, width=380), mode="L")
         pixels = np.asarray(page.image, np.int32)
         for word in page.words:
             left, top, right, bottom = word.box
@@ -84,7 +84,7 @@ def test_every_word_has_ink_in_its_box(kind):
 def test_all_ink_of_a_text_page_lies_in_word_boxes():
     seen = 0
     for seed in range(12):
-        page = documents.make(seed, replace(CLEAN, kind="lines", width=300, height=200), mode="L")
+        page = synthetic.make(seed, replace(CLEAN, kind="lines", width=300, height=200), mode="L")
         if page.title:
             continue
         seen += 1
@@ -121,7 +121,7 @@ def test_words_spell_the_lines(pages):
 
 
 def test_glyphs_lie_on_their_words():
-    page = documents.make(11, replace(CLEAN, kind="form", width=360, height=240), with_glyphs=True)
+    page = synthetic.make(11, replace(CLEAN, kind="form", width=360, height=240), with_glyphs=True)
     spelt = "".join(g.character for g in page.glyphs)
     assert spelt.replace(" ", "") == "".join(w.text for w in page.words)
     for word in page.words:
@@ -136,7 +136,7 @@ def test_glyphs_lie_on_their_words():
 def test_every_answer_follows_from_the_page():
     kinds = set()
     for seed in range(150):
-        page = documents.make(seed)
+        page = synthetic.make(seed)
         text = text_of(page)
         for q in page.questions:
             kinds.add(q.kind)
@@ -145,7 +145,7 @@ def test_every_answer_follows_from_the_page():
             elif q.kind == "line":
                 assert q.answer in page.lines
             elif q.kind == "absent":
-                assert q.answer == documents.ABSENT
+                assert q.answer == synthetic.ABSENT
             elif q.kind == "count":
                 assert int(q.answer) <= len(page.cells)
             elif q.kind == "title":
@@ -153,7 +153,7 @@ def test_every_answer_follows_from_the_page():
                 assert q.answer in page.lines
             else:
                 assert q.answer in text, (seed, q)
-    assert kinds == set(documents.QUESTION_KINDS)
+    assert kinds == set(synthetic.QUESTION_KINDS)
 
 
 def test_no_question_has_two_answers(pages):
@@ -181,7 +181,7 @@ def test_lines_that_stand_side_by_side_have_no_number():
 
 def test_absent_labels_are_absent(monkeypatch):
     monkeypatch.setattr(questions, "_near", lambda *_: ())
-    asked = [(p, q) for p in map(documents.make, range(80)) for q in p.questions if q.kind == "absent"]
+    asked = [(p, q) for p in map(synthetic.make, range(80)) for q in p.questions if q.kind == "absent"]
     assert len(asked) > 5
     for page, q in asked:
         label = next(name for name in sorted(words.LABELS, key=len, reverse=True) if name.lower() in q.text.lower())
@@ -209,13 +209,13 @@ def test_rows_headers_and_numbers_that_a_page_lacks_are_asked_for():
 
 
 def test_what_is_asked_in_vain_changes_no_other_question(monkeypatch):
-    with_them = [documents.make(seed).questions for seed in range(60)]
+    with_them = [synthetic.make(seed).questions for seed in range(60)]
     monkeypatch.setattr(questions, "_near", lambda *_: ())
-    without = [documents.make(seed).questions for seed in range(60)]
+    without = [synthetic.make(seed).questions for seed in range(60)]
     added = [found[len(plain) :] for found, plain in zip(with_them, without, strict=True)]
     assert [found[: len(plain)] for found, plain in zip(with_them, without, strict=True)] == without
     assert 8 < sum(map(len, added)) < 30
-    assert {(q.kind, q.answer) for extra in added for q in extra} == {("absent", documents.ABSENT)}
+    assert {(q.kind, q.answer) for extra in added for q in extra} == {("absent", synthetic.ABSENT)}
 
 
 def test_values_are_split_by_hash(pages):
@@ -224,7 +224,7 @@ def test_values_are_split_by_hash(pages):
     held = {
         f.value
         for seed in range(15)
-        for f in documents.make(seed, PageConfig(kind="form", held_values=True)).fields
+        for f in synthetic.make(seed, PageConfig(kind="form", held_values=True)).fields
         if f.kind in open_kinds
     }
     assert len(train) > 25
@@ -243,7 +243,7 @@ def test_labels_are_split(pages):
     held = {label for label, (_, _, outside) in words.LABELS.items() if outside} | set(words.HELD_PREFIXED)
     seen = {f.label for p in pages for f in p.fields}
     assert not seen & held
-    asked = {f.label for s in range(12) for f in documents.make(s, PageConfig(kind="form", held_labels=True)).fields}
+    asked = {f.label for s in range(12) for f in synthetic.make(s, PageConfig(kind="form", held_labels=True)).fields}
     assert asked & held
 
 
@@ -252,7 +252,7 @@ def test_layouts_are_split(pages):
     assert not held & {*forms.BLOCKS, *layouts.ITEMS}
     assert not {p.layout.rpartition("/")[2] for p in pages} & held
     outside = {
-        documents.make(s, PageConfig(kind=k, held_layouts=True)).layout for s in range(8) for k in ("form", "receipt")
+        synthetic.make(s, PageConfig(kind=k, held_layouts=True)).layout for s in range(8) for k in ("form", "receipt")
     }
     assert {name.rpartition("/")[2] for name in outside} <= held
 
@@ -261,7 +261,7 @@ def test_layouts_are_split(pages):
 def test_fonts_are_split(pages):
     train = {f.name for f in fonts.FAMILIES if not f.held_out}
     assert {p.font for p in pages} <= train
-    assert not {documents.make(s, PageConfig(held_fonts=True)).font for s in range(8)} & train
+    assert not {synthetic.make(s, PageConfig(held_fonts=True)).font for s in range(8)} & train
 
 
 def test_all_phrasings_are_checked():
@@ -303,11 +303,11 @@ def test_without_any_known_font_the_built_in_one_is_used(monkeypatch):
     for cached in (fonts._index, fonts.families):
         cached.cache_clear()
     try:
-        page = documents.make(1, replace(CLEAN, kind="form"))
+        page = synthetic.make(1, replace(CLEAN, kind="form"))
         assert page.font == "Aileron"
         assert page.words
         with pytest.raises(ModelError, match=r"'Lato' is not installed.*apt install"):
-            documents.make(1, PageConfig(families=("Lato",)))
+            synthetic.make(1, PageConfig(families=("Lato",)))
     finally:
         for cached in (fonts._index, fonts.families):
             cached.cache_clear()
@@ -315,18 +315,18 @@ def test_without_any_known_font_the_built_in_one_is_used(monkeypatch):
 
 def test_an_unknown_family_is_refused_by_name():
     with pytest.raises(ModelError, match="'Comic Sans'"):
-        documents.make(1, PageConfig(families=("Comic Sans",)))
+        synthetic.make(1, PageConfig(families=("Comic Sans",)))
 
 
 def test_grey_pages_are_the_channel_mean_of_colour_pages():
     for seed in range(6):
-        grey = np.asarray(documents.make(seed, CLEAN, mode="L").image, np.float32)
-        colour = np.asarray(documents.make(seed, CLEAN, mode="RGB").image, np.float32).mean(-1)
+        grey = np.asarray(synthetic.make(seed, CLEAN, mode="L").image, np.float32)
+        colour = np.asarray(synthetic.make(seed, CLEAN, mode="RGB").image, np.float32).mean(-1)
         assert np.abs(grey - colour).max() <= 2
 
 
 def test_cells_hold_the_characters_drawn_over_them():
-    page = documents.make(3, PageConfig(width=320, height=160, trim=0, scan=False), mode="L", with_glyphs=True)
+    page = synthetic.make(3, PageConfig(width=320, height=160, trim=0, scan=False), mode="L", with_glyphs=True)
     cells = data.cell_classes(page, 160, 320)
     assert cells.shape == (10, 20, data.SLOTS)
     for glyph in page.glyphs[:40]:
@@ -343,7 +343,7 @@ def test_cells_know_the_line_they_stand_in(kind):
     seen = 0
     for seed in range(4):
         config = PageConfig(width=320, height=256, trim=0, scan=False, kind=kind)
-        page = documents.make(seed, config, with_glyphs=True)
+        page = synthetic.make(seed, config, with_glyphs=True)
         rows = data.line_numbers(page, 256, 320)
         order = sorted({w.line for w in page.words})
         assert len(order) == len(page.lines)
@@ -367,7 +367,7 @@ def test_a_crop_reads_what_is_whole_on_the_page():
     """Characters cut by an edge are drawn, but are no text."""
     right = left = 0
     for seed in range(40):
-        page = documents.make(seed, PageConfig(width=300, height=240, trim=0, scan=False, kind="article"), mode="L")
+        page = synthetic.make(seed, PageConfig(width=300, height=240, trim=0, scan=False, kind="article"), mode="L")
         for word in page.words:
             assert -1 <= word.box[0] < word.box[2] <= 301, (seed, word)
         pixels = np.asarray(page.image, np.int32)
@@ -396,7 +396,7 @@ def _of_layout(kind, name, seeds):
     held = name in layouts.HELD_ITEMS or name in forms.HELD_BLOCKS
     block = name if kind == "form" else None
     config = PageConfig(width=420, height=320, scan=False, kind=kind, block=block, held_layouts=held, trim=0)
-    found = [page for page in (documents.make(seed, config) for seed in seeds) if page.layout.endswith(name)]
+    found = [page for page in (synthetic.make(seed, config) for seed in seeds) if page.layout.endswith(name)]
     assert len(found) > 3
     return found
 
@@ -425,7 +425,7 @@ def test_every_layout_asks_for_what_it_shows(kind, name):
 @pytest.mark.parametrize("block", ["signed", "figure", "below"])
 def test_a_stacked_value_stands_next_to_its_label(block):
     for seed in range(8):
-        page = documents.make(seed, PageConfig(width=400, height=300, scan=False, kind="form", block=block))
+        page = synthetic.make(seed, PageConfig(width=400, height=300, scan=False, kind="form", block=block))
         where = {line: i for i, line in enumerate(page.lines)}
         for field in page.fields:
             values = [i for line, i in where.items() if field.value in line]
@@ -454,7 +454,7 @@ def test_a_batch_packs_questions_with_their_answers():
 
 def test_training_questions_fit_and_are_weighted():
     rng = Random(0)
-    page = documents.make(8, PageConfig(width=400, height=400))
+    page = synthetic.make(8, PageConfig(width=400, height=400))
     chosen = data.choose(rng, page.questions, 200)
     used = sum(len(tokens.question_ids(q.text)) + len(q.answer.encode()) + 1 for q in chosen)
     assert 0 < used <= 200
@@ -466,7 +466,7 @@ def test_a_place_is_that_of_the_character(kind):
     """Characters are found in the boxes of words, which are measured apart from the places of glyphs."""
     found = asked = 0
     for seed in range(6):
-        page = documents.make(seed, PageConfig(width=320, height=256, trim=0, kind=kind), with_glyphs=True)
+        page = synthetic.make(seed, PageConfig(width=320, height=256, trim=0, kind=kind), with_glyphs=True)
         lines = places.lines(page, 256, 320, 16)
         for q in page.questions:
             cells = places.locate(lines, q.text, q.answer)

@@ -11,10 +11,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from rave_mlx import backend, elementwise
-from rave_mlx.elementwise import exp2, gelu, silu, silu_mul, tanh_limit
+from rave_mlx import backend
+from rave_mlx.backend import activations
+from rave_mlx.backend.activations import exp2, gelu, silu, silu_mul, tanh_limit
 
-LARGE = max(elementwise._LARGE, elementwise._LARGE_EXP2)
+LARGE = max(activations._LARGE, activations._LARGE_EXP2)
 SIZES = {"large": (LARGE // 256, 256), "small": (50, 4)}
 erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -204,8 +205,8 @@ def test_half_precision_stays_half(name, dtype):
 def test_the_fused_forms_of_a_gpu(dtype):
     x = mx.array(spread((40, 30), 6.0)).astype(dtype)
     bound = 1e-5 if dtype == mx.float32 else 5e-2
-    fused = {name: elementwise._fused(getattr(elementwise, f"_plain_{name}")) for name in ("silu", "gelu")}
-    fused["tanh"] = lambda x: elementwise._fused(elementwise._plain_tanh_limit)(x, mx.array(4.0, x.dtype))
+    fused = {name: activations._fused(getattr(elementwise, f"_plain_{name}")) for name in ("silu", "gelu")}
+    fused["tanh"] = lambda x: activations._fused(activations._plain_tanh_limit)(x, mx.array(4.0, x.dtype))
     for name, function in fused.items():
         for part in (x, x[:7, 3:]):
             found = function(part)
@@ -224,7 +225,7 @@ def test_more_shapes_than_are_kept_in_two_threads():
     wrong = []
 
     def work(seed: int) -> None:
-        for i in range(elementwise._SHAPES // 2 + 20):
+        for i in range(activations._SHAPES // 2 + 20):
             x = mx.full((LARGE + 2 * i + seed,), float(seed))
             if not mx.all(exp2(x) == 2.0**seed).item():
                 wrong.append((seed, i))
@@ -235,14 +236,14 @@ def test_more_shapes_than_are_kept_in_two_threads():
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert elementwise._trace.cache_info().currsize <= elementwise._SHAPES
+    assert activations._trace.cache_info().currsize <= activations._SHAPES
 
 
 SCRIPT = """
 import json, math, sys
 import mlx.core as mx, numpy as np
 from rave_mlx import backend
-from rave_mlx.elementwise import exp2, gelu, silu, tanh_limit
+from rave_mlx.backend.activations import exp2, gelu, silu, tanh_limit
 x = np.linspace(-20, 20, 1 << 17, dtype=np.float32)
 d = x.astype(np.float64)
 erf = np.array([math.erf(v) for v in d / 2 ** 0.5])

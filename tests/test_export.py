@@ -8,12 +8,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, golden, write_checkpoint
-
-import rave_mlx
-from rave_mlx import loading, safetensors_writer, store
-from rave_mlx.config import GateConfig
 from rave_mlx.convert import Options, convert
 from rave_mlx.convert.export import export
+
+import rave_mlx
+from rave_mlx.checkpoint import build, directory, safetensors_writer
+from rave_mlx.config import GateConfig
 from rave_mlx.errors import ModelError
 
 CASES = cases()
@@ -25,7 +25,7 @@ def test_a_round_trip_gives_back_every_tensor(tmp_path, name):
     source = write_checkpoint(CASES[name], tmp_path / "hf")
     convert(source, tmp_path / "rave")
     export(tmp_path / "rave", tmp_path / "again")
-    before, after = store.read_tensors(source), store.read_tensors(tmp_path / "again")
+    before, after = directory.read_tensors(source), directory.read_tensors(tmp_path / "again")
     assert {n: t.shape for n, t in after.items()} == golden(CASES[name])[0]
     assert all(mx.array_equal(after[n], t) for n, t in before.items())
     assert rave_mlx.load(tmp_path / "again").config == rave_mlx.load(source).config
@@ -64,7 +64,7 @@ def test_the_type_is_that_of_the_norms(tmp_path):
     convert(write_checkpoint(CASES["llama"], tmp_path / "hf"), tmp_path / "rave", dtype="bfloat16",
             quantize=Options(group_size=32))  # fmt: skip
     export(tmp_path / "rave", tmp_path / "out", dequantize=True)
-    assert {t.dtype for t in store.read_tensors(tmp_path / "out").values()} == {mx.bfloat16}
+    assert {t.dtype for t in directory.read_tensors(tmp_path / "out").values()} == {mx.bfloat16}
 
 
 def test_a_quantized_model_is_not_exported_unasked(tmp_path):
@@ -78,7 +78,7 @@ def test_gates_travel_with_a_quantized_model(tmp_path):
     source = write_checkpoint(CASES["qwen2_5_vl"], tmp_path / "hf")
     convert(source, tmp_path / "rave", gate=GateConfig(rank=3), quantize=Options(bits=8, group_size=32))
     export(tmp_path / "rave", tmp_path / "out", dequantize=True)
-    tensors, quantized = store.read_tensors(tmp_path / "out"), dict(store.read_tensors(tmp_path / "rave"))
+    tensors, quantized = directory.read_tensors(tmp_path / "out"), dict(directory.read_tensors(tmp_path / "rave"))
     again = rave_mlx.load(tmp_path / "out")
     assert again.config.gate == GateConfig(rank=3)
     assert sum("pair_gate" in n for n in tensors) == sum(".attention.gate." in n for n in quantized) == 15
@@ -102,7 +102,7 @@ def test_what_an_mlx_package_wrote_about_packing_does_not_go_back(tmp_path):
 def test_an_existing_folder_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(ModelError, match="already exists"):
-        export(loading.BUILT_IN, tmp_path / "out")
+        export(build.BUILT_IN, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 

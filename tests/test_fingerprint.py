@@ -11,11 +11,11 @@ from mlx.utils import tree_unflatten
 from support import tiny_model
 
 import rave_mlx
-from rave_mlx import adapters
-from rave_mlx.adapters import AdapterConfig
+from rave_mlx.checkpoint import adapters
+from rave_mlx.checkpoint.adapters import AdapterConfig
+from rave_mlx.checkpoint.fingerprint import fingerprint
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import ConfigError, ModelError
-from rave_mlx.fingerprint import fingerprint
 
 Q_PROJ = ("decoder.layers.1.attention.q_proj",)
 

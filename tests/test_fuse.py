@@ -9,16 +9,16 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, write_checkpoint
+from rave_mlx.convert import Options, convert
+from rave_mlx.convert.fuse import fuse
 from support import relative
 
 import rave_mlx
-from rave_mlx import adapters, store
-from rave_mlx.adapters import AdapterConfig
+from rave_mlx.checkpoint import adapters, directory
+from rave_mlx.checkpoint.adapters import AdapterConfig
+from rave_mlx.checkpoint.fingerprint import fingerprint
 from rave_mlx.config import GateConfig
-from rave_mlx.convert import Options, convert
-from rave_mlx.convert.fuse import fuse
 from rave_mlx.errors import ModelError
-from rave_mlx.fingerprint import fingerprint
 
 MODULES = (
     "decoder.layers.0.attention.q_proj",
@@ -66,7 +66,7 @@ def test_fused_equals_unfused(checkpoint, tmp_path, kind, gate, form):
     beside = logits(base, adapter=adapter)
     assert relative(logits(tmp_path / "fused"), beside) <= 1e-5
     assert relative(logits(base), beside) > 1e-2
-    assert store.read_config(tmp_path / "fused").gate == gate
+    assert directory.read_config(tmp_path / "fused").gate == gate
 
 
 def test_parts_trained_in_full_are_replaced(checkpoint, tmp_path):
@@ -82,7 +82,7 @@ def test_a_quantized_base_is_packed_again_or_left_in_16_bits(checkpoint, tmp_pat
     beside = logits(base, adapter=adapter)
     assert relative(logits(plain), beside) <= 2e-3
     assert 1e-4 < relative(logits(packed), beside) < 0.05
-    names = store.read_tensors(packed), store.read_tensors(plain)
+    names = directory.read_tensors(packed), directory.read_tensors(plain)
     assert all(f"{m}.scales" in names[0] and f"{m}.scales" not in names[1] for m in MODULES)
     assert "decoder.layers.0.attention.k_proj.scales" in names[1]
 

@@ -14,7 +14,7 @@ from rave_mlx.attention import GateTerms, attend, decoder_mask
 from rave_mlx.attention.chunked import chunked
 from rave_mlx.attention.gate import PairGate, squash
 from rave_mlx.config import GateConfig, RopeConfig, TextConfig
-from rave_mlx.generation import prefill, step
+from rave_mlx.generation.decode import prefill, step
 
 backend.prepare()
 SQUASHES = ("tanh", "identity", "suppress", "boost")

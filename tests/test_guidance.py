@@ -11,16 +11,16 @@ from families import cases, write_checkpoint
 from support import ask, picture, tiny_model
 
 import rave_mlx
-from rave_mlx import second_run
-from rave_mlx.attention.policies.guidance import Guidance, guided
-from rave_mlx.attention.policies.paint import PAI
-from rave_mlx.attention.policies.parse import steering
+from rave_mlx.chat.session import Session
 from rave_mlx.config import GateConfig, RopeScaling
 from rave_mlx.errors import UsageError
-from rave_mlx.generation import continued
+from rave_mlx.generation.decode import continued
+from rave_mlx.generation.sampling import Sampling
 from rave_mlx.look import collect
-from rave_mlx.sampling import Sampling
-from rave_mlx.session import Session
+from rave_mlx.policies.methods.paint import PAI
+from rave_mlx.policies.parse import steering
+from rave_mlx.policies.rereading import auxiliary_pass
+from rave_mlx.policies.rereading.guidance import Guidance, guided
 
 STRONG = Guidance(gamma=3.0, cut=0.01)
 
@@ -123,10 +123,10 @@ def test_the_second_run_is_read_again_where_frequencies_change(monkeypatch):
     )
     rope = replace(lmm.config.text.rope, scaling=scaling)
     lmm.config = replace(lmm.config, text=replace(lmm.config.text, rope=rope))
-    reading = second_run.prefill
+    reading = auxiliary_pass.prefill
     messages = [ask("What is the total?", picture(56, 40))]
     read = []
-    monkeypatch.setattr(second_run, "prefill", lambda *a, **k: read.append(a) or reading(*a, **k))
+    monkeypatch.setattr(auxiliary_pass, "prefill", lambda *a, **k: read.append(a) or reading(*a, **k))
     found = [p.token for p in Session(lmm, policy=STRONG, max_tokens=6).answer(messages)]
     assert len(read) == 2
     assert found == read_anew(lmm, messages, STRONG, 6)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from families import cases, write_checkpoint
 from hub_server import LFS_BYTES, TOKEN, Repo, files_of, running
+from rave_mlx.convert import convert
 from safetensors.numpy import load_file, save_file
 
-from rave_mlx import store
-from rave_mlx.convert import convert
+from rave_mlx.checkpoint import directory
 
 NAME = "maker/tiny-vl"
 
@@ -141,7 +141,7 @@ def test_revisions_and_moved_models(files, tmp_path):
             out = tmp_path / revision
             done = rave(hub, tmp_path / "home", "convert", NAME, out, "--revision", revision)
             assert done.returncode == 0, done.stderr
-            assert store.read_config(out).tokens.stop == stop
+            assert directory.read_config(out).tokens.stop == stop
         check_one_line(
             rave(hub, tmp_path / "home", "convert", NAME, tmp_path / "out", "--revision", "v3"), "no revision 'v3'"
         )
@@ -246,4 +246,4 @@ def test_push_refuses_before_the_work_what_cannot_be_done(checkpoint, tmp_path):
         assert "others/tiny" in done.stderr.splitlines()[-1]
         assert "403" in done.stderr.splitlines()[-1]
         # The work is kept; the upload can be tried again.
-        assert store.is_rave_directory(tmp_path / "out")
+        assert directory.is_rave_directory(tmp_path / "out")

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 
 from rave_mlx.config import ImageConfig
 from rave_mlx.errors import ConfigError, ImageError
-from rave_mlx.images import cut_patches, fit_size, open_image, read_patches
+from rave_mlx.inputs.images.preprocess import cut_patches, fit_size, open_image, read_patches
 
 QWEN = ImageConfig(patch_size=14, min_pixels=56 * 56, max_pixels=12_845_056)
 
@@ -515,7 +515,7 @@ def test_nothing_reaches_stderr_but_the_error(tmp_path):
         tiff(8, 1, bytes(64), 8).replace(struct.pack("<HHII", 277, 4, 1, 1), struct.pack("<HHII", 277, 4, 1, 99))
     )
     code = (
-        "import sys; from rave_mlx.errors import ImageError; from rave_mlx.images import open_image\n"
+        "import sys; from rave_mlx.errors import ImageError; from rave_mlx.inputs.images.preprocess import open_image\n"
         "for name in sys.argv[1:]:\n    try: open_image(name)\n    except ImageError as error: print(error)"
     )
     run = subprocess.run(

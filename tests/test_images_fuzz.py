@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from rave_mlx.errors import ImageError
-from rave_mlx.image_files import MAX_SOURCE_PIXELS
-from rave_mlx.images import open_image
+from rave_mlx.inputs.images.decode import MAX_SOURCE_PIXELS
+from rave_mlx.inputs.images.preprocess import open_image
 
 SECONDS = 10
 MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F"]

@@ -17,10 +17,11 @@ from PIL import Image
 from support import ask, picture, relative, tiny_model, write_image
 
 import rave_mlx
-from rave_mlx.attention.policies.base import Kept, Policy
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import ModelError, PromptError, UsageError
-from rave_mlx.generation import decode, prefill
+from rave_mlx.generation.decode import decode, prefill
+from rave_mlx.generation.sampling import Sampling
+from rave_mlx.inputs.images.token_boxes import Places
 from rave_mlx.look import AttentionMap, collect, draw
 from rave_mlx.look.colors import attention_scale, difference_scale
 from rave_mlx.look.compare import compare, split_policies
@@ -29,11 +30,10 @@ from rave_mlx.look.html import pack, page, write_page
 from rave_mlx.look.maps import AnswerToken, SeenImage, name_numbers, parse_numbers, spread
 from rave_mlx.look.masses import image_heads, layer_masses, mass_table
 from rave_mlx.look.output import file_name
-from rave_mlx.look.places import Places
 from rave_mlx.look.pointing import answer_box, on_answer, score, table, targets
 from rave_mlx.look.watch import is_massive, odds_split
-from rave_mlx.nano.documents import Question, Word, make
-from rave_mlx.sampling import Sampling
+from rave_mlx.policies.policy import Kept, Policy
+from rave_mlx.synthetic import Question, Word, make
 
 DOCUMENTS = Path(__file__).parents[1] / "examples" / "documents"
 GATE = GateConfig(rank=3, kv_groups=(1,))
@@ -101,7 +101,7 @@ def test_the_answer_is_the_one_that_chat_gives():
 def test_chunks_of_the_prompt_make_no_difference(monkeypatch):
     lmm = tiny_model(GATE)
     whole = collect(lmm, TWO_IMAGES, max_tokens=3)
-    monkeypatch.setattr("rave_mlx.generation.prefill.__kwdefaults__", {"features": None, "chunk": 16, "path": None})
+    monkeypatch.setattr("rave_mlx.generation.decode.prefill.__kwdefaults__", {"features": None, "chunk": 16, "path": None})
     parts = collect(lmm, TWO_IMAGES, max_tokens=3)
     assert np.allclose(whole.weights, parts.weights, atol=1e-3)
     assert np.allclose(whole.mass, parts.mass, atol=1e-4)

@@ -16,8 +16,8 @@ from rave_mlx.config import (
     ShuffleConnectorConfig,
     TileConfig,
 )
-from rave_mlx.images import cut_patches
-from rave_mlx.look.places import places
+from rave_mlx.inputs.images.preprocess import cut_patches
+from rave_mlx.inputs.images.token_boxes import places
 from rave_mlx.models.connectors.mlp import MlpConnector
 from rave_mlx.models.connectors.shuffle import shuffle
 

@@ -14,14 +14,14 @@ import pytest
 from support import ask, picture, relative, tiny_config, tiny_model
 
 from rave_mlx.attention import decoder_mask
+from rave_mlx.chat.session import Session
 from rave_mlx.config import GateConfig, LMMConfig
-from rave_mlx.conversation import Message, TextPart
 from rave_mlx.errors import ConfigError
-from rave_mlx.generation import _chunk_end, prefill, step
-from rave_mlx.messages import read_messages
+from rave_mlx.generation.decode import _chunk_end, prefill, step
+from rave_mlx.inputs.prompt.message import Message, TextPart
+from rave_mlx.inputs.prompt.parse_messages import read_messages
+from rave_mlx.inputs.prompt.positions import opened_keys
 from rave_mlx.models.lmm import LMM
-from rave_mlx.positions import opened_keys
-from rave_mlx.session import Session
 
 START, SYSTEM, USER, PICTURE, WORD, ANSWER = 1, 10, 11, 6, 12, 13
 GATE = GateConfig(rank=4, kv_groups=0.5)

@@ -8,17 +8,10 @@ import pytest
 from support import ask, picture, tiny_model
 from test_policies import Watch, watched
 
-from rave_mlx.attention.policies.observe import (
-    Entropies,
-    Masses,
-    dominance,
-    dominance_by_depth,
-    entropies,
-    masses,
-)
-from rave_mlx.attention.policies.var import VAR
 from rave_mlx.config import GateConfig
-from rave_mlx.generation import prefill, step
+from rave_mlx.generation.decode import prefill, step
+from rave_mlx.policies.methods.var import VAR
+from rave_mlx.policies.observers import Entropies, Masses, dominance, dominance_by_depth, entropies, masses
 
 STEERED = VAR(dims=(3, 14, 30), tau=2.2, rho=0.5, min_visual=0.1)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rave_mlx import backend
+from rave_mlx.backend.decode_ops import RMSNorm, is_one_token, normalised_affine, tanh_bias
 from rave_mlx.models.rope import RotaryTable
-from rave_mlx.one_token import RMSNorm, is_one_token, normalised_affine, tanh_bias
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 48), (3, 1, 256), (1, 2, 48), (2, 5, 1, 16)])

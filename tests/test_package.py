@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import rave_mlx
-from rave_mlx.loading import BUILT_IN
+from rave_mlx.checkpoint.build import BUILT_IN
 
 DOCUMENTS = Path(__file__).parents[1] / "examples" / "documents"
 QUESTIONS = [
@@ -75,4 +75,4 @@ def test_every_package_is_in_the_wheel():
     folders = [file.parent.relative_to(root) for file in (root / "rave_mlx").rglob("__init__.py")]
     found = {".".join(folder.parts) for folder in folders}
     converters = {"rave_mlx.convert", "rave_mlx.convert.families"}
-    assert listed == (found | converters) - {"rave_mlx.nano.recipe"}
+    assert listed == (found | converters) - {"recipes.builtin"}

@@ -14,19 +14,19 @@ from support import form, picture, tiny_model
 from test_cli import rave
 
 import rave_mlx
-from rave_mlx.attention.policies.panes import Panes
-from rave_mlx.attention.policies.parse import Steering, steering
-from rave_mlx.attention.policies.views import Views
+from rave_mlx.chat.session import Session
 from rave_mlx.config import GateConfig
-from rave_mlx.conversation import ImagePart, Message, TextPart
 from rave_mlx.errors import UsageError
-from rave_mlx.generation import continued
-from rave_mlx.nano.documents import PageConfig, make
-from rave_mlx.session import Session
-from rave_mlx.zoom import surest
-from rave_mlx.zoom.crops import is_reduced, reading_scale
-from rave_mlx.zoom.panes import grid, has_ink, ink, panes, printed, strips
-from rave_mlx.zoom.surest import Answer, answer, counts
+from rave_mlx.generation.decode import continued
+from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
+from rave_mlx.policies.parse import Steering, steering
+from rave_mlx.policies.rereading import surest
+from rave_mlx.policies.rereading.crop_grid import grid, has_ink, ink, panes, printed, strips
+from rave_mlx.policies.rereading.crops import is_reduced, reading_scale
+from rave_mlx.policies.rereading.multi_scale import Views
+from rave_mlx.policies.rereading.surest import Answer, answer, counts
+from rave_mlx.policies.rereading.tiled_crops import Panes
+from rave_mlx.synthetic import PageConfig, make
 
 RECEIPT = Path(__file__).parents[1] / "examples" / "documents" / "receipt.png"
 

@@ -16,18 +16,18 @@ from support import ask, picture, relative, tiny_config, tiny_model
 from test_cli import rave
 
 import rave_mlx
-from rave_mlx.attention.policies import lower
-from rave_mlx.attention.policies.base import Context, Kept, Policy
-from rave_mlx.attention.policies.mma import MMA
-from rave_mlx.attention.policies.parse import Steering, steering
-from rave_mlx.attention.policies.registry import POLICIES
-from rave_mlx.attention.policies.tokens import KeyRows, Tokens
-from rave_mlx.attention.policies.var import VAR
+from rave_mlx.chat.session import Session
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import UsageError
-from rave_mlx.generation import continued, prefill, step
+from rave_mlx.generation.decode import continued, prefill, step
 from rave_mlx.models.lmm import LMM
-from rave_mlx.session import Session
+from rave_mlx.policies import scores
+from rave_mlx.policies.methods.mma import MMA
+from rave_mlx.policies.methods.var import VAR
+from rave_mlx.policies.parse import Steering, steering
+from rave_mlx.policies.policy import Context, Kept, Policy
+from rave_mlx.policies.registry import POLICIES
+from rave_mlx.policies.tokens import KeyRows, Tokens
 
 GATE = GateConfig(rank=4, kv_groups=0.5)
 EXACT = 3e-6
@@ -148,7 +148,7 @@ def test_grouped_heads_give_what_repeated_keys_and_values_give(subject):
 def test_rows_are_independent_of_their_block(lmm, prompts, subject, monkeypatch):
     """Blocks of three rows, dealt out over the backend's lanes, give what one block gives."""
     whole = logits(lmm, prompts[1], subject.active)
-    monkeypatch.setattr(lower, "_ROWS", (2, 3))
+    monkeypatch.setattr(scores, "_ROWS", (2, 3))
     assert relative(logits(lmm, prompts[1], subject.active), whole) < EXACT
 
 

@@ -7,19 +7,19 @@ from families import cases, write_checkpoint
 from support import ask, picture, relative
 
 import rave_mlx
-from rave_mlx.attention.policies.act import ACT
-from rave_mlx.attention.policies.aif import AIF
-from rave_mlx.attention.policies.debias import Debias
-from rave_mlx.attention.policies.dyvte import DyVTE
-from rave_mlx.attention.policies.ee_mllm import EEMLLM
-from rave_mlx.attention.policies.gift import GIFT
-from rave_mlx.attention.policies.iri import IRI
-from rave_mlx.attention.policies.paint import PAI, PAINT
-from rave_mlx.attention.policies.vflowopt import VFlowOpt
-from rave_mlx.attention.policies.vhr import VHR
-from rave_mlx.attention.policies.visiondrop import VisionDrop
+from rave_mlx.chat.session import Session
 from rave_mlx.errors import UsageError
-from rave_mlx.session import Session
+from rave_mlx.policies.methods.act import ACT
+from rave_mlx.policies.methods.aif import AIF
+from rave_mlx.policies.methods.debias import Debias
+from rave_mlx.policies.methods.dyvte import DyVTE
+from rave_mlx.policies.methods.ee_mllm import EEMLLM
+from rave_mlx.policies.methods.gift import GIFT
+from rave_mlx.policies.methods.iri import IRI
+from rave_mlx.policies.methods.paint import PAI, PAINT
+from rave_mlx.policies.methods.vflowopt import VFlowOpt
+from rave_mlx.policies.methods.vhr import VHR
+from rave_mlx.policies.methods.visiondrop import VisionDrop
 
 ONE_EACH = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
 

@@ -15,22 +15,22 @@ from support import ask, picture, relative, tiny_config, tiny_model
 from tower_reference import tower_attention
 
 import rave_mlx
-from rave_mlx.attention.policies.act import ACT, calibrate, find_sinks
-from rave_mlx.attention.policies.aif import AIF, flow_entropy, gap, hidden_tokens
-from rave_mlx.attention.policies.base import Policy
-from rave_mlx.attention.policies.debias import Debias
-from rave_mlx.attention.policies.dyvte import DyVTE
-from rave_mlx.attention.policies.ee_mllm import EEMLLM
-from rave_mlx.attention.policies.gift import GIFT, enhance, saliency_of
-from rave_mlx.attention.policies.iri import IRI, Rates, inject, recovery_rates
-from rave_mlx.attention.policies.paint import PAI, PAINT, class_attention, louder, strengths
-from rave_mlx.attention.policies.parse import steering
-from rave_mlx.attention.policies.profiling import content_words, depth, depths, question
-from rave_mlx.attention.policies.registry import POLICIES
-from rave_mlx.attention.policies.vhr import VHR, select
 from rave_mlx.errors import UsageError
-from rave_mlx.generation import prefill, step
-from rave_mlx.prompt import Prompt
+from rave_mlx.generation.decode import prefill, step
+from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.policies.methods.act import ACT, calibrate, find_sinks
+from rave_mlx.policies.methods.aif import AIF, flow_entropy, gap, hidden_tokens
+from rave_mlx.policies.methods.debias import Debias
+from rave_mlx.policies.methods.dyvte import DyVTE
+from rave_mlx.policies.methods.ee_mllm import EEMLLM
+from rave_mlx.policies.methods.gift import GIFT, enhance, saliency_of
+from rave_mlx.policies.methods.iri import IRI, Rates, inject, recovery_rates
+from rave_mlx.policies.methods.paint import PAI, PAINT, class_attention, louder, strengths
+from rave_mlx.policies.methods.vhr import VHR, select
+from rave_mlx.policies.parse import steering
+from rave_mlx.policies.policy import Policy
+from rave_mlx.policies.profiling import content_words, depth, depths, question
+from rave_mlx.policies.registry import POLICIES
 
 ALL = {"first": 0, "last": 2, "of": 3}
 

@@ -11,13 +11,13 @@ import pytest
 from policy_watch import LAYERS, Hide, Inputs, Outputs, answers, watch
 from support import ask, picture, relative, tiny_config, tiny_model
 
-from rave_mlx.attention.policies.debias import Debias, best, image_places, trend_weights
-from rave_mlx.attention.policies.dyvte import DyVTE, Router
-from rave_mlx.attention.policies.dyvte_router import Example, RouterConfig, label, train_router
-from rave_mlx.attention.policies.visiondrop import VisionDrop, merge_plan
+from rave_mlx.chat.session import Session
 from rave_mlx.errors import UsageError
-from rave_mlx.generation import prefill, step
-from rave_mlx.session import Session
+from rave_mlx.generation.decode import prefill, step
+from rave_mlx.policies.methods.debias import Debias, best, image_places, trend_weights
+from rave_mlx.policies.methods.dyvte import DyVTE, Router
+from rave_mlx.policies.methods.visiondrop import VisionDrop, merge_plan
+from rave_mlx.train.dyvte_router import Example, RouterConfig, label, train_router
 
 PRUNING = [
     (Debias(5, after=0, of=3), Debias(1000, after=0, of=3)),

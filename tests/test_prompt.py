@@ -9,15 +9,15 @@ import pytest
 import tokenizers
 from support import IMAGE, ask, picture, tiny_model
 
-from rave_mlx.chat_template import ChatTemplate
+from rave_mlx.checkpoint.build import BUILT_IN
 from rave_mlx.config import TokenConfig
-from rave_mlx.conversation import ImagePart, Message, Role, TextPart
 from rave_mlx.errors import ImageError, PromptError
-from rave_mlx.images import cut_patches
-from rave_mlx.loading import BUILT_IN
-from rave_mlx.positions import rotary_positions
-from rave_mlx.prompt import build_prompt
-from rave_mlx.tokenizer import Tokenizer
+from rave_mlx.inputs.images.preprocess import cut_patches
+from rave_mlx.inputs.prompt.chat_template import ChatTemplate
+from rave_mlx.inputs.prompt.message import ImagePart, Message, Role, TextPart
+from rave_mlx.inputs.prompt.positions import rotary_positions
+from rave_mlx.inputs.prompt.prompt import build_prompt
+from rave_mlx.inputs.prompt.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

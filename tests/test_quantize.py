@@ -11,13 +11,15 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, write_checkpoint
+from rave_mlx.convert import Options, convert, quantize, recipes
 from support import ask, form, picture, relative, tiny_model
 
 import rave_mlx
-from rave_mlx import backend, loading, store
+from rave_mlx import backend
+from rave_mlx.checkpoint import build, directory
 from rave_mlx.config import ConnectorConfig, GateConfig, LMMConfig, QuantizationConfig
-from rave_mlx.convert import Options, check, convert, quantize, recipes
 from rave_mlx.errors import ConfigError, ModelError, UsageError
+from rave_mlx.evaluate import quantization
 
 CASES = cases()
 SETTINGS = [*(("affine", b, g) for b, g in ((2, 32), (3, 32), (4, 32), (5, 32), (6, 64), (8, 32))),
@@ -107,7 +109,7 @@ def opened(tmp_path_factory):
     """A model of a case, without weights."""
 
     def build(name):
-        return loading.open_folder(write_checkpoint(CASES[name], tmp_path_factory.mktemp(name)))[0]  # fmt: skip
+        return build.open_folder(write_checkpoint(CASES[name], tmp_path_factory.mktemp(name)))[0]  # fmt: skip
 
     return build
 
@@ -124,8 +126,8 @@ def gated_model():
     """The tiny model with gates, and of widths that groups of 32 divide."""
     config = tiny_model(GateConfig(rank=3)).config
     config = replace(config, text=replace(config.text, hidden_size=64), connector=ConnectorConfig(128, 64))
-    template = (loading.BUILT_IN / "chat_template.jinja").read_text()
-    return loading.build(config, loading.BUILT_IN / "tokenizer.json", template, None)
+    template = (build.BUILT_IN / "chat_template.jinja").read_text()
+    return build.build(config, build.BUILT_IN / "tokenizer.json", template, None)
 
 
 def test_tower_connector_norms_and_gates_stay_as_they_are():
@@ -266,7 +268,7 @@ def test_packed_weights_are_as_close_as_their_bits_allow(mode, bits, group_size,
     suffixes = ["weight", "scales", "biases"] if mode == "affine" else ["weight", "scales"]
     assert list(parts) == [f"decoder.head.{s}" for s in suffixes]
     assert parts["decoder.head.weight"].nbytes == 24 * 192 * bits // 8
-    found = np.array(dict(loading.expand(parts, config))["decoder.head.weight"]).reshape(-1, group_size)
+    found = np.array(dict(build.expand(parts, config))["decoder.head.weight"]).reshape(-1, group_size)
     exact = np.array(tensor.astype(mx.float32)).reshape(-1, group_size).astype(np.float64)
     if mode == "affine":
         # Half a step, plus the rounding of scale and bias to the weights' type, plus a step at the ends of the range:
@@ -314,9 +316,9 @@ def test_the_planned_size_is_the_size_written(tmp_path, mode, bits, group_size):
     folder = write_checkpoint(CASES["llava"], tmp_path / "hf")
     options = Options(bits, group_size, mode)
     convert(folder, tmp_path / "rave", quantize=options)
-    lmm = loading.open_folder(folder)[0]
+    lmm = build.open_folder(folder)[0]
     summary = quantize.summary(lmm.config, shapes(lmm), options, itemsize=4)
-    tensors = store.read_tensors(tmp_path / "rave")
+    tensors = directory.read_tensors(tmp_path / "rave")
     assert summary.after == sum(t.nbytes for t in tensors.values())
     assert summary.before == sum(math.prod(s) * 4 for s in shapes(lmm).values())
 
@@ -326,7 +328,7 @@ def test_the_planned_size_is_the_size_written(tmp_path, mode, bits, group_size):
 
 def expanded(folder, out):
     """The same model, with the numbers that its packed weights stand for (dequantized by MLX, not by us)."""
-    config, tensors = store.read_config(folder), store.read_tensors(folder)
+    config, tensors = directory.read_config(folder), directory.read_tensors(folder)
     plain = {n: t for n, t in tensors.items() if n.rpartition(".")[0] + ".scales" not in tensors}
     for name in [n for n in tensors if n.endswith(".scales")]:
         module = name.removesuffix(".scales")
@@ -337,7 +339,7 @@ def expanded(folder, out):
         )  # fmt: skip
         if f"{module}.bias" in tensors:
             plain[f"{module}.bias"] = tensors[f"{module}.bias"]
-    store.write(out, replace(config, quantization=None), plain.items(), tokenizer=folder / "tokenizer.json",
+    directory.write(out, replace(config, quantization=None), plain.items(), tokenizer=folder / "tokenizer.json",
                 template=(folder / "chat_template.jinja").read_text(), card="")  # fmt: skip
     return out
 
@@ -353,7 +355,7 @@ def test_packed_and_expanded_models_answer_alike(tmp_path, monkeypatch, name, mo
     lmm, plain = rave_mlx.load(folder), rave_mlx.load(expanded(folder, tmp_path / "plain"))
     kinds = {type(module) for _, module in lmm.named_modules()}
     assert (nn.QuantizedLinear in kinds, nn.QuantizedEmbedding in kinds) == (keep, keep)
-    stored = sum(t.nbytes for t in store.read_tensors(folder).values())
+    stored = sum(t.nbytes for t in directory.read_tensors(folder).values())
     assert seen == [(stored, 4 * sum(w.size for w in plain.named_weights().values()))]
     prompt = lmm.prepare(CONVERSATIONS["text"])
     assert relative(lmm.logits(prompt), plain.logits(prompt)) <= 1e-5
@@ -411,14 +413,14 @@ def test_a_rave_directory_says_how_it_is_quantized(tmp_path):
 @pytest.fixture
 def small_pages(monkeypatch):
     """Two short pages, to be quick."""
-    monkeypatch.setattr(check, "PAGES", (("table", 3), ("lines", 6)))
+    monkeypatch.setattr(quantization, "PAGES", (("table", 3), ("lines", 6)))
 
 
 def test_divergence_of_known_distributions():
     p, q = np.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]), np.array([[0.25, 0.75, 0.0], [0.2, 0.3, 0.5]])
     with np.errstate(divide="ignore"):
         logits = [np.maximum(np.log(x), -80).astype(np.float32) + 3.0 for x in (p, q)]
-    assert check.divergence(*logits) == pytest.approx([0.5 * math.log(2) + 0.5 * math.log(2 / 3), 0.0], abs=1e-6)
+    assert quantization.divergence(*logits) == pytest.approx([0.5 * math.log(2) + 0.5 * math.log(2 / 3), 0.0], abs=1e-6)
 
 
 def test_divergence_of_random_logits():
@@ -431,7 +433,7 @@ def test_divergence_of_random_logits():
                  for x, y in zip(a, b, strict=True))  # fmt: skip
         return math.fsum(terms)
 
-    assert check.divergence(p, q) == pytest.approx([one(a, b) for a, b in zip(p, q, strict=True)], rel=1e-9)
+    assert quantization.divergence(p, q) == pytest.approx([one(a, b) for a, b in zip(p, q, strict=True)], rel=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -439,12 +441,12 @@ def reader(tmp_path_factory):
     """A function from options to the built-in model quantized with them."""
 
     def quantize_built_in(**options):
-        lmm, tensors = loading.open_directory(loading.BUILT_IN)
+        lmm, tensors = build.open_directory(build.BUILT_IN)
         folder = tmp_path_factory.mktemp("reader") / "rave"
         config = quantize.plan(lmm.config, lmm.named_weights(), Options(**options))
-        store.write(folder, replace(lmm.config, quantization=config), quantize.apply(tensors.items(), config),
-                    tokenizer=loading.BUILT_IN / "tokenizer.json", card="",
-                    template=(loading.BUILT_IN / "chat_template.jinja").read_text())  # fmt: skip
+        directory.write(folder, replace(lmm.config, quantization=config), quantize.apply(tensors.items(), config),
+                    tokenizer=build.BUILT_IN / "tokenizer.json", card="",
+                    template=(build.BUILT_IN / "chat_template.jinja").read_text())  # fmt: skip
         return folder
 
     return quantize_built_in
@@ -452,36 +454,36 @@ def reader(tmp_path_factory):
 
 def test_a_model_is_no_distance_from_itself(small_pages):
     lmm = rave_mlx.load()
-    report = check.check(lmm, lmm)
+    report = quantization.check(lmm, lmm)
     assert (report.kl_mean, report.kl_99, report.kl_max, report.agreement, report.weights) == (0, 0, 0, 1, ())
     assert report.positions > 50
     assert "100.0 %" in report.text()
 
 
 def test_fewer_bits_are_farther_away(reader, small_pages):
-    reports = [check.check(loading.BUILT_IN, reader(bits=b, group_size=32)) for b in (8, 4, 2)]
+    reports = [quantization.check(build.BUILT_IN, reader(bits=b, group_size=32)) for b in (8, 4, 2)]
     means = [r.kl_mean for r in reports]
     assert 0 < means[0] < 0.001 < means[1] < 0.3 < means[2]
     assert reports[0].agreement > 0.98 > reports[1].agreement > 0.8 > reports[2].agreement
     for report in reports:
         assert report.kl_mean < report.kl_99 <= report.kl_max
         data = json.loads(json.dumps(report.to_dict()))
-        assert data["kl_99"] == report.kl_99 and len(data["weights"]) == check.SHOWN
+        assert data["kl_99"] == report.kl_99 and len(data["weights"]) == quantization.SHOWN
 
 
 def test_the_worst_weights_are_the_worst(reader, tmp_path, small_pages):
     folder = reader(recipe=rules(tmp_path, "*.v_proj: 2\n*.embed: 3\n*: 8\n*.v_proj: 2\n*.embed: 3"), group_size=32)
-    report = check.check(loading.BUILT_IN, folder)
-    before = {n: np.array(t.astype(mx.float32)) for n, t in store.read_tensors(loading.BUILT_IN).items()}
-    after = dict(loading.expand(store.read_tensors(folder), store.read_config(folder).quantization))
+    report = quantization.check(build.BUILT_IN, folder)
+    before = {n: np.array(t.astype(mx.float32)) for n, t in directory.read_tensors(build.BUILT_IN).items()}
+    after = dict(build.expand(directory.read_tensors(folder), directory.read_config(folder).quantization))
     errors = {
         n.removesuffix(".weight"): relative(np.array(after[n]), w) for n, w in before.items()
         if n.startswith("decoder") and w.ndim == 2 and quantize.quantizable(n, w.shape)
     }  # fmt: skip
-    worst = sorted(errors.items(), key=lambda item: -item[1])[: check.SHOWN]
+    worst = sorted(errors.items(), key=lambda item: -item[1])[: quantization.SHOWN]
     assert [w.module for w in report.weights] == [name for name, _ in worst]
     assert [w.error for w in report.weights] == pytest.approx([error for _, error in worst], rel=1e-4)
-    layers = store.read_config(loading.BUILT_IN).text.num_layers
+    layers = directory.read_config(build.BUILT_IN).text.num_layers
     assert {w.setting for w in report.weights[:layers]} == {"affine, 2 bits in groups of 32"}
     assert report.weights[layers].module == "decoder.embed"
     assert "decoder.embed " in report.text()
@@ -489,15 +491,15 @@ def test_the_worst_weights_are_the_worst(reader, tmp_path, small_pages):
 
 def test_models_in_memory_and_on_disk_give_the_same_report(reader, small_pages):
     folder = reader(bits=4, group_size=32)
-    on_disk = check.check(loading.BUILT_IN, folder)
-    assert check.check(rave_mlx.load(), rave_mlx.load(folder)) == on_disk
+    on_disk = quantization.check(build.BUILT_IN, folder)
+    assert quantization.check(rave_mlx.load(), rave_mlx.load(folder)) == on_disk
 
 
 def test_a_persons_images_are_read_too(reader, tmp_path, small_pages):
     page = tmp_path / "page.png"
     form(["Total: $48.20"]).save(page)
     folder = reader(bits=4, group_size=32)
-    more, fewer = check.check(loading.BUILT_IN, folder, [page]), check.check(loading.BUILT_IN, folder)
+    more, fewer = quantization.check(build.BUILT_IN, folder, [page]), quantization.check(build.BUILT_IN, folder)
     assert (more.prompts, fewer.prompts) == (3, 2)
     assert more.positions > fewer.positions
 
@@ -505,13 +507,13 @@ def test_a_persons_images_are_read_too(reader, tmp_path, small_pages):
 def test_text_models_are_checked_on_text(tmp_path):
     folder = write_checkpoint(CASES["qwen2"], tmp_path / "hf")
     convert(folder, tmp_path / "rave", quantize=Options(bits=8, group_size=32))
-    report = check.check(folder, tmp_path / "rave")
+    report = quantization.check(folder, tmp_path / "rave")
     assert report.prompts == 4 and 0 < report.kl_mean < 0.05
 
 
 def test_positions_are_thinned_out_to_what_memory_holds(monkeypatch, small_pages):
-    monkeypatch.setattr(check, "_KEPT_VALUES", 40 * rave_mlx.load().config.text.vocab_size)
-    assert check.check(loading.BUILT_IN, loading.BUILT_IN).positions == 40
+    monkeypatch.setattr(quantization, "_KEPT_VALUES", 40 * rave_mlx.load().config.text.vocab_size)
+    assert quantization.check(build.BUILT_IN, build.BUILT_IN).positions == 40
 
 
 def test_different_models_are_not_compared(tmp_path):
@@ -519,7 +521,7 @@ def test_different_models_are_not_compared(tmp_path):
     template = tmp_path / "rave" / "chat_template.jinja"
     template.write_text(template.read_text().replace("<|im_end|>", ""))
     with pytest.raises(ModelError, match="different tokens; compare a model with what it was quantized from"):
-        check.check(tmp_path / "hf", tmp_path / "rave")
+        quantization.check(tmp_path / "hf", tmp_path / "rave")
 
 
 def test_what_is_compared_is_what_the_model_says_with_its_gates():
@@ -527,14 +529,14 @@ def test_what_is_compared_is_what_the_model_says_with_its_gates():
     prompt = lmm.prepare([ask("Read.", picture())])
     where = np.array([3, 17, len(prompt) - 1])
     expected = np.array(lmm.logits(prompt, gate=True))[0, where]
-    assert relative(check._logits(lmm, prompt, where), expected) <= 1e-5
+    assert relative(quantization._logits(lmm, prompt, where), expected) <= 1e-5
     assert relative(np.array(lmm.logits(prompt, gate=False))[0, where], expected) > 1e-3
 
 
 def test_nothing_a_model_would_say_after_a_visual_token_counts():
     lmm = tiny_model()
     prompt = lmm.prepare([ask("Read.", picture())])
-    (where,) = check._places([prompt], lmm.config.text.vocab_size)
+    (where,) = quantization._places([prompt], lmm.config.text.vocab_size)
     visual = prompt.token_map.visual
     assert not visual[where + 1].any()
     assert where.size == len(prompt) - 1 - visual.sum()

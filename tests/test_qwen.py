@@ -13,21 +13,21 @@ from families.qwen2_5_vl import PLAIN as QWEN2_5
 from families.qwen2_vl import PLAIN as QWEN2
 from families.qwen3_vl import PLAIN as QWEN3
 from mlx.utils import tree_flatten
+from rave_mlx.convert import convert
+from rave_mlx.convert.families import detect
+from rave_mlx.convert.source import Source
 from safetensors.numpy import load_file, save_file
 from support import relative
 
 import rave_mlx
 from rave_mlx.config import GateConfig, VisionConfig
-from rave_mlx.convert import convert
-from rave_mlx.convert.families import detect
-from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError
-from rave_mlx.generation import prefill
-from rave_mlx.images import fit_size
+from rave_mlx.generation.decode import prefill
+from rave_mlx.inputs.images.preprocess import fit_size
 from rave_mlx.models.connectors import build_connector
 from rave_mlx.models.decoder import Decoder
 from rave_mlx.models.vision import build_tower
-from rave_mlx.models.vision.grid import interpolation, plan_windows
+from rave_mlx.models.vision.windows import interpolation, plan_windows
 
 IDS = {"image_token_id": 151655, "video_token_id": 151656, "vision_start_token_id": 151652,
        "vision_end_token_id": 151653}  # fmt: skip

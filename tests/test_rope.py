@@ -7,17 +7,17 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from support import picture, relative, tiny_model
-
-from rave_mlx.config import RopeConfig, RopeScaling
-from rave_mlx.conversation import Message, TextPart
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.rope import context, read_rope
+from support import picture, relative, tiny_model
+
+from rave_mlx.chat.session import Session
+from rave_mlx.config import RopeConfig, RopeScaling
 from rave_mlx.errors import ConfigError
-from rave_mlx.generation import prefill
-from rave_mlx.models.frequencies import frequencies, kept_regime, outgrows, regime
+from rave_mlx.generation.decode import prefill
+from rave_mlx.inputs.prompt.message import Message, TextPart
 from rave_mlx.models.rope import text_table
-from rave_mlx.session import Session
+from rave_mlx.models.rope_scaling import frequencies, kept_regime, outgrows, regime
 
 SHORT, LONG = (1.0, 2.0, 4.0, 5.0), (2.0, 8.0, 16.0, 32.0)
 LONGROPE = RopeScaling("longrope", 16.0, original_positions=64, short_factors=SHORT, long_factors=LONG)

@@ -9,13 +9,13 @@ import pytest
 from support import ask, form, picture, relative, tiny_model, write_image
 
 import rave_mlx
+from rave_mlx.chat.session import Session
+from rave_mlx.chat.transcript import load_transcript, save_transcript, to_image
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import ImageError, PromptError, RaveError, UsageError
-from rave_mlx.generation import stream
+from rave_mlx.generation.decode import stream
+from rave_mlx.generation.sampling import Sampling
 from rave_mlx.models.lmm import LMM
-from rave_mlx.sampling import Sampling
-from rave_mlx.session import Session
-from rave_mlx.transcript import load_transcript, save_transcript, to_image
 
 
 @pytest.fixture
@@ -38,10 +38,10 @@ def say(session, text, *images):
 
 def logits_after(session):
     """What the model predicts next from the session's cache, against the whole conversation in one pass."""
-    from rave_mlx.conversation import Message
-    from rave_mlx.generation import prefill
+    from rave_mlx.generation.decode import prefill
+    from rave_mlx.inputs.prompt.message import Message
 
-    messages = [*session.messages, Message("user", (rave_mlx.session.TextPart("And now?"),))]
+    messages = [*session.messages, Message("user", (rave_mlx.chat.session.TextPart("And now?"),))]
     prompt = session.lmm.prompt(messages)
     cache, reused = session._reuse(prompt)
     return reused, prefill(session.lmm, prompt, cache), session.lmm.logits(prompt)[:, -1]
@@ -201,7 +201,7 @@ def test_a_file_that_is_no_conversation_is_refused(lmm, tmp_path, content):
 def test_patches_turn_back_into_the_image():
     from support import IMAGE
 
-    from rave_mlx.images import cut_patches
+    from rave_mlx.inputs.images.preprocess import cut_patches
 
     image = picture(64, 96, 5)
     patches = cut_patches(image, IMAGE)

@@ -17,15 +17,16 @@ from mlx.utils import tree_flatten
 from support import ask, picture, relative, tiny_model
 
 import rave_mlx
-from rave_mlx import backend, loading, safetensors_writer, store
+from rave_mlx import backend
+from rave_mlx.backend.system import Memory
+from rave_mlx.checkpoint import build, directory, safetensors_writer
 from rave_mlx.config import ConnectorConfig, GateConfig, QuantizationConfig
 from rave_mlx.errors import ConfigError, MemoryLimitError, ModelError, RaveError
-from rave_mlx.machine import Memory
 
 
 def save(lmm, folder, config=None, tensors=None):
-    built_in = loading.BUILT_IN
-    store.write(folder, config or lmm.config, tree_flatten(lmm.parameters()) if tensors is None else tensors,
+    built_in = build.BUILT_IN
+    directory.write(folder, config or lmm.config, tree_flatten(lmm.parameters()) if tensors is None else tensors,
                 tokenizer=built_in / "tokenizer.json", template=(built_in / "chat_template.jinja").read_text(),
                 card="# card\n")  # fmt: skip
 
@@ -93,8 +94,8 @@ def resized(lmm, sizes):
     config = replace(
         lmm.config, text=replace(lmm.config.text, **sizes), connector=ConnectorConfig(128, sizes["hidden_size"])
     )
-    built_in = loading.BUILT_IN
-    model = loading.build(config, built_in / "tokenizer.json", (built_in / "chat_template.jinja").read_text(), None)
+    built_in = build.BUILT_IN
+    model = build.build(config, built_in / "tokenizer.json", (built_in / "chat_template.jinja").read_text(), None)
     rng = np.random.default_rng(0)
     weights = [
         (n, mx.array(rng.normal(0, 0.2, a.shape).astype(np.float32))) for n, a in tree_flatten(model.parameters())
@@ -181,7 +182,7 @@ def test_places_that_are_no_model(name, error):
 
 def test_an_unsupported_checkpoint_lists_what_is_supported(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba9"}))
-    (tmp_path / "model.safetensors").write_bytes((loading.BUILT_IN / "model.safetensors").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((build.BUILT_IN / "model.safetensors").read_bytes())
     with pytest.raises(ModelError, match=r"'mamba9' is not supported; supported: .*qwen2_5_vl"):
         rave_mlx.load(tmp_path)
 

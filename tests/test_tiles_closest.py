@@ -5,15 +5,15 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
+from rave_mlx.convert.families import detect
+from rave_mlx.convert.source import Source
 from support import picture
 
 from rave_mlx.config import TileConfig
-from rave_mlx.convert.families import detect
-from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError, ModelError
+from rave_mlx.inputs.images.tiling import cut_tiles
+from rave_mlx.inputs.images.tiling.closest_grid import arrange, arrangements, closest
 from rave_mlx.models.connectors.shuffle import shuffle
-from rave_mlx.tiles import cut_tiles
-from rave_mlx.tiles.closest import arrange, arrangements, closest
 
 
 def config(tile=28, *, least=1, most=12):

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rave_mlx.convert.families import FAMILIES
+from rave_mlx.convert.source import Source
 from support import picture
 
 from rave_mlx.config import MlpConnectorConfig, TileConfig
-from rave_mlx.convert.families import FAMILIES
-from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError, ImageError
+from rave_mlx.inputs.images.patches import Region, normalised
+from rave_mlx.inputs.images.tiling import cut_tiles
+from rave_mlx.inputs.images.tiling.pinpoint_grid import best_size, fit_inside
+from rave_mlx.inputs.images.tiling.unpad import unpad, visual_tokens
 from rave_mlx.models.connectors.mlp import MlpConnector, scale_features
-from rave_mlx.patches import Region, normalised
-from rave_mlx.tiles import cut_tiles
-from rave_mlx.tiles.pinpoints import best_size, fit_inside
-from rave_mlx.tiles.unpad import unpad, visual_tokens
 
 NEXT_SIZES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 SIDES = (384, 768, 1152, 1536, 1920, 2304)

@@ -14,9 +14,9 @@ from families import CONVERSATIONS, aki, cases, write_checkpoint
 from support import ask, picture, relative, tiny_model
 
 import rave_mlx
-from rave_mlx.adapters import with_gates
+from rave_mlx.checkpoint.adapters import with_gates
 from rave_mlx.config import GateConfig
-from rave_mlx.messages import read_messages
+from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.train.batch import collate
 from rave_mlx.train.example import make_example
 from rave_mlx.train.features import FeatureCache

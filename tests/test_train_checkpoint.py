@@ -27,7 +27,7 @@ from training import (
     write_rows,
 )
 
-from rave_mlx import adapters
+from rave_mlx.checkpoint import adapters
 from rave_mlx.cli import main
 from rave_mlx.errors import ConfigError, ModelError, RaveError, UsageError
 from rave_mlx.train import checkpoint

@@ -17,11 +17,11 @@ from PIL import ExifTags, Image
 from support import ask, picture, tiny_config, tiny_model, write_image
 
 import rave_mlx
+from rave_mlx.checkpoint.build import BUILT_IN
 from rave_mlx.config import ImageConfig
-from rave_mlx.conversation import ImagePart
 from rave_mlx.errors import ImageError, UsageError
-from rave_mlx.images import cut_patches, read_patches
-from rave_mlx.loading import BUILT_IN
+from rave_mlx.inputs.images.preprocess import cut_patches, read_patches
+from rave_mlx.inputs.prompt.message import ImagePart
 from rave_mlx.train.batch import collate
 from rave_mlx.train.check_data import check_data
 from rave_mlx.train.dataset import open_dataset

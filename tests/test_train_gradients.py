@@ -13,10 +13,10 @@ import pytest
 from mlx.utils import tree_flatten
 from support import ask, picture, tiny_model
 
-from rave_mlx import adapters
-from rave_mlx.adapters import AdapterConfig
+from rave_mlx.checkpoint import adapters
+from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.config import GateConfig
-from rave_mlx.messages import read_messages
+from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.train.batch import collate
 from rave_mlx.train.example import make_example
 from rave_mlx.train.loss import loss

@@ -15,8 +15,8 @@ from PIL import Image
 from support import ask, picture, tiny_model
 from training import LORA, arrays, config, history, losses, message, result, write_data, write_rows
 
-from rave_mlx import adapters
-from rave_mlx.adapters import AdapterConfig
+from rave_mlx.checkpoint import adapters
+from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import ConfigError, MemoryLimitError, ModelError, RaveError, UsageError
 from rave_mlx.train.batch import collate

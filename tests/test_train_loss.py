@@ -11,10 +11,10 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 from support import ask, picture, relative, tiny_config, tiny_model
 
-from rave_mlx import adapters
-from rave_mlx.adapters import AdapterConfig
+from rave_mlx.checkpoint import adapters
+from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.config import GateConfig, RopeConfig, RopeScaling
-from rave_mlx.messages import read_messages
+from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.models.decoder import Decoder
 from rave_mlx.train.batch import collate
 from rave_mlx.train.example import make_example

@@ -11,8 +11,8 @@ from mlx.utils import tree_flatten
 from support import IMAGE, TEXT, VISION, picture, tiny_config
 
 from rave_mlx import backend
+from rave_mlx.checkpoint.build import BUILT_IN, build
 from rave_mlx.config import ConnectorConfig, LMMConfig, RopeConfig
-from rave_mlx.loading import BUILT_IN, build
 from rave_mlx.train.batch import collate
 from rave_mlx.train.config import AdapterSettings, TrainConfig
 from rave_mlx.train.dataset import open_dataset

@@ -16,24 +16,24 @@ import numpy as np
 import pytest
 import test_aki
 from families import CONVERSATIONS, aki, cases, write_checkpoint
+from rave_mlx.convert.adapters import export_peft, import_peft
+from rave_mlx.convert.export import export
+from rave_mlx.convert.fuse import fuse
 from support import ask, picture, relative, tiny_model
 from test_train_resume import stopped
 from training import LORA, config, environment, history, losses, result, train_cli, write_data, write_model
 
 import rave_mlx
-from rave_mlx import adapters, store
-from rave_mlx.adapters import AdapterConfig
 from rave_mlx.attention import attend
 from rave_mlx.attention.masks import decoder_mask
-from rave_mlx.attention.policies.sinks import _Recorder
-from rave_mlx.chat_template import ChatTemplate
-from rave_mlx.conversation import Role
-from rave_mlx.convert.adapters import export_peft, import_peft
-from rave_mlx.convert.export import export
-from rave_mlx.convert.fuse import fuse
+from rave_mlx.checkpoint import adapters, directory
+from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.errors import ConfigError, ModelError, PromptError, UsageError
-from rave_mlx.generation import prefill, step
-from rave_mlx.messages import read_messages
+from rave_mlx.generation.decode import prefill, step
+from rave_mlx.inputs.prompt.chat_template import ChatTemplate
+from rave_mlx.inputs.prompt.message import Role
+from rave_mlx.inputs.prompt.parse_messages import read_messages
+from rave_mlx.policies.sink_tokens import _Recorder
 from rave_mlx.train.batch import collate
 from rave_mlx.train.dataset import open_dataset
 from rave_mlx.train.example import make_example
@@ -280,7 +280,7 @@ def test_reading_an_answer_equals_writing_it(base, trained, data):
 def test_fused_equals_unfused(base, trained, tmp_path, form):
     model = base if form == "checkpoint" else rave_mlx.convert.convert(base, tmp_path / "rave")
     fuse(model, trained, tmp_path / "fused")
-    assert store.read_config(tmp_path / "fused").mask == "mutual"
+    assert directory.read_config(tmp_path / "fused").mask == "mutual"
     assert relative(logits(tmp_path / "fused"), logits(model, adapter=trained)) <= 1e-5
 
 

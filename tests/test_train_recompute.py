@@ -11,8 +11,9 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 from support import tiny_model
 
-from rave_mlx import adapters, backend
-from rave_mlx.adapters import AdapterConfig
+from rave_mlx import backend
+from rave_mlx.checkpoint import adapters
+from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.config import GateConfig
 from rave_mlx.train.parameters import projections
 from rave_mlx.train.recompute import recomputed, sparing, whole

@@ -16,11 +16,11 @@ from test_train_loss import GATE, examples
 from test_train_resume import stopped
 from training import LORA, config, history, result, train_cli, write_data, write_model
 
-from rave_mlx.adapters import read_config
-from rave_mlx.attention.policies.sinks import _Recorder
+from rave_mlx.checkpoint.adapters import read_config
 from rave_mlx.config import GateConfig, RopeConfig, RopeScaling
 from rave_mlx.errors import ConfigError, UsageError
-from rave_mlx.messages import read_messages
+from rave_mlx.inputs.prompt.parse_messages import read_messages
+from rave_mlx.policies.sink_tokens import _Recorder
 from rave_mlx.train import checkpoint
 from rave_mlx.train.batch import collate
 from rave_mlx.train.config import AdapterSettings, TrainConfig

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from support import ask, picture, relative, tiny_config, tiny_model
 
-from rave_mlx.attention.policies.base import Context
-from rave_mlx.attention.policies.lower import Shown, Touching, steer
-from rave_mlx.attention.policies.sinks import (
+from rave_mlx.chat.session import Session
+from rave_mlx.errors import UsageError
+from rave_mlx.generation.decode import continued, prefill, step
+from rave_mlx.models.rope import text_table
+from rave_mlx.policies.methods.var import VAR
+from rave_mlx.policies.policy import Context
+from rave_mlx.policies.scores import Shown, Touching, steer
+from rave_mlx.policies.sink_tokens import (
     classify_sinks,
     cosines,
     find_sink_dims,
@@ -20,12 +25,7 @@ from rave_mlx.attention.policies.sinks import (
     sink_rate,
     sink_values,
 )
-from rave_mlx.attention.policies.tokens import KeyRows, Tokens
-from rave_mlx.attention.policies.var import VAR
-from rave_mlx.errors import UsageError
-from rave_mlx.generation import continued, prefill, step
-from rave_mlx.models.rope import text_table
-from rave_mlx.session import Session
+from rave_mlx.policies.tokens import KeyRows, Tokens
 
 ROW = [0.30, 0.05, 0.10, 0.20, 0.10, 0.05, 0.15, 0.05]
 SINK = np.array([1, 0, 1, 0, 0, 0, 0, 0], bool)

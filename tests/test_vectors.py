@@ -11,7 +11,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from rave_mlx import backend, machine, vectors
+from rave_mlx import backend
+from rave_mlx.backend import system
+from rave_mlx.backend.cpu import gemv
 
 CPU = backend.prepare().kind == "cpu"
 BOUND = CPU and backend.current().binding is not None and not backend.current().binding.vectors_note
@@ -37,10 +39,10 @@ def product():
         watched = kind(lambda *given, name=name, real=real: (calls.append(name), real(*given))[1] and None)
         kept += [real, watched]
         addresses[name] = ctypes.cast(watched, ctypes.c_void_p).value
-    found = FUNCTION(vectors.matrix_product(machine.compiler(), addresses["cblas_sgemm"], addresses["cblas_sgemv"]))
+    found = FUNCTION(gemv.matrix_product(system.compiler(), addresses["cblas_sgemm"], addresses["cblas_sgemv"]))
     yield found, calls
     # The library is one for the process: MLX gets back what it had.
-    vectors.matrix_product(machine.compiler(), library.address("cblas_sgemm"), library.address("cblas_sgemv"))
+    gemv.matrix_product(system.compiler(), library.address("cblas_sgemm"), library.address("cblas_sgemv"))
     del kept
 
 
@@ -134,5 +136,5 @@ def test_without_a_compiler_products_stay_with_the_library(tmp_path):
 
 def test_a_compiler_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(vectors.CannotBuild, match="nowhere"):
-        vectors.matrix_product("/nowhere/g++", 0, 0)
+    with pytest.raises(gemv.CannotBuild, match="nowhere"):
+        gemv.matrix_product("/nowhere/g++", 0, 0)

@@ -14,15 +14,15 @@ from support import ask, picture, relative, tiny_config
 from tower_reference import tower_attention
 
 import rave_mlx
-from rave_mlx.attention.policies.dyvte import DyVTE
-from rave_mlx.attention.policies.vflowopt import VFlowOpt
-from rave_mlx.attention.policies.vflowopt_map import Places, patch_entropies, recycle, tile_importance
+from rave_mlx.chat.session import Session
 from rave_mlx.config import ResamplerConfig
 from rave_mlx.errors import UsageError
-from rave_mlx.generation import prefill, step
-from rave_mlx.images import cut_patches
-from rave_mlx.messages import read_messages
-from rave_mlx.session import Session
+from rave_mlx.generation.decode import prefill, step
+from rave_mlx.inputs.images.preprocess import cut_patches
+from rave_mlx.inputs.prompt.parse_messages import read_messages
+from rave_mlx.policies.methods.dyvte import DyVTE
+from rave_mlx.policies.methods.vflowopt import VFlowOpt
+from rave_mlx.policies.methods.vflowopt_map import Places, patch_entropies, recycle, tile_importance
 
 NAMES = ["llava", "llava_next", "llava_onevision", "llava_onevision-scaled", "llava-full", "idefics3", "internvl"]
 WHOLE = VFlowOpt(keep=1.0, later=(1.0, 1.0))

@@ -12,23 +12,23 @@ from PIL import Image
 from support import ask, picture, tiny_model
 
 import rave_mlx
-from rave_mlx import second_run
-from rave_mlx.attention.policies.carve import CARVE
-from rave_mlx.attention.policies.funnel import VisualFunnel
-from rave_mlx.attention.policies.guidance import Guidance
-from rave_mlx.attention.policies.paint import PAI
-from rave_mlx.attention.policies.panes import Panes
-from rave_mlx.attention.policies.parse import Steering, steering
-from rave_mlx.attention.policies.views import Views, together
-from rave_mlx.cache import LayerCache
+from rave_mlx.chat.session import Session
 from rave_mlx.config import GateConfig, ImageConfig, RopeScaling
-from rave_mlx.conversation import ImagePart, Message, TextPart
 from rave_mlx.errors import UsageError
-from rave_mlx.generation import continued
+from rave_mlx.generation.decode import continued
+from rave_mlx.generation.sampling import Sampling
+from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
 from rave_mlx.look import collect
-from rave_mlx.sampling import Sampling
-from rave_mlx.session import Session
-from rave_mlx.zoom.views import views
+from rave_mlx.models.kv_cache import LayerCache
+from rave_mlx.policies.methods.paint import PAI
+from rave_mlx.policies.parse import Steering, steering
+from rave_mlx.policies.rereading import auxiliary_pass
+from rave_mlx.policies.rereading.carve import CARVE
+from rave_mlx.policies.rereading.funnel import VisualFunnel
+from rave_mlx.policies.rereading.guidance import Guidance
+from rave_mlx.policies.rereading.multi_scale import Views, together
+from rave_mlx.policies.rereading.page_sizes import views
+from rave_mlx.policies.rereading.tiled_crops import Panes
 
 ALWAYS = Views(sure=2.0)
 QUESTION = "What is the total?"
@@ -170,13 +170,13 @@ def test_a_size_that_one_question_did_not_need_serves_the_next(lmm, sure):
 def test_the_next_question_reads_no_page_anew(lmm, monkeypatch):
     session = Session(lmm, policy=ALWAYS, max_tokens=4)
     lengths = []
-    reading = second_run.prefill
+    reading = auxiliary_pass.prefill
 
     def watched(lmm, prompt, cache, **options):
         lengths.append((cache.length, len(prompt)))
         return reading(lmm, prompt, cache, **options)
 
-    monkeypatch.setattr(second_run, "prefill", watched)
+    monkeypatch.setattr(auxiliary_pass, "prefill", watched)
     list(session.send(QUESTION, [picture(120, 100)]))
     assert [start for start, _ in lengths] == [0, 0, 0]
     lengths.clear()
@@ -205,17 +205,17 @@ def test_parts_of_a_page_have_views_too(lmm, closer):
 
 
 def test_an_interrupted_reading_starts_again(lmm, monkeypatch):
-    session, reading = Session(lmm, policy=ALWAYS, max_tokens=4), second_run.prefill
+    session, reading = Session(lmm, policy=ALWAYS, max_tokens=4), auxiliary_pass.prefill
 
     def interrupted(lmm, prompt, cache, **options):
         reading(lmm, prompt, cache, **options)
         cache.layers[-1] = LayerCache()  # had not come to the last layer
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(second_run, "prefill", interrupted)
+    monkeypatch.setattr(auxiliary_pass, "prefill", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(session.send(QUESTION, [picture(120, 100)]))
-    monkeypatch.setattr(second_run, "prefill", reading)
+    monkeypatch.setattr(auxiliary_pass, "prefill", reading)
     session.reset()
     found = [piece.token for piece in session.send(QUESTION, [picture(120, 100)])]
     fresh = Session(lmm, policy=ALWAYS, max_tokens=4)
@@ -230,8 +230,8 @@ def test_nothing_is_asked_after_the_end(monkeypatch):
     first = next(Session(lmm, max_tokens=1).send(QUESTION, [part])).token
     lmm.config = replace(lmm.config, tokens=replace(lmm.config.tokens, stop=frozenset({first})))
     asked = []
-    reading = second_run.prefill
-    monkeypatch.setattr(second_run, "prefill", lambda *a, **k: asked.append(1) or reading(*a, **k))
+    reading = auxiliary_pass.prefill
+    monkeypatch.setattr(auxiliary_pass, "prefill", lambda *a, **k: asked.append(1) or reading(*a, **k))
     chances = np.exp(log_softmax(lmm.logits(lmm.prompt([Message("user", (part, TextPart(QUESTION)))]))[0, -1]))
     session = Session(lmm, policy=Views(sure=0.999 * float(chances.max())), max_tokens=5)
     assert [piece.token for piece in session.send(QUESTION, [part])] == [first]

@@ -15,28 +15,28 @@ from test_aki import write as write_aki
 from test_cli import rave
 
 import rave_mlx
-from rave_mlx.attention.policies.base import Policy
-from rave_mlx.attention.policies.carve import CARVE
-from rave_mlx.attention.policies.funnel import VisualFunnel
-from rave_mlx.attention.policies.parse import steering
+from rave_mlx.chat.session import Session
 from rave_mlx.config import GateConfig
-from rave_mlx.conversation import ImagePart, Message, TextPart
 from rave_mlx.errors import UsageError
 from rave_mlx.evaluate import Item, answer_all
-from rave_mlx.generation import continued
-from rave_mlx.images import cut_patches, fit_size
+from rave_mlx.generation.decode import continued
+from rave_mlx.generation.sampling import Sampling
+from rave_mlx.inputs.images.preprocess import cut_patches, fit_size
+from rave_mlx.inputs.images.token_boxes import places
+from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
 from rave_mlx.look import collect
 from rave_mlx.look.maps import spread
-from rave_mlx.look.places import places
 from rave_mlx.look.pointing import score
-from rave_mlx.sampling import Sampling
-from rave_mlx.session import Session
-from rave_mlx.zoom.carving import contrast, fuse, regions
-from rave_mlx.zoom.crops import is_reduced
-from rave_mlx.zoom.funneling import centroid, crops, entropy, factors, normalised
-from rave_mlx.zoom.maps import enlarged, page_maps
-from rave_mlx.zoom.profile import answer_attention
-from rave_mlx.zoom.regions import bounds, components, heaviest, highest
+from rave_mlx.policies.parse import steering
+from rave_mlx.policies.policy import Policy
+from rave_mlx.policies.rereading.answer_attention import answer_attention
+from rave_mlx.policies.rereading.carve import CARVE
+from rave_mlx.policies.rereading.carving import contrast, fuse, regions
+from rave_mlx.policies.rereading.crops import is_reduced
+from rave_mlx.policies.rereading.funnel import VisualFunnel
+from rave_mlx.policies.rereading.funneling import centroid, crops, entropy, factors, normalised
+from rave_mlx.policies.rereading.page_maps import enlarged, page_maps
+from rave_mlx.policies.rereading.regions import bounds, components, heaviest, highest
 
 FAMILIES = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
 GATE = GateConfig(rank=4, kv_groups=0.5)
@@ -244,7 +244,7 @@ def test_profiles_are_rows_of_the_attention_matrix(gated, gate):
     for prompt, rows in zip(prompts, found, strict=True):
         cache = gated.make_cache(gate=gate)
         answer = []
-        from rave_mlx.generation import decode, prefill
+        from rave_mlx.generation.decode import decode, prefill
 
         for token in decode(gated, prompt, cache, prefill(gated, prompt, cache), Sampling(), max_tokens=4):
             answer.append(token)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from support import form, tiny_model
 
-from rave_mlx import store
-from rave_mlx.loading import BUILT_IN
+from rave_mlx.checkpoint import directory
+from rave_mlx.checkpoint.build import BUILT_IN
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train import log
 from rave_mlx.train.config import AdapterSettings, TrainConfig
@@ -50,9 +50,9 @@ def write_rows(file: Path, rows: list[dict]) -> None:
 def write_model(folder: Path, lmm: LMM | None = None) -> Path:
     """The tiny model as a rave directory."""
     lmm = lmm or tiny_model()
-    template = (BUILT_IN / store.TEMPLATE).read_text()
+    template = (BUILT_IN / directory.TEMPLATE).read_text()
     weights = sorted(lmm.named_weights().items())
-    store.write(folder, lmm.config, weights, tokenizer=BUILT_IN / store.TOKENIZER, template=template, card="")
+    directory.write(folder, lmm.config, weights, tokenizer=BUILT_IN / directory.TOKENIZER, template=template, card="")
     return folder
 
 

@@ -3,8 +3,6 @@ InternViT over tiles, pixel shuffle and an MLP, then Qwen2, Qwen3 or Llama."""
 
 from __future__ import annotations
 
-from rave_mlx import store
-from rave_mlx.config import LMMConfig, ShuffleConnectorConfig, TextConfig, TileConfig, TileVisionConfig
 from rave_mlx.convert.families.base import Family, HubConfig, Origin
 from rave_mlx.convert.families.shuffled import read_model, tile_tokens
 from rave_mlx.convert.families.square_images import processor_keys, read_levels
@@ -12,6 +10,9 @@ from rave_mlx.convert.families.text import text_origin
 from rave_mlx.convert.families.towers import ACTIVATIONS, state_indices
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
+
+from rave_mlx.checkpoint import directory
+from rave_mlx.config import LMMConfig, ShuffleConnectorConfig, TextConfig, TileConfig, TileVisionConfig
 from rave_mlx.errors import ConfigError
 
 ERAS = (
@@ -121,7 +122,7 @@ def _check_tags(source: Source) -> None:
     file = source.path / "tokenizer_config.json"
     if not file.is_file():
         return
-    keys = Keys(store.read_json(file), str(file))
+    keys = Keys(directory.read_json(file), str(file))
     named = keys.get("extra_special_tokens", (dict, list), {})
     for name, tag in _TAGS.items():
         keys.require(name, tag)

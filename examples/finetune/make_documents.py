@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from random import Random
 
-from rave_mlx.nano.documents import PageConfig, make
+from rave_mlx.synthetic import PageConfig, make
 
 TRAIN_PAGES, VALID_PAGES = 240, 60
 PAGE = PageConfig(kind="form", block="caption", sizes=(13.0, 20.0))

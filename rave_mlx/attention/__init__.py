@@ -24,10 +24,10 @@ from typing import Literal
 import mlx.core as mx
 
 from rave_mlx import backend
-from rave_mlx.attention.backward import differentiable, train
 from rave_mlx.attention.chunked import chunked
 from rave_mlx.attention.fold import can_fold, fold
 from rave_mlx.attention.gate import GateTerms, PairGate
+from rave_mlx.attention.gradient import differentiable, train
 from rave_mlx.attention.kernels.fused import Packed, Request
 from rave_mlx.attention.kernels.launch import launch, refusal
 from rave_mlx.attention.masks import Mask, decoder_mask

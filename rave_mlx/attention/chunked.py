@@ -15,8 +15,8 @@ import mlx.core as mx
 from rave_mlx import backend
 from rave_mlx.attention.gate import GateTerms, squash
 from rave_mlx.attention.masks import Mask, causal
-from rave_mlx.elementwise import exp2, tanh_limit
-from rave_mlx.one_token import is_one_token, tanh_bias
+from rave_mlx.backend.activations import exp2, tanh_limit
+from rave_mlx.backend.decode_ops import is_one_token, tanh_bias
 
 _LOG2E = 1.4426950408889634
 _SCORES = 1 << 21

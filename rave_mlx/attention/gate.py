@@ -20,8 +20,8 @@ from typing import Literal, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from rave_mlx.backend.decode_ops import is_one_token, normalised_affine
 from rave_mlx.config import GateConfig, TextConfig
-from rave_mlx.one_token import is_one_token, normalised_affine
 
 Squash = Literal["tanh", "identity", "suppress", "boost"]
 

@@ -71,11 +71,11 @@ def chat(
 
     Without --prompt a conversation starts (type /help in it); questions may also come from a pipe, one a line.
     """
-    from rave_mlx.attention.policies.parse import steering
+    from rave_mlx.chat.session import Session
+    from rave_mlx.checkpoint.build import load
     from rave_mlx.cli.repl import Repl
-    from rave_mlx.loading import load
-    from rave_mlx.sampling import Sampling
-    from rave_mlx.session import Session
+    from rave_mlx.generation.sampling import Sampling
+    from rave_mlx.policies.parse import steering
 
     sampling = Sampling(
         temperature=temperature,

@@ -99,12 +99,12 @@ def convert(
     [bold]rave-mlx convert Qwen/Qwen2.5-VL-3B-Instruct qwen-3b --quantize 4[/bold]
     """
     from rave_mlx import convert as converter
+    from rave_mlx.checkpoint.directory import read_config
     from rave_mlx.config import GateConfig
-    from rave_mlx.convert.check import check as compare
     from rave_mlx.convert.push import check_push
     from rave_mlx.convert.quantize import Options
     from rave_mlx.convert.source import find
-    from rave_mlx.store import read_config
+    from rave_mlx.evaluate.quantization import check as compare
 
     gates = GateConfig() if gate else None
     packing = None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
     from rave_mlx.backend import Backend
-    from rave_mlx.machine import Memory
+    from rave_mlx.backend.system import Memory
 
 _SECONDS = 0.3
 _OPTIONS = {
@@ -117,7 +117,7 @@ def _speed(found: Backend) -> Iterator[Finding]:
                 "vectors", f"{note}: a written token reads weights 2 to 3 times slower", "slow", _install_compiler(note)
             )
         return
-    from rave_mlx import blas
+    from rave_mlx.backend.cpu import blas
 
     slow = sys.platform == "linux" and "built with" not in found.blas_note
     fix = (f"unset {blas.VARIABLE}" if blas.VARIABLE in found.blas_note else blas.REMEDY) if slow else None
@@ -158,10 +158,10 @@ def _compiler(found: Backend) -> Finding:
 
 
 def _built_in_model() -> Finding:
-    from rave_mlx import loading
+    from rave_mlx.checkpoint import build
 
     try:
-        lmm = loading.load(loading.BUILT_IN)
+        lmm = build.load(build.BUILT_IN)
     except RaveError as error:
         fix = "pip install --force-reinstall --no-deps rave-mlx"
         return Finding("built-in model", _line(error), "broken", fix)

@@ -48,11 +48,11 @@ def evaluate(
 
     Answers are greedy, one question at a time. Tables go to stdout, progress to stderr.
     """
-    from rave_mlx.attention.policies.parse import steering
+    from rave_mlx.checkpoint.build import load
     from rave_mlx.evaluate.output import as_json, as_tables, follow, write_answers
     from rave_mlx.evaluate.runner import answer_all
     from rave_mlx.evaluate.tasks import open_task
-    from rave_mlx.loading import load
+    from rave_mlx.policies.parse import steering
 
     policy = None if attention is None else steering(attention)
     items, breakdowns = open_task(task, pages)

@@ -79,8 +79,8 @@ def look(
 
     [bold]rave-mlx look --image receipt.png --prompt "What is the total?"[/bold]
     """
+    from rave_mlx.checkpoint.build import load
     from rave_mlx.errors import UsageError
-    from rave_mlx.loading import load
 
     if pointing is not None:
         if image or prompt or layers or heads or out:
@@ -89,11 +89,11 @@ def look(
         return
     if not image or prompt is None:
         raise UsageError("look needs --image FILE and --prompt TEXT")
+    from rave_mlx.checkpoint.directory import check_new
     from rave_mlx.look.compare import compare as compare_runs
     from rave_mlx.look.maps import parse_numbers
     from rave_mlx.look.masses import mass_table
     from rave_mlx.look.output import as_json, write_folder
-    from rave_mlx.store import check_new
 
     files = [Path(name).expanduser() for name in image]
     folder = out or files[0].with_name(f"{files[0].stem}-look")

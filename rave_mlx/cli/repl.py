@@ -11,12 +11,12 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from rave_mlx.conversation import ImagePart
+from rave_mlx.chat.session import Session, TurnStats
+from rave_mlx.chat.transcript import load_transcript, save_transcript
 from rave_mlx.convert.source import SUGGESTED
 from rave_mlx.errors import RaveError, UsageError
-from rave_mlx.session import Session, TurnStats
-from rave_mlx.transcript import load_transcript, save_transcript
-from rave_mlx.zoom.crops import is_reduced, reading_scale
+from rave_mlx.inputs.prompt.message import ImagePart
+from rave_mlx.policies.rereading.crops import is_reduced, reading_scale
 
 HELP = """\
 /image FILE [PAGE]   show the model an image (or a page of a PDF); ask about it next

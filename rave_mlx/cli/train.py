@@ -11,7 +11,7 @@ import typer
 from rave_mlx.cli import options
 
 if TYPE_CHECKING:
-    from rave_mlx.adapters import ModelPart
+    from rave_mlx.checkpoint.adapters import ModelPart
     from rave_mlx.models.lmm import LMM
     from rave_mlx.train.config import TrainConfig
     from rave_mlx.train.report import Listener
@@ -187,8 +187,8 @@ def train(
     """
     import mlx.core as mx
 
+    from rave_mlx.checkpoint.build import load
     from rave_mlx.errors import UsageError
-    from rave_mlx.loading import load
     from rave_mlx.train.config import AdapterSettings, TrainConfig
     from rave_mlx.train.distributed import join
     from rave_mlx.train.run import run

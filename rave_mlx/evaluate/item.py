@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rave_mlx.images import ImageSource
+from rave_mlx.inputs.images.preprocess import ImageSource
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from rave_mlx.attention.policies.parse import Attention
-from rave_mlx.conversation import ImagePart
+from rave_mlx.chat.session import Session
 from rave_mlx.evaluate.item import Item
 from rave_mlx.evaluate.metrics import anls, character_errors, exact
+from rave_mlx.inputs.prompt.message import ImagePart
 from rave_mlx.models.lmm import LMM
-from rave_mlx.session import Session
+from rave_mlx.policies.parse import Attention
 
 
 @dataclass(frozen=True)

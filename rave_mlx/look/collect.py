@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rave_mlx.attention.policies.parse import Attention, Steering, steering
+from rave_mlx.chat.session import latest_turn
 from rave_mlx.config import Connector, ImageConfig, Images
-from rave_mlx.conversation import ImagePart, Message, Role, TextPart
 from rave_mlx.errors import PromptError, UsageError
-from rave_mlx.generation import decode, prefill
-from rave_mlx.images import open_image
+from rave_mlx.generation.decode import decode, prefill
+from rave_mlx.generation.sampling import Sampling
+from rave_mlx.inputs.images.patches import ImagePatches, normalised
+from rave_mlx.inputs.images.preprocess import open_image
+from rave_mlx.inputs.images.token_boxes import places
+from rave_mlx.inputs.prompt.message import ImagePart, Message, Role, TextPart
+from rave_mlx.inputs.prompt.parse_messages import read_messages
+from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.look.maps import AnswerToken, AttentionMap, SeenImage
-from rave_mlx.look.places import places
 from rave_mlx.look.watch import Recorder, Row, Watch
-from rave_mlx.messages import read_messages
 from rave_mlx.models.lmm import LMM
-from rave_mlx.patches import ImagePatches, normalised
-from rave_mlx.prompt import Prompt
-from rave_mlx.sampling import Sampling
-from rave_mlx.session import latest_turn
+from rave_mlx.policies.parse import Attention, Steering, steering
 
 MAX_TOKENS = 64
 PAGE_PIXELS = 1 << 21

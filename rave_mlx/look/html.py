@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rave_mlx.inputs.images.token_boxes import Places
 from rave_mlx.look.colors import attention_scale, difference_scale
 from rave_mlx.look.compare import check_together
 from rave_mlx.look.maps import KINDS, AttentionMap, default_layers, name_numbers
-from rave_mlx.look.places import Places
 
 MOST_BYTES = 24 << 20
 """Bytes of maps in a page, before base64."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rave_mlx.errors import UsageError
-from rave_mlx.look.places import Places
+from rave_mlx.inputs.images.token_boxes import Places
 
 KINDS = ("image", "text", "sinks")
 """What a row's attention is divided among. A visual token that is a sink counts as a sink."""

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rave_mlx.attention.policies.parse import steering
 from rave_mlx.errors import UsageError
 from rave_mlx.evaluate.metrics import exact
 from rave_mlx.look.collect import collect
 from rave_mlx.look.maps import AttentionMap, Floats, default_layers
 from rave_mlx.models.lmm import LMM
-from rave_mlx.nano.documents import Document, PageConfig, Question, Word, make
+from rave_mlx.policies.parse import steering
+from rave_mlx.synthetic import Document, PageConfig, Question, Word, make
 
 SEED = 880_000
 """Far from the seeds of training and of `evaluate`."""

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx.attention.gate import PairGate
-from rave_mlx.attention.policies.base import Context, Policy, Rows
-from rave_mlx.attention.policies.sinks import cosines
-from rave_mlx.attention.policies.tokens import KeyRows
 from rave_mlx.attention.reference import full_bias
-from rave_mlx.cache import Cache
 from rave_mlx.models.decoder import Decoder
+from rave_mlx.models.kv_cache import Cache
+from rave_mlx.policies.policy import Context, Policy, Rows
+from rave_mlx.policies.sink_tokens import cosines
+from rave_mlx.policies.tokens import KeyRows
 
 SAME_DIRECTION = 0.9
 """Cosine to the first token's state above which a token is a sink (arXiv 2512.22213)."""

@@ -13,14 +13,14 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from rave_mlx.attention import Mask, PairGate, Path, attend, decoder_mask
-from rave_mlx.attention.policies.base import Kept
-from rave_mlx.attention.policies.run import Block, Run
-from rave_mlx.cache import Cache, LayerCache
+from rave_mlx.backend.activations import silu_mul
+from rave_mlx.backend.decode_ops import RMSNorm
+from rave_mlx.backend.row_parallel import by_rows
 from rave_mlx.config import LMMConfig, TextConfig
-from rave_mlx.elementwise import silu_mul
+from rave_mlx.models.kv_cache import Cache, LayerCache
 from rave_mlx.models.rope import RotaryTable, text_table
-from rave_mlx.one_token import RMSNorm
-from rave_mlx.parallel import by_rows
+from rave_mlx.policies.policy import Kept
+from rave_mlx.policies.runtime import Block, Run
 
 
 @dataclass(frozen=True)

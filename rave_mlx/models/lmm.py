@@ -12,20 +12,20 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from rave_mlx.attention import Path as AttentionPath
-from rave_mlx.attention.policies.base import Policy
-from rave_mlx.attention.policies.run import Run
-from rave_mlx.cache import Cache
-from rave_mlx.chat_template import ChatTemplate
 from rave_mlx.config import ImageConfig, LMMConfig
-from rave_mlx.conversation import Message
 from rave_mlx.errors import PromptError
-from rave_mlx.images import ImagePatches
-from rave_mlx.messages import read_messages
+from rave_mlx.inputs.images.preprocess import ImagePatches
+from rave_mlx.inputs.prompt.chat_template import ChatTemplate
+from rave_mlx.inputs.prompt.message import Message
+from rave_mlx.inputs.prompt.parse_messages import read_messages
+from rave_mlx.inputs.prompt.prompt import Prompt, build_prompt
+from rave_mlx.inputs.prompt.tokenizer import Tokenizer
 from rave_mlx.models.connectors import build_connector
 from rave_mlx.models.decoder import Decoder
+from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.vision import build_tower
-from rave_mlx.prompt import Prompt, build_prompt
-from rave_mlx.tokenizer import Tokenizer
+from rave_mlx.policies.policy import Policy
+from rave_mlx.policies.runtime import Run
 
 
 class LMM(nn.Module):

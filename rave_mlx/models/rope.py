@@ -11,9 +11,9 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx.backend.decode_ops import is_one_token, rotate
 from rave_mlx.config import RopeConfig
-from rave_mlx.models.frequencies import frequencies, regime
-from rave_mlx.one_token import is_one_token, rotate
+from rave_mlx.models.rope_scaling import frequencies, regime
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rave_mlx.images import ImagePatches
+from rave_mlx.inputs.images.preprocess import ImagePatches
 from rave_mlx.train.example import Example
 
 

@@ -26,11 +26,11 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from rave_mlx import adapters, store
-from rave_mlx.adapters import AdapterConfig
+from rave_mlx.checkpoint import adapters, directory
+from rave_mlx.checkpoint.adapters import AdapterConfig
+from rave_mlx.checkpoint.safetensors_writer import write_files
 from rave_mlx.config.part import Part
 from rave_mlx.errors import ConfigError, UsageError
-from rave_mlx.safetensors_writer import write_files
 from rave_mlx.train.config import TrainConfig
 
 FOLDER, BEST = "checkpoints", "best"
@@ -90,7 +90,7 @@ def write(out: Path, state: State, adapter: AdapterConfig, tensors: Tensors) -> 
     target = _path(out, state.step)
     if not target.exists():
         copies = {_EXACT + n: x for n, x in tensors.exact.items() if tensors.model[n].dtype != mx.float32}
-        with store.new_directory(target) as part:
+        with directory.new_directory(target) as part:
             adapters.write(part, adapter, tensors.model)
             (part / _OPTIMIZER).mkdir()
             write_files(part / _OPTIMIZER, [*tensors.optimizer.items(), *copies.items()])
@@ -115,10 +115,10 @@ def read(path: Path) -> Checkpoint:
         ConfigError, ModelError: when it is not whole.
     """
     file = path / _STATE
-    state = State.from_dict(store.read_json(file), str(file))
+    state = State.from_dict(directory.read_json(file), str(file))
     model = adapters.read_weights(path)
     weights = {name: x.astype(mx.float32) for name, x in model.items()}
-    saved = store.read_tensors(path / _OPTIMIZER)
+    saved = directory.read_tensors(path / _OPTIMIZER)
     exact = {name.removeprefix(_EXACT): x for name, x in saved.items() if name.startswith(_EXACT)}
     optimizer = {name: x for name, x in saved.items() if not name.startswith(_EXACT)}
     return Checkpoint(path, state, adapters.read_config(path), Tensors(model, weights | exact, optimizer))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rave_mlx.adapters import ModelPart
+from rave_mlx.checkpoint.adapters import ModelPart
 from rave_mlx.config.part import Part, positive
 from rave_mlx.errors import ConfigError
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rave_mlx.conversation import ImagePart, Message, TextPart
+from rave_mlx.chat.session import latest_turn
 from rave_mlx.errors import PromptError, RaveError
+from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
 from rave_mlx.models.lmm import LMM
-from rave_mlx.session import latest_turn
 from rave_mlx.train.example import Example, answer_of, make_example
 from rave_mlx.train.rows import DataError, Picture, Turn, read_row, unused_columns
 from rave_mlx.train.sketch import Sketch, Spool, check_budget, sketch

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rave_mlx.config import ImageConfig, Images
 from rave_mlx.errors import ModelError
-from rave_mlx.images import ImagePatches
+from rave_mlx.inputs.images.preprocess import ImagePatches
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.dataset import Dataset
 from rave_mlx.train.example import Example

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rave_mlx.conversation import Message, Role, TextPart
 from rave_mlx.errors import PromptError
+from rave_mlx.inputs.prompt.message import Message, Role, TextPart
+from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.lmm import LMM
-from rave_mlx.prompt import Prompt
 
 
 @dataclass(frozen=True, eq=False)

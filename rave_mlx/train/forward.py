@@ -12,8 +12,8 @@ import mlx.core as mx
 
 from rave_mlx.attention import Path
 from rave_mlx.models.decoder import DecoderLayer, Step
-from rave_mlx.models.frequencies import regime
 from rave_mlx.models.lmm import LMM, put_features
+from rave_mlx.models.rope_scaling import regime
 from rave_mlx.train.batch import Batch
 from rave_mlx.train.recompute import Call, sparing, whole
 

@@ -16,10 +16,10 @@ import numpy as np
 from rave_mlx import backend
 from rave_mlx.attention import GateTerms, Mask, attend_with_mass, decoder_mask
 from rave_mlx.attention.gate import squash
+from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.decoder import Attention, Step
 from rave_mlx.models.lmm import LMM
 from rave_mlx.models.rope import RotaryTable, text_table
-from rave_mlx.prompt import Prompt
 
 FILE = "gates.json"
 _ROWS = 256

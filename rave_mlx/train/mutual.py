@@ -13,10 +13,10 @@ from itertools import takewhile
 
 import numpy as np
 
-from rave_mlx.conversation import Message, Role, TextPart
 from rave_mlx.errors import UsageError
+from rave_mlx.inputs.prompt.message import Message, Role, TextPart
+from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.lmm import LMM
-from rave_mlx.prompt import Prompt
 
 _QUESTION, _REPLY = "What is the total of all of these?", "It is the sum of what is written there."
 

@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
-from rave_mlx import store
+from rave_mlx.checkpoint import directory
 from rave_mlx.train.config import TrainConfig
 from rave_mlx.train.parameters import Trained
 from rave_mlx.train.schedules import Schedule, build_schedule
@@ -95,7 +95,7 @@ class Optimizer:
             ModelError: when they are not those of this run.
         """
         for found, expected in ((weights, self.weights), (state, self.state())):
-            store.check_tensors(
+            directory.check_tensors(
                 {n: tuple(x.shape) for n, x in found.items()},
                 {n: tuple(x.shape) for n, x in expected.items()},
                 where,

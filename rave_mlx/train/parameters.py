@@ -15,10 +15,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from rave_mlx.adapters import AdapterConfig, ModelPart, attach, with_gates
+from rave_mlx.checkpoint.adapters import AdapterConfig, ModelPart, attach, with_gates
+from rave_mlx.checkpoint.fingerprint import fingerprint
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import UsageError
-from rave_mlx.fingerprint import fingerprint
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.config import AdapterSettings, TrainConfig
 from rave_mlx.train.mutual import open_mask
@@ -142,7 +142,7 @@ def _describe(name: str, x: mx.array) -> Trained:
 
 
 def _trained_names(lmm: LMM, adapter: AdapterConfig) -> list[str]:
-    from rave_mlx.adapters import adapter_weights
+    from rave_mlx.checkpoint.adapters import adapter_weights
 
     return list(adapter_weights(lmm, adapter))
 

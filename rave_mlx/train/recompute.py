@@ -16,9 +16,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from rave_mlx.elementwise import silu_mul
+from rave_mlx.backend.activations import silu_mul
+from rave_mlx.backend.row_parallel import by_rows
 from rave_mlx.models.decoder import DecoderLayer, Step
-from rave_mlx.parallel import by_rows
 
 Call = Callable[[int, DecoderLayer, mx.array, Step], mx.array]
 """Runs a layer: its index, itself, what enters it, the step."""

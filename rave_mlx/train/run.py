@@ -20,7 +20,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from rave_mlx.adapters import AdapterConfig
+from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.errors import ModelError, UsageError
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train import checkpoint

@@ -20,12 +20,12 @@ from PIL import ExifTags, Image
 
 from rave_mlx.config import ImageConfig, Images, TileConfig
 from rave_mlx.errors import ImageError
-from rave_mlx.image_files import _DAMAGE, named
-from rave_mlx.image_kinds import HEAD, HEIC, PDF, PNG, TIFF, kind_of
-from rave_mlx.image_noise import quiet
-from rave_mlx.images import ImagePatches, cut_patches, fit_size, read_patches
-from rave_mlx.tiles import _PLANS, TILED_IMAGE_TOKENS
-from rave_mlx.tiles.markers import layout
+from rave_mlx.inputs.images.decode import _DAMAGE, named
+from rave_mlx.inputs.images.formats import HEAD, HEIC, PDF, PNG, TIFF, kind_of
+from rave_mlx.inputs.images.preprocess import ImagePatches, cut_patches, fit_size, read_patches
+from rave_mlx.inputs.images.quiet import quiet
+from rave_mlx.inputs.images.tiling import _PLANS, TILED_IMAGE_TOKENS
+from rave_mlx.inputs.images.tiling.markers import layout
 from rave_mlx.train.rows import DataError, Picture
 
 _NONE = np.zeros((0, 0), np.float32)

@@ -20,7 +20,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from rave_mlx import backend
-from rave_mlx.adapters import AdapterConfig
+from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.errors import ModelError, RaveError
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train import checkpoint

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from rave_mlx import backend
-from rave_mlx.conversation import Message
 from rave_mlx.evaluate.metrics import exact
-from rave_mlx.generation import decode, prefill
+from rave_mlx.generation.decode import decode, prefill
+from rave_mlx.generation.sampling import Sampling
+from rave_mlx.inputs.prompt.message import Message
+from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.lmm import LMM
-from rave_mlx.prompt import Prompt
-from rave_mlx.sampling import Sampling
 from rave_mlx.train.config import TrainConfig
 from rave_mlx.train.dataset import Dataset
 from rave_mlx.train.distributed import World

@@ -10,7 +10,7 @@ from oracle import LIMITS, Shape, attention, draw
 from runner import runner
 from samples import DECODE, PREFILL, packed, sample
 
-from rave_mlx.attention.backward import differentiable
+from rave_mlx.attention.gradient import differentiable
 from rave_mlx.attention.kernels.fused import choose_tile, fused
 from rave_mlx.attention.kernels.tuning import DecodeTile, PrefillTile, shared_bytes
 from rave_mlx.attention.reference import reference

@@ -9,7 +9,7 @@ from support import ask, picture, relative, tiny_model
 from rave_mlx.attention.kernels import launch as launching
 from rave_mlx.attention.kernels.selfcheck import self_check
 from rave_mlx.config import GateConfig, RopeConfig
-from rave_mlx.generation import prefill, step
+from rave_mlx.generation.decode import prefill, step
 
 SHAPE = {"head_dim": 64, "rope": RopeConfig(theta=10000.0, sections=(8, 12, 12))}
 GATES = {

@@ -8,7 +8,7 @@ import pytest
 from support import ask, picture, relative, tiny_model
 from test_kernels_model import GATES, SHAPE, kernels
 
-from rave_mlx.generation import prefill, step
+from rave_mlx.generation.decode import prefill, step
 
 __all__ = ["kernels"]
 

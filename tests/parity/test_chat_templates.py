@@ -8,12 +8,12 @@ import pytest
 
 transformers = pytest.importorskip("transformers")
 
-from rave_mlx.chat_template import ChatTemplate  # noqa: E402
 from rave_mlx.config import TokenConfig  # noqa: E402
-from rave_mlx.conversation import Message, Role, TextPart  # noqa: E402
 from rave_mlx.errors import PromptError  # noqa: E402
-from rave_mlx.prompt import build_prompt  # noqa: E402
-from rave_mlx.tokenizer import Tokenizer  # noqa: E402
+from rave_mlx.inputs.prompt.chat_template import ChatTemplate  # noqa: E402
+from rave_mlx.inputs.prompt.message import Message, Role, TextPart  # noqa: E402
+from rave_mlx.inputs.prompt.prompt import build_prompt  # noqa: E402
+from rave_mlx.inputs.prompt.tokenizer import Tokenizer  # noqa: E402
 
 CONVERSATIONS = {
     "question": [("user", "What is the total?")],

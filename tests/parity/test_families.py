@@ -13,11 +13,12 @@ from support import relative
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-import rave_mlx  # noqa: E402
-from parity import golden as reference  # noqa: E402
 from rave_mlx.convert import convert  # noqa: E402
 from rave_mlx.convert.export import export  # noqa: E402
-from rave_mlx.generation import prefill, step  # noqa: E402
+
+import rave_mlx  # noqa: E402
+from parity import golden as reference  # noqa: E402
+from rave_mlx.generation.decode import prefill, step  # noqa: E402
 
 CASES = cases()
 

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from rave_mlx.config import ImageConfig
-from rave_mlx.images import cut_patches, fit_size, read_patches
+from rave_mlx.inputs.images.preprocess import cut_patches, fit_size, read_patches
 
 CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}

@@ -10,15 +10,15 @@ transformers = pytest.importorskip("transformers")
 
 from PIL import Image  # noqa: E402
 
-from rave_mlx.nano.documents import PageConfig  # noqa: E402
-from rave_mlx.nano.recipe import infer, train, weights  # noqa: E402
-from rave_mlx.nano.recipe.config import TrainConfig  # noqa: E402
-from rave_mlx.nano.recipe.data import CHARACTERS, LINES, SLOTS, UNCOUNTED, batches  # noqa: E402
-from rave_mlx.nano.recipe.deepen import deepen  # noqa: E402
-from rave_mlx.nano.recipe.layers import NanoConfig, rotate  # noqa: E402
-from rave_mlx.nano.recipe.losses import losses, row_loss  # noqa: E402
-from rave_mlx.nano.recipe.model import Nano  # noqa: E402
-from rave_mlx.nano.recipe.tokens import (  # noqa: E402
+from rave_mlx.synthetic import PageConfig  # noqa: E402
+from recipes.builtin import infer, train, weights  # noqa: E402
+from recipes.builtin.config import TrainConfig  # noqa: E402
+from recipes.builtin.data import CHARACTERS, LINES, SLOTS, UNCOUNTED, batches  # noqa: E402
+from recipes.builtin.deepen import deepen  # noqa: E402
+from recipes.builtin.layers import NanoConfig, rotate  # noqa: E402
+from recipes.builtin.losses import losses, row_loss  # noqa: E402
+from recipes.builtin.model import Nano  # noqa: E402
+from recipes.builtin.tokens import (
     END_OF_TEXT,
     IMAGE,
     IMAGE_PREFIX,
@@ -30,7 +30,7 @@ from rave_mlx.nano.recipe.tokens import (  # noqa: E402
     decode,
     question_ids,
 )
-from rave_mlx.nano.recipe.vision import make_grid, pixels  # noqa: E402
+from recipes.builtin.vision import make_grid, pixels  # noqa: E402
 
 CONFIG = TrainConfig()
 SIZES = [(64, 256), (208, 304), (80, 400), (336, 496)]

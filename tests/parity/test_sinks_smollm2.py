@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from parity.test_smollm2 import file, lmm, reference  # noqa: F401
-from rave_mlx.attention.policies.sinks import Profile, classify_sinks, profile
-from rave_mlx.conversation import Message, TextPart
+from rave_mlx.inputs.prompt.message import Message, TextPart
+from rave_mlx.policies.sink_tokens import Profile, classify_sinks, profile
 
 torch = pytest.importorskip("torch")
 

@@ -23,7 +23,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 import rave_mlx
 from rave_mlx.config import TileConfig
-from rave_mlx.tiles import cut_tiles
+from rave_mlx.inputs.images.tiling import cut_tiles
 
 CASES = cases()
 SIZES = [(7, 5), (5, 7), (28, 28), (300, 20), (20, 300), (1, 90), (90, 1), (111, 113), (1000, 4), (333, 77), (620, 877)]

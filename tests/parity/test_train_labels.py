@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 from support import picture, tiny_model
 
-from rave_mlx.chat_template import ChatTemplate
-from rave_mlx.messages import read_messages
+from rave_mlx.inputs.prompt.chat_template import ChatTemplate
+from rave_mlx.inputs.prompt.parse_messages import read_messages
+from rave_mlx.inputs.prompt.tokenizer import Tokenizer
 from rave_mlx.models.lmm import LMM
-from rave_mlx.tokenizer import Tokenizer
 from rave_mlx.train.example import make_example
 
 IMAGES = (

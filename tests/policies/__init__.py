@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 
-from rave_mlx.attention.policies.base import Policy
+from rave_mlx.policies.policy import Policy
 
 
 @dataclass(frozen=True)

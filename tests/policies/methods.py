@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from policies import Subject
-from rave_mlx.attention.policies.act import ACT
-from rave_mlx.attention.policies.aif import AIF
-from rave_mlx.attention.policies.ee_mllm import EEMLLM
-from rave_mlx.attention.policies.gift import GIFT
-from rave_mlx.attention.policies.iri import IRI
-from rave_mlx.attention.policies.paint import PAI
-from rave_mlx.attention.policies.vhr import VHR
+from rave_mlx.policies.methods.act import ACT
+from rave_mlx.policies.methods.aif import AIF
+from rave_mlx.policies.methods.ee_mllm import EEMLLM
+from rave_mlx.policies.methods.gift import GIFT
+from rave_mlx.policies.methods.iri import IRI
+from rave_mlx.policies.methods.paint import PAI
+from rave_mlx.policies.methods.vhr import VHR
 
 ALL = {"first": 0, "last": 2, "of": 3}
 RATES = {"attention": (0.5, 0.8, 0.2), "mlp": (0.3, 0.1, 0.6), "sources": 2, "targets": 3, "of": 3}

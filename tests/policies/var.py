@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from policies import Subject
-from rave_mlx.attention.policies.mma import MMA
-from rave_mlx.attention.policies.var import VAR
+from rave_mlx.policies.methods.mma import MMA
+from rave_mlx.policies.methods.var import VAR
 
 DIMS = {"dims": (3, 14, 30), "tau": 2.2, "rho": 0.5, "min_visual": 0.1}
 SUBJECTS = [

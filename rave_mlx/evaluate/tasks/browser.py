@@ -20,8 +20,8 @@ from PIL import Image
 from rave_mlx.errors import ModelError
 from rave_mlx.evaluate.item import Item
 from rave_mlx.evaluate.tasks.docs import group
-from rave_mlx.nano.documents.questions import Question
-from rave_mlx.nano.documents.values import Values
+from rave_mlx.synthetic.questions import Question
+from rave_mlx.synthetic.values import Values
 
 KINDS = ("form", "receipt", "table")
 FACES = (

@@ -15,7 +15,7 @@ from PIL import Image
 
 from rave_mlx.errors import UsageError
 from rave_mlx.evaluate.item import Item
-from rave_mlx.nano.documents import PageConfig, Question, held_out_page, make
+from rave_mlx.synthetic import PageConfig, Question, held_out_page, make
 
 SEED = 990_000
 """Far from the seeds of training."""

@@ -14,7 +14,7 @@ from PIL import Image
 
 from rave_mlx.evaluate.item import Item
 from rave_mlx.evaluate.tasks.docs import group
-from rave_mlx.nano.documents import Document, PageConfig, make
+from rave_mlx.synthetic import Document, PageConfig, make
 
 SEED = 980_000
 """Far from the seeds of training and of the other tasks."""

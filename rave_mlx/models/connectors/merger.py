@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
+from rave_mlx.backend.activations import gelu
 from rave_mlx.config import ConnectorConfig, VisionConfig
-from rave_mlx.elementwise import gelu
-from rave_mlx.images import ImagePatches
+from rave_mlx.inputs.images.preprocess import ImagePatches
 
 
 class CellMerger(nn.Module):

@@ -7,11 +7,11 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx.backend.activations import ACTIVATIONS
+from rave_mlx.backend.row_parallel import by_rows
 from rave_mlx.config import MlpConnectorConfig
-from rave_mlx.elementwise import ACTIVATIONS
-from rave_mlx.images import ImagePatches
-from rave_mlx.parallel import by_rows
-from rave_mlx.patches import Region
+from rave_mlx.inputs.images.patches import Region
+from rave_mlx.inputs.images.preprocess import ImagePatches
 
 
 class MlpConnector(nn.Module):

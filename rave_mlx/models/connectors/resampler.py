@@ -11,9 +11,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from rave_mlx.attention import attend
+from rave_mlx.backend.activations import gelu
 from rave_mlx.config import ResamplerConfig
-from rave_mlx.elementwise import gelu
-from rave_mlx.images import ImagePatches
+from rave_mlx.inputs.images.preprocess import ImagePatches
 
 
 class ResamplerAttention(nn.Module):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
+from rave_mlx.backend.activations import ACTIVATIONS
 from rave_mlx.config import ShuffleConnectorConfig
-from rave_mlx.elementwise import ACTIVATIONS
-from rave_mlx.images import ImagePatches
+from rave_mlx.inputs.images.preprocess import ImagePatches
 
 
 def shuffle(x: mx.array, rows: int, columns: int, scale: int) -> mx.array:

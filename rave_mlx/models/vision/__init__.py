@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rave_mlx.config import Tower, VisionConfig
 from rave_mlx.models.vision.qwen import QwenVision
-from rave_mlx.models.vision.tiles import TileVision
+from rave_mlx.models.vision.tiled import TileVision
 
 
 def build_tower(config: Tower) -> QwenVision | TileVision:

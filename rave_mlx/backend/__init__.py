@@ -1,0 +1,217 @@
+"""Which MLX backend is there, and how to get the best of it.
+
+`prepare()` comes before the first computation. On Metal and CUDA it only looks. On a Linux CPU it gives MLX a fast
+BLAS (`rave_mlx.backend.cpu.blas`), keeps the C library from returning large buffers to the system after every operation, and
+makes sure that `mx.compile` can build kernels. Importing this module does none of that.
+
+What a CPU wants of callers: float32 (half precision and quantized products are far slower there), and independent
+work spread over `lanes()`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import mlx.core as mx
+
+from rave_mlx.backend import system
+from rave_mlx.backend.cpu import blas
+from rave_mlx.backend.system import Memory
+from rave_mlx.errors import MemoryLimitError
+
+_MAX_LANES = 4
+_HEADROOM = 1.25
+"""Share of memory that expanded weights need on top of their size: activations, the file being read."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The compute backend of this process.
+
+    `dtype` is the type weights are computed in by default, None for the checkpoint's own. `binding` ties MLX to the
+    BLAS it was given, None for its own; `blas_note` says which, or why not. `compiler` is the g++ behind
+    `mx.compile` on a CPU; `jit_note` says why it builds no kernels, "" where it does.
+    """
+
+    kind: Literal["metal", "cuda", "cpu"]
+    device: str
+    dtype: mx.Dtype | None
+    cores: int
+    binding: blas.Binding | None = None
+    blas_note: str = ""
+    compiler: str | None = None
+    jit_note: str = ""
+
+    @property
+    def blas(self) -> blas.Library | None:
+        """The BLAS that MLX was given."""
+        return self.binding.library if self.binding else None
+
+    @property
+    def jit(self) -> bool:
+        """Whether `mx.compile` builds kernels."""
+        return not self.jit_note
+
+
+def prepare() -> Backend:
+    """Find the backend and set it up; the first call does the work, in whatever thread it comes.
+
+    Raises:
+        BackendError: when RAVE_MLX_BLAS names a library that cannot be used.
+    """
+    with _lock:
+        return _prepare()
+
+
+def current() -> Backend:
+    """The prepared backend."""
+    return prepare()
+
+
+def lanes(n: int | None = None) -> list[mx.ThreadLocalStream]:
+    """Streams for independent pieces of work: `with mx.stream(lane): ...`.
+
+    On a CPU MLX runs each stream on one thread of its own, so there is a lane for each core, four at most. A GPU
+    fills itself: one lane. The lanes are the same on every call, and each may be used in any Python thread.
+
+    Args:
+        n: how many at most.
+    """
+    found = _lanes()
+    return list(found[: max(1, n)] if n is not None else found)
+
+
+@contextmanager
+def blas_threads(count: int) -> Iterator[None]:
+    """Let a matrix product use `count` BLAS threads: 1 where the lanes already keep every core busy.
+
+    It holds for the whole process and counts when a product is computed, not when it is written down: evaluate
+    inside. Without a library of ours, and where that does not tell its threads, nothing changes.
+    """
+    library = current().blas
+    before = None if library is None else library.threads
+    if library is None or before is None:
+        yield
+        return
+    library.set_threads(count)
+    try:
+        yield
+    finally:
+        library.set_threads(before)
+
+
+@contextmanager
+def row_parallel() -> Iterator[None]:
+    """A block that evaluates work cut over the lanes (`parallel.by_rows`): one BLAS thread a lane.
+
+    Two lanes that share two BLAS threads wait for each other, many times longer when another program is running.
+    """
+    with blas_threads(1) if len(lanes()) > 1 else nullcontext():
+        yield
+
+
+def memory() -> Memory:
+    """Memory in bytes that models may take here: the GPU's, or the control group's or machine's."""
+    backend = current()
+    if backend.kind == "cpu":
+        return system.memory()
+    info = mx.device_info()
+    total = int(info.get("max_recommended_working_set_size") or info.get("total_memory") or system.memory().total)
+    free = int(info.get("free_memory") or total - mx.get_active_memory())
+    return Memory(total, max(0, free))
+
+
+def expand_quantized(stored: int, expanded: int) -> bool:
+    """Whether to expand quantized weights to float32 at load: on a CPU, when memory allows.
+
+    Args:
+        stored: bytes of the weights as they are.
+        expanded: bytes in float32.
+    """
+    return current().kind == "cpu" and max(stored, _HEADROOM * expanded) <= memory().available
+
+
+def check_memory(need: int, what: str, remedy: str) -> None:
+    """Refuse what does not fit into memory.
+
+    Args:
+        need: bytes.
+        what: the thing that needs them ("the weights of ...").
+        remedy: what to do about it.
+
+    Raises:
+        MemoryLimitError: with both sizes.
+    """
+    available = memory().available
+    if need > available:
+        raise MemoryLimitError(f"{what}: {_gb(need)} needed, {_gb(available)} available; {remedy}")
+
+
+@cache
+def _prepare() -> Backend:
+    if mx.default_device().type == mx.DeviceType.gpu:
+        kind: Literal["metal", "cuda"] = "metal" if mx.metal.is_available() else "cuda"
+        return Backend(kind, str(mx.device_info().get("device_name", kind)), None, system.cores())
+    cores = system.cores()
+    device = str(mx.device_info(mx.Device(mx.cpu, 0)).get("device_name") or platform.processor() or platform.machine())
+    if sys.platform == "linux":
+        _keep_buffers()
+        binding, note = blas.bind(cores)
+    else:
+        binding, note = None, "MLX uses the system's BLAS on this platform"
+    compiler = system.compiler()
+    return Backend("cpu", device, mx.float32, cores, binding, note, compiler, _compile_problem(compiler))
+
+
+@cache
+def _lanes() -> tuple[mx.ThreadLocalStream, ...]:
+    backend = current()
+    if backend.kind != "cpu":
+        return (mx.new_thread_local_stream(mx.default_device()),)
+    return tuple(mx.new_thread_local_stream(mx.cpu) for _ in range(min(backend.cores, _MAX_LANES)))
+
+
+def _keep_buffers() -> None:
+    """Let glibc's malloc keep freed buffers.
+
+    MLX allocates every result anew. By default glibc hands large buffers back to the system at once, and the next
+    operation pays for mapping and zeroing each page again: a 16 MB chain of operations ran 2 to 4 times slower.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        libc.mallopt(_M_TRIM_THRESHOLD, min(1 << 30, system.memory().available // 8))
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+
+
+def _compile_problem(compiler: str | None) -> str:
+    """Why `mx.compile` builds no kernels on this CPU, or "".
+
+    MLX runs operations one by one where it finds no g++, but fails where the one it finds cannot build (no
+    headers, no place for temporary files); compilation is then switched off for the whole process. The trial takes
+    a second once, afterwards MLX finds the result in its folder of temporary files.
+    """
+    if compiler is None:
+        return "no g++"
+    if "MLX_DISABLE_COMPILE" in os.environ:
+        return "MLX_DISABLE_COMPILE is set"
+    try:
+        right = mx.array_equal(mx.compile(lambda x: x * 2.0 + 1.0)(mx.arange(16.0)), mx.arange(1.0, 33.0, 2.0)).item()
+    except RuntimeError as error:
+        mx.disable_compile()
+        return f"g++ failed: {str(error).splitlines()[-1][-200:]}"
+    return "" if right else "g++ builds wrong kernels"
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"

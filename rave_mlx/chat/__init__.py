@@ -1,0 +1,1 @@
+"""Conversations: a session that reuses what it has read, and its saved transcript."""

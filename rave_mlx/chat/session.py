@@ -1,0 +1,273 @@
+"""A conversation that reads every token and every image once.
+
+The cache of keys and values grows with the conversation. Before each answer the whole conversation is rendered
+again and compared with what the cache holds, token by token and image by image (by content, not by file name);
+only what differs is read. An answer enters the next prompt as the ids that were generated.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+
+from rave_mlx.generation.confidence import Watched
+from rave_mlx.generation.decode import Clock, Finish, Piece, decode, encode, prefill, reuse
+from rave_mlx.generation.sampling import Sampling
+from rave_mlx.inputs.images.preprocess import ImageSource
+from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
+from rave_mlx.inputs.prompt.parse_messages import read_image, read_messages
+from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.kv_cache import Cache
+from rave_mlx.models.lmm import LMM
+from rave_mlx.models.rope_scaling import kept_regime, regime
+from rave_mlx.policies.parse import Attention, Steering, steering
+from rave_mlx.policies.rereading.auxiliary_pass import Readings
+
+_FEATURES_KEPT = 8
+"""Images whose features are kept for later questions, and more as long as they are few tokens together."""
+_TOKENS_KEPT = 20_000
+
+
+@dataclass(frozen=True)
+class TurnStats:
+    """What one answer cost.
+
+    Attributes:
+        prompt_tokens: length of the whole prompt.
+        reused_tokens: how many of them were in the cache.
+        visual_tokens: how many of them are visual.
+        images_encoded: how often the vision tower ran.
+        answer_tokens: generated tokens, the stop token included.
+        first_token_seconds: from the question to the first token.
+        tokens_per_second: of the tokens after the first.
+        certainty: the probability that the model gave to the answer's least likely token, before temperature.
+        peak_bytes: MLX's peak memory since the program began.
+    """
+
+    prompt_tokens: int
+    reused_tokens: int
+    visual_tokens: int
+    images_encoded: int
+    answer_tokens: int
+    first_token_seconds: float
+    tokens_per_second: float
+    certainty: float
+    peak_bytes: int
+
+
+class Session:
+    """A conversation with a model.
+
+    Args:
+        lmm: the model.
+        policy: attention policy, as after `--attention`, or `Policy` objects: "rave" uses the model's pair gates,
+            "none" leaves them out, "var:paper" leaves them out and steers, "rave+var:paper" does both. None: what the
+            model's config names, else gates if the model has any that do something.
+        max_tokens: limit of an answer's length.
+        image_tokens: budget of visual tokens an image; None for the default.
+        sampling: how tokens are drawn.
+        system: a system message that starts every conversation.
+
+    Raises:
+        UsageError: for a policy that does not exist, or that the model cannot take.
+    """
+
+    def __init__(
+        self,
+        lmm: LMM,
+        *,
+        policy: Attention = None,
+        max_tokens: int = 256,
+        image_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        system: str | None = None,
+    ):
+        self.lmm = lmm
+        self.max_tokens = max_tokens
+        self.image_tokens = image_tokens
+        self.sampling = sampling or Sampling()
+        self._opening = [] if system is None else [Message("system", (TextPart(system),), plain=True)]
+        self.messages: list[Message] = list(self._opening)
+        self.stats: TurnStats | None = None
+        self._cache: Cache | None = None
+        self._seen: Prompt | None = None
+        self._regime: int | None = 0
+        self._features: OrderedDict[str, mx.array] = OrderedDict()
+        self._steering = Steering()
+        self.policy = steering(lmm.config.attention if policy is None else policy)
+
+    @property
+    def policy(self) -> Steering:
+        """The attention policy. Setting another one keeps the conversation, to be read again: keys and values made
+        under one policy are not those of another."""
+        return self._steering
+
+    @policy.setter
+    def policy(self, policy: Attention) -> None:
+        self._steering = steering(policy)
+        for each in self._steering.policies:
+            each.check(self.lmm.config)
+        self._cache = self._seen = None
+        self._readings = Readings(self.lmm, self._steering, self._features)
+
+    def send(self, text: str, images: Sequence[ImageSource | ImagePart] = ()) -> Generator[Piece]:
+        """Ask a question and stream the answer; both become part of the conversation.
+
+        When the caller stops early (closes the iterator, or is interrupted), what was generated so far is the
+        answer. When reading fails, the conversation is as it was before.
+
+        Raises:
+            ImageError, PromptError, MemoryLimitError.
+        """
+        parts = [image if isinstance(image, ImagePart) else self.read(image) for image in images]
+        return self._answer([*self.messages, Message("user", (*parts, TextPart(text)))])
+
+    def answer(self, messages: Sequence[Mapping[str, Any]]) -> Generator[Piece]:
+        """Replace the conversation by `messages` (as in `LMM.prepare`) and stream the next answer.
+
+        What the new conversation shares with the old one is not read again.
+        """
+        config, kept = self.lmm.config.image, self._keeps_originals
+        return self._answer(read_messages(messages, config, self.image_tokens, originals=kept))
+
+    def read(self, image: ImageSource, page: int = 1) -> ImagePart:
+        """An image for `send`, decoded and cut into patches now, so that its errors come now.
+
+        Its original is kept beside them (4 bytes a pixel) while a policy wants to take a closer look at it.
+        """
+        config, kept = self.lmm.config.image, self._keeps_originals
+        return read_image(image, config, page=page, image_tokens=self.image_tokens, original=kept)
+
+    def reset(self) -> None:
+        """Forget the conversation. Features of recent images are kept."""
+        self.resume(self._opening)
+
+    def resume(self, messages: Sequence[Message]) -> None:
+        """Replace the conversation; the next question continues `messages`."""
+        self.messages = list(messages)
+
+    def _answer(self, messages: list[Message]) -> Generator[Piece]:
+        clock = Clock()
+        shown = latest_turn(messages) if self.lmm.config.turns == "last" else messages
+        known = set(self._features)
+        for policy in self._steering.policies:
+            shown = list(policy.revise(self.lmm, shown, self._steering.gate, self._features))
+        watched = Watched.of(self.sampling)
+        prompt = self.lmm.prompt(shown)
+        cache, reused = self._reuse(prompt)
+        encoded = len(self._features.keys() - known) + self._encode(prompt, reused)
+        known = set(self._features)
+        sampling: Sampling = watched
+        # What is put around first acts last.
+        for policy in reversed(self._steering.policies):
+            sampling = policy.guide(shown, sampling, self._readings)
+        room = self.lmm.config.text.max_positions - len(prompt)
+        limit = min(self.max_tokens, room)
+        ids: list[int] = []
+        words = self.lmm.tokenizer.stream()
+        finish: Finish | None = None
+        text = ""
+        try:
+            logits = prefill(self.lmm, prompt, cache, features=self._features)
+            features = self._features
+            for token in decode(self.lmm, prompt, cache, logits, sampling, max_tokens=limit, features=features):
+                clock.tick()
+                ids.append(token)
+                stopped = token in self.lmm.config.tokens.stop
+                finish = "stop" if stopped else "length" if len(ids) == limit else None
+                piece = words.finish() if stopped else words.add(token) + (words.finish() if finish else "")
+                text += piece
+                yield Piece(piece, token, finish)
+        finally:
+            self._remember(messages, shown, prompt, cache, ids, text, finish)
+            encoded += len(self._features.keys() - known)
+            self.stats = _stats(prompt, reused, encoded, ids, clock, watched.certainty(len(ids)))
+
+    @property
+    def _keeps_originals(self) -> bool:
+        return any(policy.originals for policy in self._steering.policies)
+
+    def _reuse(self, prompt: Prompt) -> tuple[Cache, int]:
+        """The cache, trimmed to what it shares with `prompt` (at least one token is left to read)."""
+        if self._cache is None:
+            self._cache = self.lmm.make_cache(gate=self._steering.gate, policies=self._steering.policies)
+        alike = self._regime == regime(self.lmm.config.text.rope, prompt.token_map.next_position)
+        seen, self._seen = self._seen, None
+        return self._cache, reuse(self._cache, seen if alike else None, prompt)
+
+    def _encode(self, prompt: Prompt, start: int) -> int:
+        """Make the features of the images that are still to be read; returns how many needed the vision tower."""
+        pending = set(prompt.token_map.image[start:].tolist()) - {-1}
+        count = 0
+        for image in (prompt.images[i] for i in sorted(pending)):
+            if image.digest not in self._features:
+                self._features[image.digest] = encode(self.lmm, image)
+                count += 1
+            self._features.move_to_end(image.digest)
+        kept = sum(len(features) for features in self._features.values())
+        while kept > _TOKENS_KEPT and len(self._features) > max(_FEATURES_KEPT, len(pending)):
+            kept -= len(self._features.popitem(last=False)[1])
+        return count
+
+    def _remember(
+        self,
+        messages: list[Message],
+        shown: list[Message],
+        prompt: Prompt,
+        cache: Cache,
+        ids: list[int],
+        text: str,
+        finish: Finish | None,
+    ) -> None:
+        """Keep the turn: the answer's ids, and a record of which tokens the cache holds."""
+        if not ids:
+            cache.trim(0)
+            return
+        length = prompt.token_map.next_position
+        self._regime = kept_regime(self.lmm.config.text.rope, length, length + cache.length - len(prompt))
+        said = ids[:-1] if finish == "stop" else ids
+        answer = Message("assistant", (TextPart(text, tuple(said)),))
+        self.messages = [*_without_originals(messages, self._keeps_originals), answer]
+        cache.trim(len(prompt) + len(said))
+        self._seen = self.lmm.prompt([*shown, answer], add_generation_prompt=False)
+
+
+def latest_turn(messages: Sequence[Message]) -> list[Message]:
+    """The latest images of a conversation and its last question, as one message."""
+    images = [[p for p in m.parts if isinstance(p, ImagePart)] for m in messages]
+    latest = next((shown for shown in reversed(images) if shown), [])
+    question = messages[-1]
+    parts: list[TextPart | ImagePart] = [*latest, *(p for p in question.parts if isinstance(p, TextPart))]
+    return [Message(question.role, tuple(parts), question.plain and not latest)]
+
+
+def _without_originals(messages: Sequence[Message], keep_latest: bool) -> list[Message]:
+    """The conversation without the originals of its images, but those that a policy may want again."""
+    last = max((i for i, m in enumerate(messages) if any(isinstance(p, ImagePart) for p in m.parts)), default=-1)
+    return [
+        message
+        if index == last and keep_latest
+        else replace(
+            message, parts=tuple(replace(p, original=None) if isinstance(p, ImagePart) else p for p in message.parts)
+        )
+        for index, message in enumerate(messages)
+    ]
+
+
+def _stats(prompt: Prompt, reused: int, encoded: int, ids: list[int], clock: Clock, certainty: float) -> TurnStats:
+    after = clock.total - clock.first_token
+    return TurnStats(
+        prompt_tokens=len(prompt),
+        reused_tokens=reused,
+        visual_tokens=prompt.visual_tokens,
+        images_encoded=encoded,
+        answer_tokens=len(ids),
+        first_token_seconds=clock.first_token,
+        tokens_per_second=(len(ids) - 1) / after if len(ids) > 1 and after > 0 else 0.0,
+        certainty=certainty,
+        peak_bytes=mx.get_peak_memory(),
+    )

@@ -1,0 +1,134 @@
+"""From a picture to the patches a vision tower reads: fit a token budget, resize once, normalise, cut.
+
+Equal to the transformers processor (Qwen2VLImageProcessor, arXiv 2409.12191) for the same size: the same Pillow
+resize on uint8, then the same float32 arithmetic, here done once for the 256 levels of each channel and looked up.
+Unlike there, an image takes at most 1,280 tokens unless more are asked for: checkpoints ship with a cap of 12.8
+megapixels, at which a scanned page takes 11,000 tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from rave_mlx.config import ImageConfig, Images
+from rave_mlx.errors import ImageError
+from rave_mlx.inputs.images.decode import ImageSource, named, open_image
+from rave_mlx.inputs.images.patches import DEFAULT_IMAGE_TOKENS, RESAMPLE, ImagePatches, digest, normalised
+from rave_mlx.inputs.images.tiling import TILED_IMAGE_TOKENS, cut_tiles
+
+__all__ = [
+    "DEFAULT_IMAGE_TOKENS",
+    "ImagePatches",
+    "ImageSource",
+    "cut_patches",
+    "fit_size",
+    "open_image",
+    "read_patches",
+]
+
+MAX_RATIO = 200
+"""Longest side over shortest side, as in transformers."""
+
+PDF_OVERSAMPLING = 4
+"""A PDF page is drawn with this many times the pixels of its budget; scaled down, text has smoother edges."""
+
+
+def fit_size(width: int, height: int, config: ImageConfig, image_tokens: int | None = None) -> tuple[int, int]:
+    """(width, height) in pixels after resizing: multiples of `config.cell`, area within the budget, aspect kept.
+
+    Follows `smart_resize` of transformers. It differs where that would leave the budget: a budget of fewer tokens
+    than the aspect ratio, or than `config.min_pixels`; then the longer side gives way.
+
+    Args:
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        config: cell size and the range of areas.
+        image_tokens: the largest number of visual tokens; replaces `config.max_pixels`. None: DEFAULT_IMAGE_TOKENS,
+            or `config.max_pixels` where that is less.
+
+    Raises:
+        ImageError: without pixels, for a ratio of sides above 200, for a budget below 1.
+    """
+    if width < 1 or height < 1:
+        raise ImageError(f"the image has no pixels ({width} x {height}); pass one with both sides above 0")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ImageError(
+            f"{width} x {height} pixels is too narrow, the longer side may be {MAX_RATIO} times the shorter; "
+            "crop the image or cut it into pieces"
+        )
+    cell, largest = config.cell, _budget(config, image_tokens)
+    columns, rows = round(width / cell), round(height / cell)
+    if columns * rows * cell**2 > largest:
+        shrink = math.sqrt(width * height / largest)
+        columns, rows = (max(1, math.floor(side / shrink / cell)) for side in (width, height))
+    elif columns * rows * cell**2 < min(config.min_pixels, largest):
+        grow = math.sqrt(min(config.min_pixels, largest) / (width * height))
+        columns, rows = (math.ceil(side * grow / cell) for side in (width, height))
+    shorter, longer = sorted((max(columns, 1), max(rows, 1)))
+    if shorter * longer * cell**2 > largest:
+        most = max(1, largest // cell**2)
+        shorter = min(shorter, most)
+        longer = most // shorter
+    return (longer * cell, shorter * cell) if columns > rows else (shorter * cell, longer * cell)
+
+
+def _budget(config: ImageConfig, image_tokens: int | None) -> int:
+    """Largest area in pixels."""
+    if image_tokens is None:
+        return min(config.max_pixels, DEFAULT_IMAGE_TOKENS * config.cell**2)
+    if image_tokens < 1:
+        raise ImageError(f"a budget of {image_tokens} tokens leaves nothing of an image; give at least 1")
+    return image_tokens * config.cell**2
+
+
+def _largest_area(config: Images, image_tokens: int | None) -> int:
+    """Pixels that the model can see of an image."""
+    if isinstance(config, ImageConfig):
+        return _budget(config, image_tokens)
+    tokens = TILED_IMAGE_TOKENS if image_tokens is None else image_tokens
+    return max(1, tokens // config.tile_tokens) * config.tile_size**2
+
+
+def cut_patches(image: Image.Image, config: Images, image_tokens: int | None = None) -> ImagePatches:
+    """Resize `image` (as from `open_image`; other modes are converted) into the budget and cut it into patches.
+
+    Raises:
+        ImageError: as `fit_size`, or `cut_tiles`.
+    """
+    if not isinstance(config, ImageConfig):
+        return cut_tiles(image, config, image_tokens)
+    rgb = image if image.mode == "RGB" else open_image(image)
+    width, height = fit_size(*rgb.size, config, image_tokens)
+    patch, merge, frames = config.patch_size, config.merge_size, config.temporal_patch_size
+    rows, columns = height // patch, width // patch
+    levels = np.asarray(rgb.resize((width, height), RESAMPLE[config.resample]))
+    levels = levels.reshape(rows // merge, merge, patch, columns // merge, merge, patch, 3)
+    levels = np.ascontiguousarray(levels.transpose(0, 3, 1, 4, 6, 2, 5)).reshape(rows * columns, 3, patch**2)
+    pixels = np.empty((rows * columns, 3, frames, patch**2), np.float32)
+    for channel, table in enumerate(normalised(config)):
+        pixels[:, channel] = np.take(table, levels[:, channel])[:, None]
+    return ImagePatches(
+        pixels=pixels.reshape(rows * columns, -1),
+        grid=(1, rows, columns),
+        digest=digest(levels, rows, columns, config),
+        size=rgb.size,
+        layout=(rows * columns // merge**2,),
+    )
+
+
+def read_patches(
+    source: ImageSource, config: Images, *, page: int = 1, image_tokens: int | None = None
+) -> ImagePatches:
+    """Open an image or page (see `open_image`) and cut it into patches (see `cut_patches`).
+
+    Raises:
+        ImageError: one line that names the source, what is wrong with it and what to do.
+    """
+    with named(source):
+        page_pixels = PDF_OVERSAMPLING * _largest_area(config, image_tokens)
+    image = open_image(source, page, page_pixels=page_pixels)
+    with named(source):
+        return cut_patches(image, config, image_tokens)

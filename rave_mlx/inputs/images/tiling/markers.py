@@ -1,0 +1,32 @@
+"""What stands in the prompt for a tiled image."""
+
+from __future__ import annotations
+
+from rave_mlx.config import TileConfig
+from rave_mlx.inputs.images.tiling.plan import Tiling
+from rave_mlx.inputs.images.tiling.unpad import visual_tokens
+
+
+def layout(tiling: Tiling, config: TileConfig, size: tuple[int, int]) -> tuple[str | int, ...]:
+    """Numbers of visual tokens with the text between them; `size` (width, height) of the original."""
+    if config.plan == "pinpoints":
+        return (visual_tokens(config, tiling.region),)
+    if config.markers == "grid":
+        return _grid(tiling, config.tile_tokens)
+    count = len(tiling.levels) * config.tile_tokens
+    return ("<img>", count, "</img>") if config.markers == "tags" else (count,)
+
+
+def _grid(tiling: Tiling, tokens: int) -> tuple[str | int, ...]:
+    """Idefics3 (arXiv 2408.12637): every tile has its row and column before it, the rows end in a newline."""
+    around, whole = "<fake_token_around_image>", "<global-img>"
+    if not tiling.overview:
+        return (f"{around}{whole}", tokens, around)
+    parts: list[str | int] = []
+    before = ""
+    for row in range(1, tiling.rows + 1):
+        for column in range(1, tiling.columns + 1):
+            parts += [f"{before}{around}<row_{row}_col_{column}>", tokens]
+            before = ""
+        before = "\n"
+    return (*parts, f"\n\n{around}{whole}", tokens, around)

@@ -1,0 +1,130 @@
+"""Where on the page every visual token comes from.
+
+The way from an image to visual tokens, walked backwards: cells of a native grid, squares of tiles (stretched, cropped
+or padded), the rows of an unpadded LLaVA-NeXT image with their newline tokens, the latents of a resampler.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rave_mlx.config import Connector, ImageConfig, Images, ResamplerConfig, TileConfig
+from rave_mlx.inputs.images.patches import ImagePatches
+from rave_mlx.inputs.images.tiling.pinpoint_grid import fit_inside
+
+Boxes = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """The visual tokens of one image on its page.
+
+    Attributes:
+        boxes: (n, 4) left, top, right, bottom in pixels of the upright original; NaN where a token shows no part of
+            it: newlines, class tokens, padding.
+        overview: (n,) marks of tokens of a tile with the whole image beside tiles that show it in detail.
+        cell: width and height of the smallest box, in pixels of the original.
+    """
+
+    boxes: Boxes
+    overview: NDArray[np.bool_]
+    cell: tuple[float, float]
+
+
+def places(image: ImagePatches, config: Images, connector: Connector) -> Places:
+    """The places of an image's visual tokens, in the order in which the decoder reads them."""
+    if isinstance(config, ImageConfig):
+        rows, columns = (side // config.merge_size for side in image.grid[1:])
+        boxes = _grid(np.linspace(0, image.size[0], columns + 1), np.linspace(0, image.size[1], rows + 1))
+        return _finish(boxes, np.zeros(len(boxes), bool), image)
+    if config.plan == "pinpoints":
+        return _finish(*_pinpoints(image, config), image)
+    (rows, columns), per_tile = image.arrangement, _of_tile(config, connector)
+    if image.grid[0] == 1:
+        return _finish(_single(per_tile, image.size, config), np.zeros(len(per_tile), bool), image)
+    tiles = [per_tile / [columns, rows, columns, rows] + np.tile([c / columns, r / rows], 2)
+             for r in range(rows) for c in range(columns)]  # fmt: skip
+    several = image.grid[0] > rows * columns
+    boxes = np.concatenate([*tiles, per_tile] if several else tiles) * np.tile(image.size, 2)
+    overview = np.arange(len(boxes)) >= len(per_tile) * rows * columns
+    return _finish(boxes, overview, image)
+
+
+def _finish(boxes: Boxes, overview: NDArray[np.bool_], image: ImagePatches) -> Places:
+    """Boxes within the image; what lies outside of it shows nothing."""
+    assert len(boxes) == image.tokens, (len(boxes), image.tokens)
+    clipped = boxes.clip(0, np.tile(image.size, 2))
+    sizes = clipped[:, 2:] - clipped[:, :2]
+    clipped[~(sizes > 1e-9).all(axis=1)] = np.nan
+    detail = clipped[~overview] if np.isfinite(clipped[~overview]).any() else clipped
+    smallest = np.nanmedian(detail[:, 2:] - detail[:, :2], axis=0) if np.isfinite(detail).any() else image.size
+    return Places(clipped, overview, (float(smallest[0]), float(smallest[1])))
+
+
+def _grid(x: NDArray[np.float64], y: NDArray[np.float64]) -> Boxes:
+    """Boxes between the edges x and y, row by row."""
+    rows, columns = len(y) - 1, len(x) - 1
+    left, right = np.tile(x[:-1], rows), np.tile(x[1:], rows)
+    return np.stack([left, np.repeat(y[:-1], columns), right, np.repeat(y[1:], columns)], axis=1)
+
+
+def _of_tile(config: TileConfig, connector: Connector) -> Boxes:
+    """Boxes of a tile's tokens in units of the tile. A latent of a resampler reads the whole tile."""
+    if isinstance(connector, ResamplerConfig):
+        return np.tile([0.0, 0.0, 1.0, 1.0], (config.tile_tokens, 1))
+    side = math.isqrt(config.tile_tokens)
+    used = config.tile_size // config.patch_size * config.patch_size / config.tile_size
+    edges = np.linspace(0, used, side + 1)
+    boxes = _grid(edges, edges)
+    if config.tile_tokens == side**2 + 1:  # the class token comes first
+        boxes = np.concatenate([np.full((1, 4), np.nan), boxes])
+    return boxes
+
+
+def _single(tile: Boxes, size: tuple[int, int], config: TileConfig) -> Boxes:
+    """A single tile's boxes, in pixels of an image of `size` (width, height)."""
+    width, height = size
+    if config.plan != "single" or config.fit == "stretch":
+        return tile * [width, height, width, height]
+    if config.fit == "pad":
+        side = max(size)
+        padded: Boxes = tile * side - np.tile([(side - width) // 2, (side - height) // 2], 2)
+        return padded
+    side, shortest = config.tile_size, min(size)
+    scaled = [side if edge == shortest else int(side * edge / shortest) for edge in size]
+    offset = [(edge - side) // 2 for edge in scaled]
+    boxes: Boxes = (tile * side + np.tile(offset, 2)) * np.tile([width / scaled[0], height / scaled[1]], 2)
+    return boxes
+
+
+def _pinpoints(image: ImagePatches, config: TileConfig) -> tuple[Boxes, NDArray[np.bool_]]:
+    """LLaVA-NeXT: the tile with the whole image, then the rows of the region that shows it, each with a newline."""
+    side = config.tile_size // config.patch_size
+    (width, height), used = image.size, side * config.patch_size / config.tile_size
+    across, kept = math.isqrt(config.tile_tokens), config.tile_tokens
+    edges = np.linspace(0, used, across + 1)
+    whole = _grid(edges, edges) * [width, height, width, height]
+    whole = np.concatenate([np.full((kept - across**2, 4), np.nan), whole])
+    newline = np.full((1, 4), np.nan)
+    if image.region is None:
+        return np.concatenate([whole, newline]), np.zeros(kept + 1, bool)
+    region, canvas = image.region, tuple(n * config.tile_size for n in image.arrangement)
+    inner_width, inner_height = fit_inside(image.size, (canvas[0], canvas[1]))
+    x = _edges(region.left, region.width, region.columns, config) - (canvas[1] - inner_width) // 2
+    y = _edges(region.top, region.height, region.rows, config) - (canvas[0] - inner_height) // 2
+    lines = _grid(x * (width / inner_width), y * (height / inner_height)).reshape(region.rows, region.columns, 4)
+    ended = np.concatenate([lines, np.broadcast_to(newline, (region.rows, 1, 4))], axis=1).reshape(-1, 4)
+    return np.concatenate([whole, ended]), np.arange(kept + len(ended)) < kept
+
+
+def _edges(start: int, length: int, count: int, config: TileConfig) -> NDArray[np.float64]:
+    """Where `count` features that share `length` patches from `start` on begin and end, in pixels of all tiles."""
+    patches = np.linspace(start, start + length, count + 1)
+    side = config.tile_size // config.patch_size
+    tile = np.floor(patches / side)
+    pixels: NDArray[np.float64] = tile * config.tile_size + (patches - tile * side) * config.patch_size
+    return pixels

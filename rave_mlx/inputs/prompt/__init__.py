@@ -1,0 +1,1 @@
+"""From chat messages to the token ids of a prompt, and what is known of every token."""

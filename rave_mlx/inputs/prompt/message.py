@@ -1,0 +1,58 @@
+"""A conversation as people and the model wrote it: messages of text and images, and the roles of its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from PIL import Image
+
+from rave_mlx.inputs.images.preprocess import ImagePatches
+
+
+class Role(IntEnum):
+    """Who a token belongs to. TEMPLATE covers control tokens and the template's own words."""
+
+    TEMPLATE = 0
+    SYSTEM = 1
+    USER = 2
+    ASSISTANT = 3
+    IMAGE = 4
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """Text of a message; `ids` when the model generated it (its exact tokens, without the stop token)."""
+
+    text: str
+    ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Original:
+    """What an image was before it was cut into patches, for policies that take a closer look at parts of it.
+
+    Attributes:
+        picture: upright RGB, at the resolution it was given with; 4 bytes a pixel.
+        image_tokens: the budget of visual tokens that its patches were made for; None for the default.
+    """
+
+    picture: Image.Image = field(repr=False)
+    image_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """An image of a message, already cut into patches; `original` where an attention policy wants it kept."""
+
+    patches: ImagePatches
+    original: Original | None = None
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `plain` when the content was given as a string and not as parts: templates may tell them apart."""
+
+    role: str
+    parts: tuple[TextPart | ImagePart, ...]
+    plain: bool = False

@@ -1,0 +1,225 @@
+"""A conversation as the model reads it: ids, images, and a map that knows every token's role and position.
+
+Control tokens count in the template's text and nowhere else. Answers that the model itself generated go in as the very
+ids it generated: a conversation read so far is then a prefix of the longer one, and a cache of it can be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rave_mlx.config import TokenConfig
+from rave_mlx.errors import PromptError
+from rave_mlx.inputs.images.preprocess import ImagePatches
+from rave_mlx.inputs.prompt.chat_template import ChatTemplate
+from rave_mlx.inputs.prompt.message import ImagePart, Message, Role
+from rave_mlx.inputs.prompt.positions import opened_keys, plain_positions, rotary_positions
+from rave_mlx.inputs.prompt.render import Piece, render
+from rave_mlx.inputs.prompt.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """Role, image and rotary position of every token.
+
+    Attributes:
+        role: (L,) values of `Role`.
+        image: (L,) index of the image a visual token belongs to, -1 for the others.
+        positions: (3, L) temporal, vertical and horizontal rotary positions; equal rows for plain text.
+        message: (L,) index of the message a token belongs to, -1 for the template's own text.
+        opened: (2, L) first and end of the later tokens that a token also sees, equal where there are none; None
+            for a causal model.
+    """
+
+    role: NDArray[np.int8]
+    image: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    message: NDArray[np.int32]
+    opened: NDArray[np.int32] | None = None
+
+    @property
+    def visual(self) -> NDArray[np.bool_]:
+        """(L,) marks of visual tokens."""
+        return self.image >= 0
+
+    @property
+    def next_position(self) -> int:
+        """Rotary position of the token after the last one."""
+        return int(self.positions.max()) + 1 if self.positions.size else 0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Everything the model needs to read a conversation.
+
+    Attributes:
+        ids: (1, L) token ids; visual tokens carry the image placeholder's id.
+        images: the images in the order of their tokens.
+        token_map: what each token is.
+    """
+
+    ids: NDArray[np.int32]
+    images: tuple[ImagePatches, ...]
+    token_map: TokenMap
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[1])
+
+    @property
+    def pixels(self) -> NDArray[np.float32] | None:
+        """Patches of all images, one after the other, (patches, channels * frames * patch^2); None without images."""
+        return np.concatenate([image.pixels for image in self.images]) if self.images else None
+
+    @property
+    def visual_tokens(self) -> int:
+        """How many tokens the images take."""
+        return int(self.token_map.visual.sum())
+
+    def same_until(self, other: Prompt) -> int:
+        """How many leading tokens two prompts share; a visual token counts as equal when its image's content is."""
+        length = min(len(self), len(other))
+        equal = self.ids[0, :length] == other.ids[0, :length]
+        equal &= self._digests()[:length] == other._digests()[:length]
+        shared = length if bool(equal.all()) else int(np.argmin(equal))
+        # A token that sees beyond what is shared does not count as shared: its keys and values may differ. Where the
+        # shorter prompt has no answer yet, only the other one knows that the token sees further.
+        ends = [p.token_map.opened[1, :shared] for p in (self, other) if p.token_map.opened is not None]
+        beyond = np.flatnonzero(np.max(ends, axis=0) > shared) if ends else np.array([], int)
+        return int(beyond[0]) if beyond.size else shared
+
+    def _digests(self) -> NDArray[np.object_]:
+        names = np.array([image.digest for image in self.images] + [""], dtype=object)
+        return names[self.token_map.image]
+
+
+@dataclass
+class _Builder:
+    """Collects tokens; `finish` turns them into a Prompt."""
+
+    ids: list[int] = field(default_factory=list)
+    role: list[int] = field(default_factory=list)
+    image: list[int] = field(default_factory=list)
+    message: list[int] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], role: Sequence[int], message: Sequence[int], image: int = -1) -> None:
+        self.ids += ids
+        self.role += role
+        self.message += message
+        self.image += [image] * len(ids)
+
+    def put_before(self, ids: Sequence[int]) -> None:
+        """Template tokens in front of everything."""
+        self.ids[:0] = ids
+        self.role[:0] = [Role.TEMPLATE] * len(ids)
+        self.message[:0] = [-1] * len(ids)
+        self.image[:0] = [-1] * len(ids)
+
+
+def build_prompt(
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    *,
+    tokens: TokenConfig,
+    merge_size: int | None = None,
+    mutual: bool = False,
+    add_generation_prompt: bool = True,
+) -> Prompt:
+    """Render, tokenize and map a conversation.
+
+    Args:
+        messages: the conversation.
+        tokenizer: text to ids.
+        template: the chat template.
+        tokens: ids with a meaning; `image` is the placeholder that templates write.
+        merge_size: patches a side of a visual token, for multimodal rotary positions; None for plain ones.
+        mutual: whether an image's tokens see the rest of their turn, up to `tokens.answer`.
+        add_generation_prompt: end where the answer begins.
+
+    Raises:
+        PromptError: when the template refuses or drops a message, or does not place every image.
+    """
+    images = [part.patches for message in messages for part in message.parts if isinstance(part, ImagePart)]
+    if images and tokens.image is None:
+        raise PromptError("this model reads text only; leave the images out or choose a vision-language model")
+    builder = _Builder()
+    placed = 0
+    run: list[Piece] = []
+    for piece in render(messages, template, add_generation_prompt):
+        if piece.ids is not None:
+            _flush(run, builder, tokenizer)
+            builder.add(piece.ids, [piece.role] * len(piece.ids), [piece.message] * len(piece.ids))
+            continue
+        if piece.message >= 0:
+            run.append(piece)
+            continue
+        for control in _add_template(piece.text, run, builder, tokenizer, tokens.image):
+            if placed < len(images):
+                _add_image(images[placed].layout, placed, control, run, builder, tokenizer)
+            placed += 1
+    _flush(run, builder, tokenizer)
+    if placed != len(images):
+        raise PromptError(f"the conversation has {len(images)} images, the model's chat template placed {placed}")
+    image = np.array(builder.image, dtype=np.int32)
+    if tokens.image is not None and tuple(builder.ids[: len(tokenizer.prefix)]) != tokenizer.prefix:
+        # Processors of vision-language models add the start token that their tokenizer adds to every text.
+        builder.put_before(tokenizer.prefix)
+    ids = np.array([builder.ids], dtype=np.int32)
+    grids = [patches.grid for patches in images]
+    token_map = TokenMap(
+        role=np.array(builder.role, np.int8),
+        image=image,
+        positions=rotary_positions(image, grids, merge_size) if merge_size else plain_positions(len(image)),
+        message=np.array(builder.message, np.int32),
+        opened=opened_keys(ids[0], image, tokens.answer) if mutual else None,
+    )
+    return Prompt(ids, tuple(images), token_map)
+
+
+def _add_template(
+    text: str, run: list[Piece], builder: _Builder, tokenizer: Tokenizer, image_token: int | None
+) -> Iterator[int]:
+    """Add the template's own text; hands out the image placeholders, in whose stead the caller adds an image."""
+    position = 0
+    for start, stop, control in tokenizer.find_control(text):
+        run.append(Piece(text[position:start], Role.TEMPLATE))
+        position = stop
+        if control.id == image_token:
+            yield control.id
+            continue
+        _flush(run, builder, tokenizer)
+        builder.add([control.id], [Role.TEMPLATE], [-1])
+    run.append(Piece(text[position:], Role.TEMPLATE))
+
+
+def _add_image(
+    layout: Sequence[str | int],
+    image: int,
+    placeholder: int,
+    run: list[Piece],
+    builder: _Builder,
+    tokenizer: Tokenizer,
+) -> None:
+    """Add an image: its visual tokens, and the markers that the model wants around them."""
+    for part in layout:
+        if isinstance(part, str):
+            for _ in _add_template(part, run, builder, tokenizer, None):
+                raise AssertionError("no placeholder is looked for")
+            continue
+        _flush(run, builder, tokenizer)
+        builder.add([placeholder] * part, [Role.IMAGE] * part, [-1] * part, image)
+
+
+def _flush(run: list[Piece], builder: _Builder, tokenizer: Tokenizer) -> None:
+    """Encode a run of pieces as one text, so that merges across their borders are the tokenizer's own."""
+    text = "".join(piece.text for piece in run)
+    if text:
+        ids, starts = tokenizer.encode(text, first=not builder.ids)
+        ends = np.cumsum([len(piece.text) for piece in run])
+        owner = np.searchsorted(ends, starts, side="right").clip(max=len(run) - 1)
+        builder.add(ids, [run[i].role for i in owner], [run[i].message for i in owner])
+    run.clear()

@@ -1,0 +1,96 @@
+"""A conversation through a chat template, as pieces that are the template's and pieces that are somebody's text.
+
+Messages are rendered with stand-ins in place of what people and the model wrote, so that afterwards it is known
+which characters are the template's (there, control tokens count) and which are somebody's text (there, they do not).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rave_mlx.errors import PromptError
+from rave_mlx.inputs.prompt.chat_template import ChatTemplate
+from rave_mlx.inputs.prompt.message import ImagePart, Message, Role, TextPart
+
+_ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the rendered conversation; `message` is -1 for template text."""
+
+    text: str
+    role: Role
+    message: int = -1
+    ids: tuple[int, ...] | None = None
+
+
+def render(messages: Sequence[Message], template: ChatTemplate, add_generation_prompt: bool) -> list[Piece]:
+    """The rendered conversation as template and content pieces, in order.
+
+    Templates of vision-language models often know content as a list of parts only, and leave out what is given as
+    a string; where that fails, all messages are rendered as parts.
+    """
+    for message in messages:
+        if message.role not in _ROLES:
+            number = messages.index(message) + 1
+            raise PromptError(f"message {number}: unknown role {message.role!r}; use system, user or assistant")
+    try:
+        return _render_as(messages, template, add_generation_prompt)
+    except PromptError:
+        if not any(message.plain for message in messages):
+            raise
+        try:
+            return _render_as([replace(m, plain=False) for m in messages], template, add_generation_prompt)
+        except PromptError:
+            pass
+        raise
+
+
+def _render_as(messages: Sequence[Message], template: ChatTemplate, add_generation_prompt: bool) -> list[Piece]:
+    nonce = secrets.token_hex(8)
+    stand_ins: dict[str, Piece] = {}
+    shown: list[Mapping[str, Any]] = []
+    for index, message in enumerate(messages):
+        content = [_show(part, index, message.role, nonce, stand_ins) for part in message.parts]
+        plain = message.plain and all("text" in part for part in content)
+        shown.append({"role": message.role, "content": "".join(p["text"] for p in content) if plain else content})
+    text = template.render(shown, add_generation_prompt=add_generation_prompt)
+    pieces: list[Piece] = []
+    seen: set[str] = set()
+    while text:
+        head, mark, rest = text.partition(f"\ue000{nonce}.")
+        if head:
+            pieces.append(Piece(head, Role.TEMPLATE))
+        if not mark:
+            break
+        key, _, text = rest.partition("\ue001")
+        seen.add(key)
+        pieces.append(stand_ins[key])
+    dropped = [piece.message for key, piece in stand_ins.items() if key not in seen]
+    if dropped:
+        number = dropped[0] + 1
+        raise PromptError(f"the model's chat template leaves out message {number} ({messages[number - 1].role})")
+    return pieces
+
+
+def _show(part: TextPart | ImagePart, index: int, role: str, nonce: str, stand_ins: dict[str, Piece]) -> dict[str, Any]:
+    """A message part as the template sees it: images by type only, text behind a stand-in.
+
+    White space around the text stays outside the stand-in, because templates may trim it.
+    """
+    if isinstance(part, ImagePart):
+        return {"type": "image"}
+    core = part.text if part.ids is not None else part.text.strip()
+    if not core and not part.ids:
+        return {"type": "text", "text": part.text}
+    key = str(len(stand_ins))
+    stand_ins[key] = Piece(core, _ROLES[role], index, part.ids)
+    mark = f"\ue000{nonce}.{key}\ue001"
+    if part.ids is not None:
+        return {"type": "text", "text": mark}
+    before = part.text[: len(part.text) - len(part.text.lstrip())]
+    return {"type": "text", "text": before + mark + part.text[len(part.text.rstrip()) :]}

@@ -1,0 +1,121 @@
+"""Keys, values and gate features of one conversation, for every decoder layer.
+
+A gate's key features cannot be recomputed from cached keys (those are rotated), so they are kept beside them and
+grow, shrink and die with them. Arrays grow in steps, so that a decode step writes one row instead of copying all; the
+features of text are zero, as fresh rows are, and are not written at all.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from rave_mlx.attention.gate import PairGate, QueryMap
+from rave_mlx.policies.runtime import Run
+
+_STEP = 256
+
+
+class LayerCache:
+    """One layer's keys (B, G, L, d), values (B, G, L, d) and, once there are any, gate features (B, G_s, L, R).
+
+    Attributes:
+        length: tokens kept.
+        query_map: the map of the layer's gate, which is the same for every token; None until it is needed.
+    """
+
+    def __init__(self) -> None:
+        # Keys, values, features; rows of features from `length` on are zero.
+        self._arrays: list[mx.array] = []
+        self.length = 0
+        self.query_map: QueryMap | None = None
+
+    def map_of(self, gate: PairGate) -> QueryMap:
+        """The query map of the layer's gate, computed once."""
+        if self.query_map is None:
+            self.query_map = gate.query_map()
+        return self.query_map
+
+    def append(self, keys: mx.array, values: mx.array, features: mx.array | None = None) -> list[mx.array]:
+        """Add rows along axis 2 and return keys, values and, where there are any, features with all rows so far.
+
+        `features` None: those of text.
+        """
+        new = [keys, values] if features is None else [keys, values, features]
+        start, stop = self.length, self.length + keys.shape[2]
+        if self._arrays and stop > self._arrays[0].shape[2]:
+            self._arrays = [_padded(x[:, :, :start], _room(stop)) for x in self._arrays]
+        for like in new[len(self._arrays) :]:
+            room = self._arrays[0].shape[2] if self._arrays else _room(stop)
+            self._arrays.append(mx.zeros((*like.shape[:2], room, like.shape[3]), like.dtype))
+        for i, x in enumerate(new):
+            self._arrays[i][:, :, start:stop] = x
+        self.length = stop
+        return [x[:, :, :stop] for x in self._arrays]
+
+    def trim(self, length: int) -> None:
+        """Forget every row from `length` on."""
+        if length < self.length and len(self._arrays) > 2:
+            self._arrays[2][:, :, length : self.length] = 0.0
+        self.length = min(self.length, length)
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """The stored arrays, for evaluation and for counting bytes."""
+        return self._arrays
+
+
+def _room(rows: int) -> int:
+    return -(-rows // _STEP) * _STEP
+
+
+def _padded(x: mx.array, rows: int) -> mx.array:
+    fresh = mx.zeros((*x.shape[:2], rows - x.shape[2], x.shape[3]), x.dtype)
+    return mx.concatenate([x, fresh], axis=2)
+
+
+class Cache:
+    """The layers' caches and what is known about the tokens in them.
+
+    Attributes:
+        gated: whether gate features are computed and kept.
+        visual_span: [first, last + 1) positions that hold every visual token, (0, 0) without one.
+        run: the attention policies that keys and values were made under, and what they know; None without any.
+    """
+
+    def __init__(self, num_layers: int, *, gated: bool, run: Run | None = None):
+        self.layers = [LayerCache() for _ in range(num_layers)]
+        self.gated = gated
+        self.visual_span = (0, 0)
+        self.run = run
+
+    @property
+    def length(self) -> int:
+        """Tokens read so far."""
+        return self.layers[0].length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, with the room kept for growth."""
+        return sum(x.nbytes for layer in self.layers for x in layer.arrays)
+
+    def see(self, first: int, last: int) -> None:
+        """Note visual tokens in positions [first, last)."""
+        low, high = self.visual_span
+        self.visual_span = (min(low, first), max(high, last)) if low < high else (first, last)
+
+    def trim(self, length: int) -> None:
+        """Forget every token from position `length` on.
+
+        Layers after a pruning policy hold fewer tokens; `run` knows how many of theirs those are.
+        """
+        if self.run is not None:
+            self.run.trim(length)
+        for index, layer in enumerate(self.layers):
+            layer.trim(length if self.run is None else len(self.run.tokens_of(index)))
+        low, high = self.visual_span
+        self.visual_span = (low, min(high, length)) if low < length else (0, 0)
+
+    def evaluate(self) -> None:
+        """Compute everything stored, so that no graph of earlier steps is kept alive."""
+        states = [] if self.run is None else self.run.arrays
+        mx.eval([x for layer in self.layers for x in layer.arrays] + states)

@@ -1,0 +1,1 @@
+"""Policies that edit or watch the attention of a pass: one published method a file."""

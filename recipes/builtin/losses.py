@@ -1,0 +1,81 @@
+"""What a step of the built-in reader's training minimizes.
+
+Answers, and three auxiliary losses on what the generator knows: which characters a visual token covers, in which line
+of the page it stands, and where on the page the next character of an answer stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recipes.builtin.config import TrainConfig
+from recipes.builtin.data import CHARACTERS, SLOTS, UNCOUNTED, Batch
+from recipes.builtin.layers import CELL, normalise
+from recipes.builtin.model import Nano
+from recipes.builtin.vision import make_grid, pixels
+
+
+def cell_loss(model: Nano, tokens: Tensor, cells: Tensor) -> Tensor:
+    """Cross entropy of the characters of every cell; empty cells weigh a tenth."""
+    target = cells.long().flatten(1, 2)
+    weight = (target[..., 1:2] > 0).float() * 0.9 + 0.1
+    scores = model.cells(tokens).float().view(-1, CHARACTERS)
+    loss = F.cross_entropy(scores, target.reshape(-1), reduction="none").view(target.shape)
+    return (loss * weight).sum() / (weight.sum() * SLOTS)
+
+
+def row_loss(model: Nano, visual: Tensor, rows: Tensor) -> Tensor:
+    """Cross entropy of the line number of every cell with text, from decoder states of visual tokens (B, N, width)."""
+    scores = model.rows(normalise(visual)).float().flatten(0, 1)
+    counted = (rows != UNCOUNTED).sum().clamp(min=1)
+    return F.cross_entropy(scores, rows.flatten(), ignore_index=UNCOUNTED, reduction="sum") / counted
+
+
+def look_loss(looks: list[Tensor], heads: tuple[int, ...], target: Tensor, weight: Tensor) -> Tensor:
+    """Minus the mean logarithm of the attention that goes where the next character stands, where that is known."""
+    known = target >= 0
+    seen = torch.stack([look[:, list(heads)].mean(1) for look in looks]).mean(0)
+    return -(seen[known] * weight[known]).sum() / weight[known].sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Parts of a step's loss; those that are not learnt yet are zero."""
+
+    answer: Tensor
+    cells: Tensor
+    rows: Tensor
+    look: Tensor
+
+    def total(self, supervision: float, config: TrainConfig) -> Tensor:
+        """Their sum; `supervision` weighs the characters of visual tokens."""
+        return self.answer + supervision * self.cells + config.counting * self.rows + config.looking * self.look
+
+
+def losses(model: Nano, batch: Batch, head_only: bool, config: TrainConfig) -> Losses:
+    """The losses of a batch; `head_only`: of the characters of visual tokens only, without a gradient for the tower."""
+    height, width = batch.image.shape[1:]
+    with torch.autocast("cpu", torch.bfloat16):
+        image = pixels(torch.from_numpy(batch.image)).bfloat16()
+        tokens = model.visual(image, make_grid(height, width, model.c.vision_width // model.c.vision_heads))
+        if head_only:
+            tokens = tokens.detach()
+        cells = cell_loss(model, tokens, torch.from_numpy(batch.cells))
+        if head_only:
+            return Losses(torch.zeros(()), cells, torch.zeros(()), torch.zeros(()))
+        ids, segment, place, target = (
+            torch.from_numpy(a) for a in (batch.ids, batch.segment, batch.place, batch.target)
+        )
+        grid = height // CELL, width // CELL
+        layers = config.looking_layers, config.counting_layer
+        hidden, looks, visual = model.decode(tokens, grid, ids, segment, place, target, *layers)
+        rows = row_loss(model, visual, torch.from_numpy(batch.rows).flatten(1))
+        label, weight = torch.from_numpy(batch.label), torch.from_numpy(batch.weight)
+        asked = label >= 0
+        loss = F.cross_entropy(model.logits(hidden[asked]).float(), label[asked], reduction="none")
+    answer = (loss * weight[asked]).sum() / weight[asked].sum()
+    return Losses(answer, cells, rows, look_loss(looks, config.looking_heads, target, weight))

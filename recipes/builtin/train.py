@@ -1,0 +1,228 @@
+"""Train the built-in reader: one command, resumable, bf16 on CPUs.
+
+    python -m recipes.builtin.train --start DIR --out DIR --minutes 70
+
+Starts from Hugging Face-layout weights (`--start`), adds zero-initialised pair gates, and trains everything under one
+schedule that is a function of wall-clock time, so that it always ends at a learning rate of zero, on time. Page sizes
+grow in two steps. Muon (Jordan et al. 2024) on hidden matrices, AdamW elsewhere; gates have a rate of their own.
+Started from another run's directory it takes that state, its auxiliary heads included; a state of a shallower decoder
+is deepened by layers that change nothing at first.
+
+Three auxiliary losses use what the generator knows: every visual token names the characters it covers and the number of
+its line, and some heads of the last layers look at the place on the page of the very character that comes next.
+Run the same command again to go on after an interruption: `OUT/state.pt` holds model, optimizers and clock.
+
+Weights that can read already want lower rates: the last run took `--muon 7e-4 --adamw 2.8e-4 --gates 1.6e-3`. A tenth
+of the time goes into the C library's allocator; preload another one (tcmalloc, jemalloc) where you can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing as mp
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch._inductor import config as inductor
+
+from rave_mlx.synthetic import PageConfig
+from recipes.builtin import weights
+from recipes.builtin.config import TrainConfig
+from recipes.builtin.data import CHARACTERS, LINES, SLOTS, Batch, batches
+from recipes.builtin.deepen import deepen
+from recipes.builtin.layers import NanoConfig
+from recipes.builtin.losses import losses
+from recipes.builtin.model import DecoderBlock, Nano
+from recipes.builtin.vision import Merger, VisionBlock
+
+
+def groups(model: Nano, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for hidden matrices; AdamW for embeddings, norms, biases, patch filter and head; gates apart."""
+    muon, matrices, vectors, gates = [], [], [], []
+    for name, p in model.named_parameters():
+        if ".gate." in name:
+            gates.append(p)
+        elif p.dim() == 2 and any(part in name for part in ("blocks", "layers", "merger")):
+            muon.append(p)
+        elif p.dim() == 2 and "embed_tokens" not in name:
+            matrices.append(p)
+        else:
+            vectors.append(p)
+    out: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(
+            muon, lr=config.muon, weight_decay=config.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": config.weight_decay, "lr": config.adamw},
+                {"params": vectors, "weight_decay": 0.0, "lr": config.adamw},
+                {"params": gates, "weight_decay": 0.0, "lr": config.gates},
+            ],
+            betas=(0.9, 0.98),
+            fused=True,
+        ),
+    ]
+    for optimizer in out:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return out
+
+
+def rate(minutes: float, config: TrainConfig) -> float:
+    """Learning rate at a time, as a share of the peak: warm-up, plateau, linear decay to zero."""
+    warm = min(1.0, max(0.0, minutes - config.head_minutes) / config.warmup_minutes)
+    rest = (1 - minutes / config.minutes) / (1 - config.steady)
+    return warm * min(1.0, max(0.0, rest))
+
+
+def _produce(queue: Any, most: Any, seed: int, cells_per_step: int) -> None:
+    for batch in batches(seed, cells_per_step, lambda: int(most.value), PageConfig()):
+        queue.put(batch)
+
+
+class Feed:
+    """A process that draws batches ahead of the trainer."""
+
+    def __init__(self, seed: int, config: TrainConfig) -> None:
+        context = mp.get_context("fork")
+        self.most = context.Value("i", config.growth[0][1])
+        self.queue = context.Queue(8)
+        arguments = (self.queue, self.most, seed, config.cells_per_step)
+        self.process = context.Process(target=_produce, args=arguments, daemon=True)
+        self.process.start()
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            yield self.queue.get()
+
+
+class Run:
+    """Model, optimizers and clock of one training, on disk in `OUT/state.pt` between interruptions."""
+
+    def __init__(self, config: TrainConfig, start: Path, out: Path) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.state = config, out / "state.pt"
+        self.model = Nano(NanoConfig(), True, SLOTS, CHARACTERS, LINES)
+        self.step = self.pages = 0
+        self.spent, self.begun = 0.0, time.time()
+        if (start / "state.pt").is_file():
+            self.spent = config.head_minutes
+            found = deepen(torch.load(start / "state.pt", weights_only=True)["model"], NanoConfig())
+            fresh = {k: v for k, v in self.model.state_dict().items() if k.startswith(weights.AUXILIARY)}
+            self.model.load_state_dict(fresh | found)
+        else:
+            weights.load(self.model, start)
+        self.optimizers = groups(self.model, config)
+        if self.state.is_file():
+            self._resume()
+
+    @property
+    def minutes(self) -> float:
+        """Wall-clock minutes so far, earlier runs included."""
+        return self.spent + (time.time() - self.begun) / 60
+
+    def _resume(self) -> None:
+        saved = torch.load(self.state, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        for optimizer, kept in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        self.step, self.pages, self.spent = saved["step"], saved["pages"], saved["minutes"]
+
+    def store(self) -> None:
+        """Write the state beside its place and rename it into it."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "step": self.step,
+            "pages": self.pages,
+            "minutes": self.minutes,
+        }
+        fresh = self.state.with_suffix(".new")
+        torch.save(state, fresh)
+        fresh.replace(self.state)
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """One step; its losses and the norm of its gradient."""
+        config, minutes = self.config, self.minutes
+        head_only = minutes < config.head_minutes
+        factor = rate(minutes, config)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+        if head_only:
+            self.optimizers[1].param_groups[0]["lr"] = config.adamw * 3
+        loss = losses(self.model, batch, head_only, config)
+        early, late = config.supervision
+        share = early + (late - early) * min(1.0, minutes / config.minutes)
+        loss.total(share, config).backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers[1:] if head_only else self.optimizers:
+            optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+        self.step, self.pages = self.step + 1, self.pages + len(batch.image)
+        return {name: float(part.detach()) for name, part in vars(loss).items()} | {"norm": float(norm)}
+
+
+def train(config: TrainConfig, start: Path, out: Path) -> None:
+    """Run or continue a training; leaves `model.safetensors`, `gates.safetensors`, `log.jsonl` in `out`."""
+    torch.set_num_threads(config.threads)
+    out.mkdir(parents=True, exist_ok=True)
+    run = Run(config, start, out)
+    feed = Feed(config.seed * 1000 + run.step, config)
+    _compile()
+    log = (out / "log.jsonl").open("a")
+    log.write(json.dumps({"config": asdict(config), "parameters": weights.count(run.model)}) + "\n")
+    logged = stored = time.time()
+    recent: list[dict[str, float]] = []
+    for batch in feed:
+        progress = run.minutes / config.minutes
+        if progress >= 1:
+            break
+        feed.most.value = next(cells for share, cells in config.growth if progress <= share)
+        recent.append(run.learn(batch))
+        now = time.time()
+        if now - logged > 20:
+            line = {"minutes": round(run.minutes, 2), "step": run.step, "pages": run.pages}
+            line |= {name: round(sum(r[name] for r in recent) / len(recent), 4) for name in recent[0]}
+            line["rate"] = round(rate(run.minutes, config), 3)
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            recent, logged = [], now
+        if now - stored > config.save_minutes * 60:
+            run.store()
+            stored = now
+    run.store()
+    weights.save(run.model, out)
+    feed.process.terminate()
+
+
+def _compile() -> None:
+    """Fuse the elementwise work of the blocks: about 1.3 times faster, any page size."""
+    # The gates' tanh is a fourteenth of the time in the library's exact form.
+    inductor.cpp.use_decompose_tanh = True
+    for part in (VisionBlock, DecoderBlock, Merger):
+        part.forward = torch.compile(part.forward, dynamic=True)  # type: ignore[method-assign, assignment]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Train the built-in reader.")
+    parser.add_argument("--start", type=Path, required=True, help="directory with model.safetensors to start from")
+    parser.add_argument("--out", type=Path, required=True, help="directory for state, log and weights")
+    for name in ("minutes", "muon", "adamw", "gates"):
+        parser.add_argument(f"--{name}", type=float, default=getattr(TrainConfig, name))
+    for name in ("threads", "seed", "cells_per_step"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(TrainConfig, name))
+    options = vars(parser.parse_args())
+    start, out = options.pop("start"), options.pop("out")
+    train(TrainConfig(**options), start, out)
+
+
+if __name__ == "__main__":
+    main()
