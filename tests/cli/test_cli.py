@@ -17,7 +17,7 @@ from support import form, write_image
 
 import rave_mlx
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCUMENTS = EXAMPLES / "documents"
 COMMAND = [sys.executable, "-c", "from rave_mlx.cli.main import run; run()"]
 

@@ -11,11 +11,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, write_checkpoint
-from policies import subjects
 from support import ask, picture, relative, tiny_config, tiny_model
 from test_cli import rave
 
 import rave_mlx
+from policies import subjects
 from rave_mlx.chat.session import Session
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import UsageError
@@ -426,7 +426,7 @@ def test_forced_mma_opens_the_columns_of_the_released_code():
 )
 @pytest.mark.parametrize("command", ["chat", "evaluate"])
 def test_the_command_line_refuses_in_one_line(command, attention, message):
-    file = Path(__file__).parents[1] / "examples" / "documents" / "receipt.png"
+    file = Path(__file__).parents[2] / "examples" / "documents" / "receipt.png"
     options = ["--image", str(file), "--prompt", "Total?"] if command == "chat" else ["--pages", "1"]
     done = rave(command, *options, "--attention", attention)
     assert done.returncode == 2
@@ -440,6 +440,6 @@ def test_the_help_names_every_policy():
 
 
 def test_the_command_line_steers():
-    file = Path(__file__).parents[1] / "examples" / "documents" / "receipt.png"
+    file = Path(__file__).parents[2] / "examples" / "documents" / "receipt.png"
     done = rave("chat", "--image", file, "--prompt", "What is the total?", "--attention", "rave+var:cosine,rho=0.5")
     assert (done.returncode, done.stdout) == (0, "13.60\n")

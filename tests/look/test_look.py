@@ -35,7 +35,7 @@ from rave_mlx.look.watch import is_massive, odds_split
 from rave_mlx.policies.policy import Kept, Policy
 from rave_mlx.synthetic import Question, Word, make
 
-DOCUMENTS = Path(__file__).parents[1] / "examples" / "documents"
+DOCUMENTS = Path(__file__).parents[2] / "examples" / "documents"
 GATE = GateConfig(rank=3, kv_groups=(1,))
 TWO_IMAGES = [ask("Compare them.", picture(64, 96, 1), picture(100, 40, 2))]
 CASES = {name: case for name, case in cases().items() if case.processor}

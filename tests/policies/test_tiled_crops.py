@@ -28,7 +28,7 @@ from rave_mlx.policies.rereading.surest import Answer, answer, counts
 from rave_mlx.policies.rereading.tiled_crops import Panes
 from rave_mlx.synthetic import PageConfig, make
 
-RECEIPT = Path(__file__).parents[1] / "examples" / "documents" / "receipt.png"
+RECEIPT = Path(__file__).parents[2] / "examples" / "documents" / "receipt.png"
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from rave_mlx.evaluate.runner import Result
 from rave_mlx.evaluate.tasks import open_task
 from rave_mlx.evaluate.tasks.docs import SHUFFLED, SPLITS, docs
 
-RECEIPT = Path(__file__).parent.parent / "examples" / "documents" / "receipt.png"
+RECEIPT = Path(__file__).parents[2] / "examples" / "documents" / "receipt.png"
 
 
 @pytest.mark.parametrize(

@@ -263,6 +263,6 @@ def test_killed_at_random_moments(tmp_path, data):
 
 def python(script: str) -> subprocess.CompletedProcess[str]:
     """Run a script that may import the tests."""
-    tests = Path(__file__).parent
-    env = environment(PYTHONPATH=f"{tests.parent}:{tests}")
+    here = Path(__file__).parent
+    env = environment(PYTHONPATH=f"{here.parents[1]}:{here.parent}:{here}")
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)

@@ -580,7 +580,7 @@ def test_pointing_refuses_what_is_not_the_page(built_in):
 
 # The command line
 
-DOCUMENTS = Path(__file__).parents[1] / "examples" / "documents"
+DOCUMENTS = Path(__file__).parents[2] / "examples" / "documents"
 
 
 def test_the_command_line_zooms():
