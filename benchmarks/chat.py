@@ -31,11 +31,11 @@ def rave(folder: Path, gated: bool) -> Row:
     import checkpoint
     import mlx.core as mx
     from PIL import Image
-    from rave_mlx.convert import convert
 
     import rave_mlx
     from rave_mlx.chat.session import Session
     from rave_mlx.config import GateConfig
+    from rave_mlx.convert import convert
 
     if gated:
         target = folder.with_name(folder.name + "-gated")
@@ -152,6 +152,7 @@ def prepare(folder: Path) -> Path:
     import checkpoint
     import numpy as np
     from PIL import Image
+
     from rave_mlx.convert import to_memory
 
     checkpoint.build(folder)

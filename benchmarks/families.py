@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from rave_mlx.convert.families import detect
-from rave_mlx.convert.source import Source
 
 from rave_mlx import backend
-from rave_mlx.checkpoint import build
+from rave_mlx.checkpoint import build as building
 from rave_mlx.checkpoint.build import BUILT_IN
 from rave_mlx.config import LMMConfig
+from rave_mlx.convert.families import detect
+from rave_mlx.convert.source import Source
 from rave_mlx.models.lmm import LMM
 
 Keys = dict[str, Any]
@@ -178,6 +178,6 @@ def build(shape: Shape, folder: Path) -> LMM:
     config = LMMConfig.from_dict(family.config(source).to_dict())
     template = family.template or _TEMPLATE.replace("IMAGE", shape.image)
     mx.random.seed(0)
-    lmm = build.build(config, folder / "tokenizer.json", template, None)
+    lmm = building.build(config, folder / "tokenizer.json", template, None)
     mx.eval(lmm.parameters())
     return lmm

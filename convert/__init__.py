@@ -13,6 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
+
+from rave_mlx.checkpoint import build, directory
+from rave_mlx.checkpoint.safetensors_writer import Progress
+from rave_mlx.config import GateConfig, LMMConfig
 from rave_mlx.convert import hub
 from rave_mlx.convert import source as sources
 from rave_mlx.convert.card import Origin, card
@@ -28,10 +32,6 @@ from rave_mlx.convert.quantize import apply as pack
 from rave_mlx.convert.quantize import plan as make_quantization
 from rave_mlx.convert.spread import spread
 from rave_mlx.convert.translate import read_quantization, translate
-
-from rave_mlx.checkpoint import build, directory
-from rave_mlx.checkpoint.safetensors_writer import Progress
-from rave_mlx.config import GateConfig, LMMConfig
 from rave_mlx.errors import ConfigError, ModelError
 from rave_mlx.models.lmm import LMM
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from rave_mlx.convert import source as sources
-from rave_mlx.convert.families import detect
-from rave_mlx.convert.families.base import Family
 
 from rave_mlx.checkpoint import adapters, directory
 from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.checkpoint.safetensors_reader import open_files
 from rave_mlx.config import GateConfig, LMMConfig
+from rave_mlx.convert import source as sources
+from rave_mlx.convert.families import detect
+from rave_mlx.convert.families.base import Family
 from rave_mlx.errors import ConfigError, ModelError
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rave_mlx.convert.source import Source
-
 from rave_mlx.checkpoint import directory
 from rave_mlx.config import GateConfig, LMMConfig, QuantizationConfig
+from rave_mlx.convert.source import Source
 
 _LICENSE = re.compile(r"(license|license_name|license_link): *(\S.*)")
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from rave_mlx.convert.families import detect
-from rave_mlx.convert.families.base import GATE_KEY
-from rave_mlx.convert.translate import untranslate
 
 from rave_mlx.checkpoint import build, directory
 from rave_mlx.checkpoint.safetensors_writer import write_files
+from rave_mlx.convert.families import detect
+from rave_mlx.convert.families.base import GATE_KEY
+from rave_mlx.convert.translate import untranslate
 from rave_mlx.errors import ModelError
 
 _MUTUAL = {"aki"}

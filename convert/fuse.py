@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
-from rave_mlx.convert import source as sources
-from rave_mlx.convert.quantize import apply as pack
 
 from rave_mlx.checkpoint import adapters, build, directory
 from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.checkpoint.safetensors_writer import Progress
 from rave_mlx.config import LMMConfig, QuantizationConfig
+from rave_mlx.convert import source as sources
+from rave_mlx.convert.quantize import apply as pack
 
 _GATE = ".attention.gate."
 

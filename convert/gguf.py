@@ -18,12 +18,12 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+
+from rave_mlx.checkpoint import directory
 from rave_mlx.convert.gguf_blocks import GROUP, parts
 from rave_mlx.convert.gguf_file import Stored, read_file
 from rave_mlx.convert.gguf_tokenizer import build_tokenizer
 from rave_mlx.convert.source import Source
-
-from rave_mlx.checkpoint import directory
 from rave_mlx.errors import ModelError
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rave_mlx.convert.gguf_blocks import BLOCKS, Block
 
+from rave_mlx.convert.gguf_blocks import BLOCKS, Block
 from rave_mlx.errors import ModelError
 
 _STRING, _ARRAY, _FLOAT = 8, 9, 6

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-from rave_mlx.convert.source import Source
 
 from rave_mlx.config import QuantizationConfig
+from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError, ModelError
 
 _MODELOPT = "hf_quant_config.json"

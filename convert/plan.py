@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
-from rave_mlx.convert.card import describe_gate, describe_quantization
-from rave_mlx.convert.source import Source
 
 from rave_mlx import backend
 from rave_mlx.checkpoint.safetensors_reader import Entry
 from rave_mlx.config import LMMConfig
+from rave_mlx.convert.card import describe_gate, describe_quantization
+from rave_mlx.convert.source import Source
 
 CONTEXT = 8192
 """Tokens of the conversation that the memory of a plan is stated for, where the model's context is not shorter."""

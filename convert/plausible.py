@@ -6,10 +6,9 @@ import dataclasses
 import math
 from collections.abc import Iterator
 
-from rave_mlx.convert.source import Source
-
 from rave_mlx.config import LMMConfig
 from rave_mlx.config.part import Part
+from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError
 
 _LAYERS = {"depth", "num_layers", "num_hidden_layers"}

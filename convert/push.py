@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rave_mlx.convert.hub import HUB_ID, asking
-
 from rave_mlx import __version__
 from rave_mlx.checkpoint import directory
+from rave_mlx.convert.hub import HUB_ID, asking
 from rave_mlx.errors import ModelError, UsageError
 
 

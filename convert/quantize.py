@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 import mlx.core as mx
-from rave_mlx.convert import recipes
 
 from rave_mlx.config import LMMConfig, QuantizationConfig
+from rave_mlx.convert import recipes
 from rave_mlx.errors import ConfigError, ModelError, UsageError
 
 Mode = Literal["affine", "mxfp4", "mxfp8", "nvfp4"]

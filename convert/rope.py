@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from rave_mlx.convert.keys import Keys
-
 from rave_mlx.config import RopeConfig, RopeScaling
+from rave_mlx.convert.keys import Keys
 from rave_mlx.errors import ConfigError
 
 _Kind = Literal["linear", "dynamic", "yarn", "longrope", "llama3"]

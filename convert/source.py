@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from rave_mlx.convert.hub import HUB_ID, PICKLES, download, provenance
 
 from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.safetensors_reader import Tensors
+from rave_mlx.convert.hub import HUB_ID, PICKLES, download, provenance
 from rave_mlx.errors import ModelError
 
 _KEPT = (

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import mlx.core as mx
-from rave_mlx.convert import mlx_format
-from rave_mlx.convert.families.base import GATE_KEY, Family, HubConfig, Origin
-from rave_mlx.convert.quantize import gather, quantizable
-from rave_mlx.convert.source import Source
 
 from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.build import dequantize
 from rave_mlx.config import LMMConfig, QuantizationConfig
+from rave_mlx.convert import mlx_format
+from rave_mlx.convert.families.base import GATE_KEY, Family, HubConfig, Origin
+from rave_mlx.convert.quantize import gather, quantizable
+from rave_mlx.convert.source import Source
 from rave_mlx.errors import ModelError
 
 _GATE = ".attention.gate."

@@ -24,7 +24,6 @@ from rave_mlx.convert.families import (
 from rave_mlx.convert.families.aki_parts import describes
 from rave_mlx.convert.families.base import Family
 from rave_mlx.convert.families.text import BACKBONES
-
 from rave_mlx.errors import ModelError
 
 FAMILIES: dict[str, Family] = {

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rave_mlx.checkpoint import directory
+from rave_mlx.config import LMMConfig, ResamplerConfig, TextConfig, TileConfig, TileVisionConfig, TokenConfig
 from rave_mlx.convert.families.aki_parts import part
 from rave_mlx.convert.families.base import Family, HubConfig, Origin
 from rave_mlx.convert.families.square_images import processor_keys, read_fit, read_levels
@@ -23,9 +25,6 @@ from rave_mlx.convert.families.text import read_gate, read_text, text_origin
 from rave_mlx.convert.families.towers import read_tower, tower_origin
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
-
-from rave_mlx.checkpoint import directory
-from rave_mlx.config import LMMConfig, ResamplerConfig, TextConfig, TileConfig, TileVisionConfig, TokenConfig
 from rave_mlx.errors import ConfigError
 
 _ADDED = ("<image>", "<|endofchunk|>")
@@ -134,7 +133,8 @@ def _vocabulary(stem: str, leaf: str, text: TextConfig, hub: HubConfig) -> Origi
 
 def _tokens(source: Source, whole: Keys, text: TextConfig) -> TokenConfig:
     """Ids by what the tokens say."""
-    ids = {token["content"]: int(token["id"]) for token in directory.read_json(source.tokenizer).get("added_tokens", [])}
+    added = directory.read_json(source.tokenizer).get("added_tokens", [])
+    ids = {token["content"]: int(token["id"]) for token in added}
     missing = [name for name in ("<s>", *_ADDED[:1], *_ENDS) if name not in ids]
     if missing:
         raise ConfigError(f"{source.tokenizer}: no token {', '.join(missing)}; this is not AKI's tokenizer")

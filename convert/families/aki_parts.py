@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rave_mlx.convert.families.base import HubConfig
-
 from rave_mlx.errors import ConfigError
 
 _PHI_3_5_MINI: dict[str, Any] = {

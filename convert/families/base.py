@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rave_mlx.convert.source import Source
-
 from rave_mlx.config import LMMConfig
+from rave_mlx.convert.source import Source
 
 GATE_KEY = "pair_gate"
 """Where our export keeps the gate: its configuration in a Hub-style config.json, its tensors in each attention."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from rave_mlx.config import LMMConfig, ShuffleConnectorConfig, TextConfig, TileConfig, TileVisionConfig
 from rave_mlx.convert.families.base import Family, HubConfig, Origin
 from rave_mlx.convert.families.shuffled import read_model, tile_tokens
 from rave_mlx.convert.families.square_images import processor_keys
@@ -18,8 +19,6 @@ from rave_mlx.convert.families.text import text_origin
 from rave_mlx.convert.families.towers import ACTIVATIONS, tower_origin
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
-
-from rave_mlx.config import LMMConfig, ShuffleConnectorConfig, TextConfig, TileConfig, TileVisionConfig
 from rave_mlx.errors import ConfigError
 from rave_mlx.inputs.images.tiling.split_grid import LONGEST
 

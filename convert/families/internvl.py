@@ -3,6 +3,8 @@ InternViT over tiles, pixel shuffle and an MLP, then Qwen2, Qwen3 or Llama."""
 
 from __future__ import annotations
 
+from rave_mlx.checkpoint import directory
+from rave_mlx.config import LMMConfig, ShuffleConnectorConfig, TextConfig, TileConfig, TileVisionConfig
 from rave_mlx.convert.families.base import Family, HubConfig, Origin
 from rave_mlx.convert.families.shuffled import read_model, tile_tokens
 from rave_mlx.convert.families.square_images import processor_keys, read_levels
@@ -10,9 +12,6 @@ from rave_mlx.convert.families.text import text_origin
 from rave_mlx.convert.families.towers import ACTIVATIONS, state_indices
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
-
-from rave_mlx.checkpoint import directory
-from rave_mlx.config import LMMConfig, ShuffleConnectorConfig, TextConfig, TileConfig, TileVisionConfig
 from rave_mlx.errors import ConfigError
 
 ERAS = (

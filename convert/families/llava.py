@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from rave_mlx.config import LMMConfig, MlpConnectorConfig, TextConfig, TileConfig, TileVisionConfig
 from rave_mlx.convert.families.base import Family, HubConfig, Origin
 from rave_mlx.convert.families.square_images import processor_keys, read_fit, read_levels
 from rave_mlx.convert.families.text import read_gate, read_text, read_tokens, text_origin
@@ -12,8 +13,6 @@ from rave_mlx.convert.families.text_defaults import with_defaults
 from rave_mlx.convert.families.towers import ACTIVATIONS, IGNORED, read_tower, state_indices, tower_origin
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
-
-from rave_mlx.config import LMMConfig, MlpConnectorConfig, TextConfig, TileConfig, TileVisionConfig
 from rave_mlx.errors import ConfigError
 
 ERAS = (

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from rave_mlx.config import LMMConfig, TileConfig, TileVisionConfig
 from rave_mlx.convert.families.base import Family
 from rave_mlx.convert.families.llava import ERAS, origin, read_features, read_model
 from rave_mlx.convert.families.square_images import check_sides, processor_keys, read_levels
 from rave_mlx.convert.families.towers import IGNORED
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
-
-from rave_mlx.config import LMMConfig, TileConfig, TileVisionConfig
 from rave_mlx.errors import ConfigError
 
 PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 
+from rave_mlx.config import LMMConfig
 from rave_mlx.convert.families.base import Family
 from rave_mlx.convert.families.llava import ERAS, origin, read_features, read_model
 from rave_mlx.convert.families.llava_next import read_tiles
 from rave_mlx.convert.families.towers import IGNORED
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
-
-from rave_mlx.config import LMMConfig
 from rave_mlx.errors import ConfigError
 
 _SIDES = (384, 768, 1152, 1536, 1920, 2304)

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from rave_mlx.config import ConnectorConfig, ImageConfig, LMMConfig, RopeConfig, TextConfig, VisionConfig
 from rave_mlx.convert.families.base import HubConfig, Origin
 from rave_mlx.convert.families.text import read_gate, read_text, read_tokens, text_origin
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.rope import read_rope
 from rave_mlx.convert.source import Source
-
-from rave_mlx.config import ConnectorConfig, ImageConfig, LMMConfig, RopeConfig, TextConfig, VisionConfig
 from rave_mlx.errors import ConfigError
 
 ERAS = (

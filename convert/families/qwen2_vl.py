@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from rave_mlx.config import LMMConfig
 from rave_mlx.convert.families.base import Family, HubConfig
 from rave_mlx.convert.families.qwen import (
     ACTIVATIONS,
@@ -17,8 +18,6 @@ from rave_mlx.convert.families.qwen import (
     read_tower,
 )
 from rave_mlx.convert.source import Source
-
-from rave_mlx.config import LMMConfig
 
 VISION: HubConfig = {
     "depth": 32,

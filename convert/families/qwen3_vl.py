@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from math import isqrt
 
+from rave_mlx.config import LMMConfig
 from rave_mlx.convert.families.base import Family, HubConfig
 from rave_mlx.convert.families.qwen import (
     ACTIVATIONS,
@@ -18,8 +19,6 @@ from rave_mlx.convert.families.qwen import (
 from rave_mlx.convert.families.text import read_text
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
-
-from rave_mlx.config import LMMConfig
 from rave_mlx.errors import ConfigError
 
 TEXT: HubConfig = {

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rave_mlx.config import LMMConfig, ShuffleConnectorConfig, TextConfig, TileConfig, TileVisionConfig
 from rave_mlx.convert.families.text import read_gate, read_text, read_tokens
 from rave_mlx.convert.families.text_defaults import with_defaults
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
-
-from rave_mlx.config import LMMConfig, ShuffleConnectorConfig, TextConfig, TileConfig, TileVisionConfig
 from rave_mlx.errors import ConfigError
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from rave_mlx.config import ImageConfig
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
-
-from rave_mlx.config import ImageConfig
 from rave_mlx.errors import ConfigError
 
 

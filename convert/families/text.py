@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rave_mlx.config import GateConfig, LMMConfig, TextConfig, TokenConfig
 from rave_mlx.convert.families.base import GATE_KEY, HubConfig, Origin
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.rope import context, read_rope
 from rave_mlx.convert.source import Source
-
-from rave_mlx.config import GateConfig, LMMConfig, TextConfig, TokenConfig
 from rave_mlx.errors import ConfigError
 
 _BIASED = ("qwen2", "qwen2_vl", "qwen2_5_vl")

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rave_mlx.convert.keys import Keys
-
 from rave_mlx.errors import ConfigError
 
 _LLAMA = {

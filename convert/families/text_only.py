@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from rave_mlx.config import LMMConfig
 from rave_mlx.convert.families.base import Family, HubConfig, Origin
 from rave_mlx.convert.families.text import backbone, read_gate, read_text, read_tokens, text_origin
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
-
-from rave_mlx.config import LMMConfig
 
 
 def config(source: Source) -> LMMConfig:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from rave_mlx.config import TileVisionConfig
 from rave_mlx.convert.families.base import Origin
 from rave_mlx.convert.keys import Keys
-
-from rave_mlx.config import TileVisionConfig
 from rave_mlx.errors import ConfigError
 
 ACTIVATIONS = {

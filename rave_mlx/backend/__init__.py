@@ -1,8 +1,8 @@
 """Which MLX backend is there, and how to get the best of it.
 
 `prepare()` comes before the first computation. On Metal and CUDA it only looks. On a Linux CPU it gives MLX a fast
-BLAS (`rave_mlx.backend.cpu.blas`), keeps the C library from returning large buffers to the system after every operation, and
-makes sure that `mx.compile` can build kernels. Importing this module does none of that.
+BLAS (`rave_mlx.backend.cpu.blas`), keeps the C library from returning large buffers to the system after every operation,
+and makes sure that `mx.compile` can build kernels. Importing this module does none of that.
 
 What a CPU wants of callers: float32 (half precision and quantized products are far slower there), and independent
 work spread over `lanes()`.

@@ -15,7 +15,7 @@ import mlx.nn as nn
 from rave_mlx.attention import Mask, PairGate, Path, attend, decoder_mask
 from rave_mlx.backend.activations import silu_mul
 from rave_mlx.backend.decode_ops import RMSNorm
-from rave_mlx.backend.row_parallel import by_rows
+from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import LMMConfig, TextConfig
 from rave_mlx.models.kv_cache import Cache, LayerCache
 from rave_mlx.models.rope import RotaryTable, text_table

@@ -17,7 +17,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from rave_mlx.backend.activations import silu_mul
-from rave_mlx.backend.row_parallel import by_rows
+from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.models.decoder import DecoderLayer, Step
 
 Call = Callable[[int, DecoderLayer, mx.array, Step], mx.array]

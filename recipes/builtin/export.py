@@ -16,12 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rave_mlx.convert import convert
-from rave_mlx.convert.families.base import GATE_KEY
 from safetensors.torch import load_file, save_file
 
 from rave_mlx.checkpoint import directory
 from rave_mlx.config import GateConfig
+from rave_mlx.convert import convert
+from rave_mlx.convert.families.base import GATE_KEY
 from rave_mlx.errors import ModelError
 from recipes.builtin import weights
 from recipes.builtin.data import CHARACTERS, LINES, SLOTS

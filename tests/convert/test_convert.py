@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, write_checkpoint
 from hub_server import files_of
-from rave_mlx.convert import Options, convert, plan
-from rave_mlx.convert.card import Origin, card
 from safetensors.numpy import load_file, save_file
 
 import rave_mlx
 from rave_mlx.checkpoint import directory, safetensors_writer
 from rave_mlx.config import GateConfig, QuantizationConfig
+from rave_mlx.convert import Options, convert, plan
+from rave_mlx.convert.card import Origin, card
 
 COMMAND = [sys.executable, "-c", "from rave_mlx.cli.main import run; run()"]
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from families import cases, write_checkpoint
 from hub_server import files_of
-from rave_mlx.convert import convert, plan
 from safetensors.numpy import load_file, save_file
 
 import rave_mlx
 from rave_mlx.checkpoint import build, directory
 from rave_mlx.checkpoint.safetensors_reader import open_files, read_entries
+from rave_mlx.convert import convert, plan
 from rave_mlx.errors import ModelError, RaveError
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

@@ -151,9 +151,8 @@ class Trial:
             file.write_bytes(original)
 
     def _open(self, rng, name, path, weights):
-        from rave_mlx.convert import convert, plan
-
         import rave_mlx
+        from rave_mlx.convert import convert, plan
         from rave_mlx.errors import RaveError
 
         out = self.folder / "out"

@@ -8,12 +8,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, golden, write_checkpoint
-from rave_mlx.convert import Options, convert
-from rave_mlx.convert.export import export
 
 import rave_mlx
 from rave_mlx.checkpoint import build, directory, safetensors_writer
 from rave_mlx.config import GateConfig
+from rave_mlx.convert import Options, convert
+from rave_mlx.convert.export import export
 from rave_mlx.errors import ModelError
 
 CASES = cases()

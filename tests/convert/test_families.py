@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, golden, kept_positions, write_checkpoint
-from rave_mlx.convert import Options, convert
 from support import relative
 
 import rave_mlx
 from rave_mlx.cli.main import app
+from rave_mlx.convert import Options, convert
 
 CASES = cases()
 

@@ -9,8 +9,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, write_checkpoint
-from rave_mlx.convert import Options, convert
-from rave_mlx.convert.fuse import fuse
 from support import relative
 
 import rave_mlx
@@ -18,6 +16,8 @@ from rave_mlx.checkpoint import adapters, directory
 from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.checkpoint.fingerprint import fingerprint
 from rave_mlx.config import GateConfig
+from rave_mlx.convert import Options, convert
+from rave_mlx.convert.fuse import fuse
 from rave_mlx.errors import ModelError
 
 MODULES = (

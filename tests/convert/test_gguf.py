@@ -8,14 +8,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, draw, golden, kept_positions, write_checkpoint
-from rave_mlx.convert import convert
-from rave_mlx.convert.families import detect
-from rave_mlx.convert.gguf import read_gguf
-from rave_mlx.convert.gguf_blocks import BLOCKS, parts
 from support import relative
 
 import rave_mlx
 from rave_mlx.checkpoint.build import BUILT_IN
+from rave_mlx.convert import convert
+from rave_mlx.convert.families import detect
+from rave_mlx.convert.gguf import read_gguf
+from rave_mlx.convert.gguf_blocks import BLOCKS, parts
 from rave_mlx.errors import ModelError, RaveError
 
 CASES = cases()

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from families import cases, write_checkpoint
 from hub_server import LFS_BYTES, TOKEN, Repo, files_of, running
-from rave_mlx.convert import convert
 from safetensors.numpy import load_file, save_file
 
 from rave_mlx.checkpoint import directory
+from rave_mlx.convert import convert
 
 NAME = "maker/tiny-vl"
 

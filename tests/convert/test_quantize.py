@@ -11,13 +11,13 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, write_checkpoint
-from rave_mlx.convert import Options, convert, quantize, recipes
 from support import ask, form, picture, relative, tiny_model
 
 import rave_mlx
 from rave_mlx import backend
 from rave_mlx.checkpoint import build, directory
 from rave_mlx.config import ConnectorConfig, GateConfig, LMMConfig, QuantizationConfig
+from rave_mlx.convert import Options, convert, quantize, recipes
 from rave_mlx.errors import ConfigError, ModelError, UsageError
 from rave_mlx.evaluate import quantization
 

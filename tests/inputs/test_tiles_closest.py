@@ -5,11 +5,11 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
-from rave_mlx.convert.families import detect
-from rave_mlx.convert.source import Source
 from support import picture
 
 from rave_mlx.config import TileConfig
+from rave_mlx.convert.families import detect
+from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError, ModelError
 from rave_mlx.inputs.images.tiling import cut_tiles
 from rave_mlx.inputs.images.tiling.closest_grid import arrange, arrangements, closest

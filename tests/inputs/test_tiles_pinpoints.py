@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from rave_mlx.convert.families import FAMILIES
-from rave_mlx.convert.source import Source
 from support import picture
 
 from rave_mlx.config import MlpConnectorConfig, TileConfig
+from rave_mlx.convert.families import FAMILIES
+from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError, ImageError
 from rave_mlx.inputs.images.patches import Region, normalised
 from rave_mlx.inputs.images.tiling import cut_tiles

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, write_checkpoint
-from rave_mlx.convert.families import detect
-from rave_mlx.convert.source import Source
 from safetensors.numpy import load_file, save_file
 from support import picture
 
 import rave_mlx
 from rave_mlx.config import TileConfig
+from rave_mlx.convert.families import detect
+from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError, ImageError
 from rave_mlx.inputs.images.tiling import cut_tiles
 from rave_mlx.inputs.images.tiling.split_grid import arrange, scaled, split

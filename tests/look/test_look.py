@@ -101,7 +101,8 @@ def test_the_answer_is_the_one_that_chat_gives():
 def test_chunks_of_the_prompt_make_no_difference(monkeypatch):
     lmm = tiny_model(GATE)
     whole = collect(lmm, TWO_IMAGES, max_tokens=3)
-    monkeypatch.setattr("rave_mlx.generation.decode.prefill.__kwdefaults__", {"features": None, "chunk": 16, "path": None})
+    defaults = {"features": None, "chunk": 16, "path": None}
+    monkeypatch.setattr("rave_mlx.generation.decode.prefill.__kwdefaults__", defaults)
     parts = collect(lmm, TWO_IMAGES, max_tokens=3)
     assert np.allclose(whole.weights, parts.weights, atol=1e-3)
     assert np.allclose(whole.mass, parts.mass, atol=1e-4)

@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 from families import CONVERSATIONS, draw, golden, kept_positions, write_files
 from families.aki import CASE, CONFIG
-from rave_mlx.convert import convert
-from rave_mlx.convert.families import detect
-from rave_mlx.convert.source import Source
 from safetensors.numpy import save_file
 from support import picture, relative, write_image
 
@@ -20,6 +17,9 @@ import rave_mlx
 from rave_mlx.chat.session import Session
 from rave_mlx.cli.main import app
 from rave_mlx.config import ResamplerConfig
+from rave_mlx.convert import convert
+from rave_mlx.convert.families import detect
+from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError, ModelError
 from rave_mlx.inputs.images.preprocess import cut_patches
 from rave_mlx.models.connectors.resampler import Resampler

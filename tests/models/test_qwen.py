@@ -13,14 +13,14 @@ from families.qwen2_5_vl import PLAIN as QWEN2_5
 from families.qwen2_vl import PLAIN as QWEN2
 from families.qwen3_vl import PLAIN as QWEN3
 from mlx.utils import tree_flatten
-from rave_mlx.convert import convert
-from rave_mlx.convert.families import detect
-from rave_mlx.convert.source import Source
 from safetensors.numpy import load_file, save_file
 from support import relative
 
 import rave_mlx
 from rave_mlx.config import GateConfig, VisionConfig
+from rave_mlx.convert import convert
+from rave_mlx.convert.families import detect
+from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError
 from rave_mlx.generation.decode import prefill
 from rave_mlx.inputs.images.preprocess import fit_size

@@ -7,12 +7,12 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from rave_mlx.convert.keys import Keys
-from rave_mlx.convert.rope import context, read_rope
 from support import picture, relative, tiny_model
 
 from rave_mlx.chat.session import Session
 from rave_mlx.config import RopeConfig, RopeScaling
+from rave_mlx.convert.keys import Keys
+from rave_mlx.convert.rope import context, read_rope
 from rave_mlx.errors import ConfigError
 from rave_mlx.generation.decode import prefill
 from rave_mlx.inputs.prompt.message import Message, TextPart

@@ -6,12 +6,12 @@ import json
 
 import pytest
 from families import cases, write_checkpoint
-from rave_mlx.convert import convert
-from rave_mlx.convert.families.text import read_text
-from rave_mlx.convert.keys import Keys
 from support import ask, picture
 
 import rave_mlx
+from rave_mlx.convert import convert
+from rave_mlx.convert.families.text import read_text
+from rave_mlx.convert.keys import Keys
 from rave_mlx.errors import ConfigError, ModelError, PromptError
 
 SIZES = {

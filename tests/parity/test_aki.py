@@ -14,14 +14,14 @@ from support import ask, picture, relative
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from rave_mlx.convert import convert  # noqa: E402
-from rave_mlx.convert.export import export  # noqa: E402
-from rave_mlx.convert.families.aki import TEMPLATE  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
 
 import rave_mlx  # noqa: E402
 from parity import aki_reference as reference  # noqa: E402
 from rave_mlx.config import TokenConfig  # noqa: E402
+from rave_mlx.convert import convert  # noqa: E402
+from rave_mlx.convert.export import export  # noqa: E402
+from rave_mlx.convert.families.aki import TEMPLATE  # noqa: E402
 from rave_mlx.generation.decode import prefill  # noqa: E402
 from rave_mlx.inputs.prompt.chat_template import ChatTemplate  # noqa: E402
 from rave_mlx.inputs.prompt.message import Message, TextPart  # noqa: E402

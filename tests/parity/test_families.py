@@ -13,11 +13,10 @@ from support import relative
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from rave_mlx.convert import convert  # noqa: E402
-from rave_mlx.convert.export import export  # noqa: E402
-
 import rave_mlx  # noqa: E402
 from parity import golden as reference  # noqa: E402
+from rave_mlx.convert import convert  # noqa: E402
+from rave_mlx.convert.export import export  # noqa: E402
 from rave_mlx.generation.decode import prefill, step  # noqa: E402
 
 CASES = cases()

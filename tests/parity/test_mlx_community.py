@@ -15,14 +15,14 @@ import pytest
 from families import CONVERSATIONS, cases, write_checkpoint, write_files
 from mlx_lm.convert import mixed_quant_predicate_builder
 from mlx_lm.utils import load_model, quantize_model, save_config, save_model
-from rave_mlx.convert import Options, convert
-from rave_mlx.convert.export import export
 from support import relative
 
 import rave_mlx
 from rave_mlx import backend
 from rave_mlx.checkpoint import build, directory
 from rave_mlx.config import QuantizationConfig
+from rave_mlx.convert import Options, convert
+from rave_mlx.convert.export import export
 from rave_mlx.errors import ConfigError, ModelError, RaveError
 
 CASES = cases()

@@ -14,14 +14,13 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from rave_mlx.convert import convert  # noqa: E402
-from rave_mlx.convert.adapters import export_peft, import_peft  # noqa: E402
-
 import rave_mlx  # noqa: E402
 from parity import golden as reference  # noqa: E402
 from rave_mlx.checkpoint import adapters  # noqa: E402
 from rave_mlx.checkpoint.adapters import AdapterConfig  # noqa: E402
 from rave_mlx.config import GateConfig  # noqa: E402
+from rave_mlx.convert import convert  # noqa: E402
+from rave_mlx.convert.adapters import export_peft, import_peft  # noqa: E402
 from rave_mlx.errors import ConfigError, ModelError  # noqa: E402
 
 CASE = cases()["qwen2_5_vl"]

@@ -13,12 +13,12 @@ from support import picture
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-from rave_mlx.convert.families import qwen, qwen2_5_vl, qwen2_vl, qwen3_vl  # noqa: E402
-from rave_mlx.convert.source import Source  # noqa: E402
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil  # noqa: E402
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights  # noqa: E402
 
 from rave_mlx.config import VisionConfig  # noqa: E402
+from rave_mlx.convert.families import qwen, qwen2_5_vl, qwen2_vl, qwen3_vl  # noqa: E402
+from rave_mlx.convert.source import Source  # noqa: E402
 from rave_mlx.inputs.images.preprocess import cut_patches  # noqa: E402
 from rave_mlx.inputs.prompt.positions import rotary_positions  # noqa: E402
 from rave_mlx.models.vision.windows import interpolation, plan_windows  # noqa: E402

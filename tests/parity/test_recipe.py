@@ -18,7 +18,7 @@ from recipes.builtin.deepen import deepen  # noqa: E402
 from recipes.builtin.layers import NanoConfig, rotate  # noqa: E402
 from recipes.builtin.losses import losses, row_loss  # noqa: E402
 from recipes.builtin.model import Nano  # noqa: E402
-from recipes.builtin.tokens import (
+from recipes.builtin.tokens import (  # noqa: E402
     END_OF_TEXT,
     IMAGE,
     IMAGE_PREFIX,

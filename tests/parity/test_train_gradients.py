@@ -14,12 +14,11 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from rave_mlx.convert.adapters import export_peft  # noqa: E402
-
 import rave_mlx  # noqa: E402
 from parity import golden as reference  # noqa: E402
 from rave_mlx.checkpoint import adapters  # noqa: E402
 from rave_mlx.checkpoint.adapters import AdapterConfig  # noqa: E402
+from rave_mlx.convert.adapters import export_peft  # noqa: E402
 from rave_mlx.inputs.prompt.parse_messages import read_messages  # noqa: E402
 from rave_mlx.train.batch import collate  # noqa: E402
 from rave_mlx.train.example import make_example  # noqa: E402

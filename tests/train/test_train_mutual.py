@@ -16,9 +16,6 @@ import numpy as np
 import pytest
 import test_aki
 from families import CONVERSATIONS, aki, cases, write_checkpoint
-from rave_mlx.convert.adapters import export_peft, import_peft
-from rave_mlx.convert.export import export
-from rave_mlx.convert.fuse import fuse
 from support import ask, picture, relative, tiny_model
 from test_train_resume import stopped
 from training import LORA, config, environment, history, losses, result, train_cli, write_data, write_model
@@ -28,6 +25,9 @@ from rave_mlx.attention import attend
 from rave_mlx.attention.masks import decoder_mask
 from rave_mlx.checkpoint import adapters, directory
 from rave_mlx.checkpoint.adapters import AdapterConfig
+from rave_mlx.convert.adapters import export_peft, import_peft
+from rave_mlx.convert.export import export
+from rave_mlx.convert.fuse import fuse
 from rave_mlx.errors import ConfigError, ModelError, PromptError, UsageError
 from rave_mlx.generation.decode import prefill, step
 from rave_mlx.inputs.prompt.chat_template import ChatTemplate

@@ -2,7 +2,7 @@
 
 MLX's Linux wheel calls the reference BLAS, on one thread. Nearly all of a model's float32 work goes through the
 three functions that MLX imports from it, so this module loads an optimised library privately and redirects those
-three imports of libmlx.so (`rave_mlx.backend.cpu.elf_import_table`). No other library in the process is touched, and the redirection is
+three imports of libmlx.so (`elf_import_table`). No other library in the process is touched, and the redirection is
 taken back when a trial product is not right. `RAVE_MLX_BLAS` names a library file, or `none` for MLX's own.
 """
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx.backend.activations import ACTIVATIONS
-from rave_mlx.backend.row_parallel import by_rows
+from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import MlpConnectorConfig
 from rave_mlx.inputs.images.patches import Region
 from rave_mlx.inputs.images.preprocess import ImagePatches

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rave_mlx.attention import attend
 from rave_mlx.backend.activations import ACTIVATIONS, silu_mul
-from rave_mlx.backend.row_parallel import by_rows
+from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import VisionConfig
 from rave_mlx.models.rope import RotaryTable, patch_table
 from rave_mlx.models.vision.windows import Grid, Runs, WindowPlan, interpolation, plan_windows

@@ -11,7 +11,7 @@ import mlx.nn as nn
 from rave_mlx import backend
 from rave_mlx.attention import attend
 from rave_mlx.backend.activations import ACTIVATIONS
-from rave_mlx.backend.row_parallel import by_rows
+from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import TileVisionConfig
 
 Grid = tuple[int, int, int]
