@@ -111,6 +111,19 @@ def relative(found, expected) -> float:
     return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
 
 
+def rounding(*lengths: int, dtype: mx.Dtype = mx.float32, safety: float = 4.0) -> float:
+    """Relative L2 error that rounding may leave in a value computed through sums of these lengths, one after another.
+
+    Each of the n = sum(lengths) additions is off by at most the type's unit roundoff u (half its epsilon), in a
+    direction of its own, so the errors add up like a random walk: sqrt(n) u. In which order a product adds its terms,
+    and how many of them with one rounding, is up to the kernel that BLAS picks for the processor: two kernels differ
+    by as much as each differs from the exact value. `safety` covers this and what the steps between do to an error
+    (a sharp softmax, a norm).
+    """
+    unit = {mx.float32: 2.0**-24, mx.float16: 2.0**-11, mx.bfloat16: 2.0**-8}[dtype]
+    return safety * unit * sum(lengths) ** 0.5
+
+
 def write_image(image: Image.Image, path: Path) -> Path:
     image.save(path)
     return path

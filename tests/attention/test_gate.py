@@ -7,7 +7,7 @@ import itertools
 import mlx.core as mx
 import numpy as np
 import pytest
-from support import ask, picture, relative, tiny_model
+from support import ask, picture, relative, rounding, tiny_model
 
 from rave_mlx import backend
 from rave_mlx.attention import GateTerms, attend, decoder_mask
@@ -226,9 +226,15 @@ def test_prefill_in_chunks_and_decode_equal_one_pass(gate, chunk):
         assert relative(logits[0], whole[i]) <= 1e-5
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(mx.float16, 8e-3), (mx.bfloat16, 7e-2)])
-def test_features_are_cached_in_the_models_type(dtype, bound):
-    """Half precision, several layers: as far from float32 as the model's own rounding is."""
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_features_are_cached_in_the_models_type(dtype):
+    """Half precision, several layers: as far from float32 as the model's own rounding is.
+
+    A product is summed in float32 and rounded once, so what counts is how many values in turn are rounded: about 12
+    in a layer, of three in the vision tower and three in the decoder. Over many tokens, because how sharply a single
+    one attends decides how far its own logits move.
+    """
+    bound, count = rounding(6 * 12, dtype=dtype), 32
     exact, lmm = (tiny_model(GateConfig(rank=6, kv_groups=1.0)) for _ in range(2))
     lmm.set_dtype(dtype)
     prompt = lmm.prepare(conversation(1))
@@ -236,11 +242,13 @@ def test_features_are_cached_in_the_models_type(dtype, bound):
     cache = lmm.make_cache()
     prefill(lmm, prompt, cache)
     assert {array.dtype for layer in cache.layers for array in layer.arrays} == {dtype}
-    cache.trim(len(prompt) - 3)
-    for i in range(len(prompt) - 3, len(prompt)):
+    start, written = len(prompt) - count, []
+    cache.trim(start)
+    for i in range(start, len(prompt)):
         logits = step(lmm, cache, mx.array(prompt.ids[0, i : i + 1]), int(prompt.token_map.positions[0, i]))
-        assert relative(rounded[i], whole[i]) <= bound
-        assert relative(logits[0].astype(mx.float32), whole[i]) <= bound
+        written.append(np.array(logits[0].astype(mx.float32)))
+    assert relative(rounded[start:], whole[start:]) <= bound
+    assert relative(written, whole[start:]) <= bound
 
 
 @pytest.mark.parametrize("gate", [None, GateConfig(rank=6, kv_groups=1.0)])

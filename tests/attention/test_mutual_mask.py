@@ -133,33 +133,42 @@ def test_an_answer_token_is_needed():
 
 
 def influence(lmm, ids, image, *, path=None, gated=False) -> np.ndarray:
-    """(L, L): whether the state of row i changes with the embedding of token j; one layer, so only what i sees can."""
+    """(L, L): how far the state of row i moves with the embedding of token j; one layer, so only what i sees can.
+
+    One pass for each j, all of the same shapes: what a row does not see leaves it the same to the bit, whichever
+    kernels compute it. In one batch they could sum the same row in another order at another place.
+    """
     length = len(ids)
     opened = mx.array(opened_keys(np.array(ids, np.int32), np.array(image, np.int32), START)[None])
     visual = np.array(image) >= 0
     span = (int(np.flatnonzero(visual)[0]), int(np.flatnonzero(visual)[-1]) + 1)
     rng = np.random.default_rng(0)
-    x = rng.normal(0, 1, (1, length, lmm.config.text.hidden_size)).astype(np.float32)
-    batch = np.repeat(x, length + 1, axis=0)
+    x = rng.normal(0, 1, (length, lmm.config.text.hidden_size)).astype(np.float32)
+
+    def states(x):
+        hidden = lmm.decoder.hidden(
+            mx.array(x[None]),
+            mx.broadcast_to(mx.arange(length), (1, 3, length)),
+            mx.array(visual[None]),
+            gate_span=span if gated else None,
+            opened=opened,
+            path=path,
+        )
+        return np.array(hidden)[0]
+
+    before, columns = states(x), []
     for j in range(length):
-        batch[j, j] += rng.normal(0, 1, x.shape[-1])
-    hidden = lmm.decoder.hidden(
-        mx.array(batch),
-        mx.broadcast_to(mx.arange(length), (length + 1, 3, length)),
-        mx.array(np.tile(visual, (length + 1, 1))),
-        gate_span=span if gated else None,
-        opened=mx.broadcast_to(opened, (length + 1, 2, length)),
-        path=path,
-    )
-    out = np.array(hidden)
-    return np.abs(out[:-1] - out[-1:]).max(axis=-1).T
+        moved = x.copy()
+        moved[j] += rng.normal(0, 1, x.shape[-1])
+        columns.append(np.abs(states(moved) - before).max(axis=-1))
+    return np.stack(columns, axis=1)
 
 
 @pytest.mark.parametrize("path", ["chunked", "stock", "reference", "train"])
 def test_a_state_changes_exactly_with_the_tokens_it_sees(path):
     change = influence(mutual(num_layers=1), TEN, TEN_IMAGE, path=path)
-    assert ((change > 1e-5) == np.array(TEN_MASK, bool)).all()
-    assert change[~np.array(TEN_MASK, bool)].max() <= 1e-6
+    assert ((change > 1e-4) == np.array(TEN_MASK, bool)).all()
+    assert (change[~np.array(TEN_MASK, bool)] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +177,8 @@ def test_a_state_changes_exactly_with_the_tokens_it_sees(path):
 def test_a_gate_opens_and_closes_nothing(path, squash):
     lmm = mutual(replace(GATE, squash=squash), num_layers=1)
     change = influence(lmm, TEN, TEN_IMAGE, path=path, gated=True)
-    assert ((change > 1e-5) == np.array(TEN_MASK, bool)).all()
+    assert ((change > 1e-4) == np.array(TEN_MASK, bool)).all()
+    assert (change[~np.array(TEN_MASK, bool)] == 0).all()
     assert relative(change, influence(lmm, TEN, TEN_IMAGE, path=path)) > 1e-3
 
 
