@@ -166,8 +166,8 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
     from PIL import Image
 
     import rave_mlx
+    from rave_mlx.train.batch_sampler import BatchSampler
     from rave_mlx.train.dataset import open_dataset
-    from rave_mlx.train.order import Order
     from rave_mlx.train.parameters import prepare as attach
     from rave_mlx.train.parameters import trained_weights
 
@@ -185,9 +185,9 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
     (folder / "rows").mkdir()
     for i, row in enumerate(rows):
         image = row.prompt.images[0]
-        np.savez(folder / "rows" / f"{i}.npz", input_ids=row.prompt.ids[0], completion_mask=row.trained,
+        np.savez(folder / "rows" / f"{i}.npz", input_ids=row.prompt.ids[0], completion_mask=row.loss_mask,
                  pixel_values=image.pixels, image_grid_thw=np.array([image.grid]))  # fmt: skip
-    order = Order(rows.lengths, options.batch, config.seed)
+    order = BatchSampler(rows.lengths, options.batch, config.seed)
     (folder / "order.json").write_text(json.dumps([b for epoch in range(EPOCHS) for b in order.batches(epoch)]))
     lmm, _ = attach(lmm, config)
     initial = {_peer_name(name): x for name, x in trained_weights(lmm).items()}
@@ -195,7 +195,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
     shown = rows.stats[0]
     print(f"{sum(x.size for x in lmm.named_weights().values()) / 1e6:.0f} M parameters, "
           f"{sum(x.size for x in initial.values()) / 1e6:.1f} M trained; rows of {min(rows.lengths)} to "
-          f"{max(rows.lengths)} tokens, {shown.visual} visual, {shown.trained} trained")  # fmt: skip
+          f"{max(rows.lengths)} tokens, {shown.visual} visual, {shown.trained_tokens} trained")  # fmt: skip
 
 
 def _peer_name(name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from support import form, tiny_model
 
 from rave_mlx.checkpoint import directory
-from rave_mlx.checkpoint.build import BUILT_IN
+from rave_mlx.checkpoint.directory import BUILT_IN
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train import log
 from rave_mlx.train.config import AdapterSettings, TrainConfig

@@ -187,7 +187,7 @@ def train(
     """
     import mlx.core as mx
 
-    from rave_mlx.checkpoint.build import load
+    from rave_mlx.api import load
     from rave_mlx.errors import UsageError
     from rave_mlx.train.config import AdapterSettings, TrainConfig
     from rave_mlx.train.distributed import join
@@ -266,11 +266,11 @@ def _checked(data: str, lmm: LMM, config: TrainConfig, place: Path) -> bool:
     from rave_mlx.train.check_data import check_data
     from rave_mlx.train.dataset import open_dataset
     from rave_mlx.train.draw import draw_examples
-    from rave_mlx.train.mutual import open_mask
+    from rave_mlx.train.mutual_mask import use_mutual_mask
     from rave_mlx.train.sources import has_split
 
     if config.mask == "mutual":
-        open_mask(lmm)
+        use_mutual_mask(lmm)
     bad = 0
     for split in ("train", "valid"):
         if split == "valid" and not has_split(data, split):

@@ -25,7 +25,7 @@ class Batch:
         ids: (B, L) token ids, 0 for padding.
         positions: (B, 3, L) rotary positions, 0 for padding.
         visual: (B, L) marks of visual tokens.
-        trained: (B, L) marks of the tokens that are targets.
+        loss_mask: (B, L) marks of the tokens that are targets.
         feature: (B, L) for visual tokens their row in the features of `images`, one after the other; else 0.
         opened: (B, 2, L) first and end of later tokens that a token also sees; None for a causal model.
         images: the images of all rows; one that several rows show is there once.
@@ -36,7 +36,7 @@ class Batch:
     ids: NDArray[np.int32]
     positions: NDArray[np.int32]
     visual: NDArray[np.bool_]
-    trained: NDArray[np.bool_]
+    loss_mask: NDArray[np.bool_]
     feature: NDArray[np.int32]
     opened: NDArray[np.int32] | None
     images: tuple[ImagePatches, ...]
@@ -49,7 +49,7 @@ class Batch:
     @property
     def count(self) -> int:
         """Trained tokens: what a sum of losses is divided by."""
-        return int(self.trained.sum())
+        return int(self.loss_mask.sum())
 
     @property
     def tokens(self) -> int:
@@ -76,7 +76,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         ids=_stack([e.prompt.ids[0] for e in examples], length, np.int32),
         positions=_stack([m.positions for m in maps], length, np.int32, 3),
         visual=_stack([m.visual for m in maps], length, np.bool_),
-        trained=_stack([e.trained for e in examples], length, np.bool_),
+        loss_mask=_stack([e.loss_mask for e in examples], length, np.bool_),
         feature=_stack([_rows(e, starts) for e in examples], length, np.int32),
         opened=np.stack(opened) if opened and any((o[1] > o[0]).any() for o in opened) else None,
         images=tuple(images.values()),

@@ -26,7 +26,7 @@ class Report:
         bad: the others, each with its name and the reason.
         unused: columns that nothing is read from.
         tokens: of a row: "min", "median", "p95", "max".
-        total_tokens, visual, trained: tokens of all rows; how many are visual, how many are trained on.
+        total_tokens, visual, trained_tokens: tokens of all rows; how many are visual, how many are trained on.
         images, answers: how many rows have how many of them.
         unended: answers without the token that ends one; a model trained on them does not learn to stop.
         longest: the name of the longest row.
@@ -39,7 +39,7 @@ class Report:
     tokens: dict[str, int]
     total_tokens: int
     visual: int
-    trained: int
+    trained_tokens: int
     images: dict[int, int]
     answers: dict[int, int]
     unended: int
@@ -56,7 +56,8 @@ class Report:
             f"{self.name}: {self.examples:,} examples, {len(self.bad)} bad rows",
             f"tokens a row   min {self.tokens['min']:,}, median {self.tokens['median']:,}, "
             f"95% up to {self.tokens['p95']:,}, max {self.tokens['max']:,} ({self.longest})",
-            f"tokens in all  {self.total_tokens:,}: visual {share(self.visual)}, trained on {share(self.trained)}",
+            f"tokens in all  {self.total_tokens:,}: visual {share(self.visual)}, "
+            f"trained on {share(self.trained_tokens)}",
             f"images a row   {_counts(self.images)}",
             f"answers a row  {_counts(self.answers)}",
         ]
@@ -113,7 +114,7 @@ def check_data(dataset: Dataset, *, workers: int = 2, progress: Callable[[int, i
         },
         total_tokens=int(lengths.sum()),
         visual=sum(row.visual for row in stats),
-        trained=sum(row.trained for row in stats),
+        trained_tokens=sum(row.trained_tokens for row in stats),
         images=dict(sorted(Counter(row.images for row in stats).items())),
         answers=dict(sorted(Counter(row.answers for row in stats).items())),
         unended=sum(row.answers - row.ended for row in stats),

@@ -13,13 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rave_mlx.chat.session import latest_turn
 from rave_mlx.errors import PromptError, RaveError
-from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
+from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart, latest_turn
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.example import Example, answer_of, make_example
+from rave_mlx.train.image_stub import ImageStub, Spool, check_budget, make_stub
 from rave_mlx.train.rows import DataError, Picture, Turn, read_row, unused_columns
-from rave_mlx.train.sketch import Sketch, Spool, check_budget, sketch
 from rave_mlx.train.sources import RawRow, read_source
 
 _SHOWN = 10
@@ -30,14 +29,14 @@ class RowStats:
     """What is known of an example without its pixels.
 
     Attributes:
-        tokens, visual, trained: how many there are of each.
+        tokens, visual, trained_tokens: how many there are of each.
         images, answers: of the conversation.
         ended: answers behind which the token that ends an answer stands, and is trained on.
     """
 
     tokens: int
     visual: int
-    trained: int
+    trained_tokens: int
     images: int
     answers: int
     ended: int
@@ -96,22 +95,22 @@ class Dataset:
         return self._read(messages[:last], where), answer.text
 
     def add(self, messages: Sequence[Message], where: str, limit: int) -> None:
-        """Add a conversation of sketches; DataError or PromptError when it cannot be trained on."""
+        """Add a conversation of stubs; DataError or PromptError when it cannot be trained on."""
         example = make_example(self._lmm, messages, where)
         if len(example) > limit:
             raise DataError(
                 f"{len(example)} tokens, {example.prompt.visual_tokens} of them visual, where {limit} are allowed; "
                 "lower --image-tokens, raise --max-tokens or shorten the row"
             )
-        if not example.trained.any():
+        if not example.loss_mask.any():
             raise DataError("no token of it would be trained on; the model's chat template leaves its answers out")
         stop = set(self._lmm.config.tokens.stop)
-        own = example.prompt.ids[0][example.trained].tolist()
+        own = example.prompt.ids[0][example.loss_mask].tolist()
         self.stats.append(
             RowStats(
                 tokens=len(example),
                 visual=example.prompt.visual_tokens,
-                trained=len(own),
+                trained_tokens=len(own),
                 images=len(example.prompt.images),
                 answers=sum(message.role == "assistant" for message in messages),
                 ended=sum(token in stop for token in own),
@@ -129,7 +128,7 @@ class Dataset:
         image = self._lmm.config.image
         parts = [
             ImagePart(part.patches.read(image, self.image_tokens))
-            if isinstance(part, ImagePart) and isinstance(part.patches, Sketch) and image is not None
+            if isinstance(part, ImagePart) and isinstance(part.patches, ImageStub) and image is not None
             else part
             for part in message.parts
         ]
@@ -185,12 +184,12 @@ def open_dataset(
 
 
 class _Reader:
-    """Turns rows into conversations of sketches; an image that many rows show is looked at once."""
+    """Turns rows into conversations of stubs; an image that many rows show is looked at once."""
 
     def __init__(self, lmm: LMM, image_tokens: int | None, *, decode: bool):
         self._lmm, self._image_tokens, self._decode = lmm, image_tokens, decode
         self._spool = Spool()
-        self._known: dict[tuple[Path, int], Sketch] = {}
+        self._known: dict[tuple[Path, int], ImageStub] = {}
 
     def conversations(self, raw: RawRow) -> list[list[Message]]:
         """What the model is shown of a row: the whole conversation, or each of its questions."""
@@ -206,17 +205,17 @@ class _Reader:
         return [[*latest_turn(messages[:index]), messages[index]] for index in answers]
 
     def _message(self, turn: Turn) -> Message:
-        parts = [TextPart(part) if isinstance(part, str) else ImagePart(self._sketch(part)) for part in turn.parts]
+        parts = [TextPart(part) if isinstance(part, str) else ImagePart(self._stub(part)) for part in turn.parts]
         return Message(turn.role, tuple(parts), turn.plain)
 
-    def _sketch(self, picture: Picture) -> Sketch:
+    def _stub(self, picture: Picture) -> ImageStub:
         config = self._lmm.config.image
         if config is None:
             raise PromptError("this model reads text only; leave the images out or choose a vision-language model")
         key = (picture.source, picture.page) if isinstance(picture.source, Path) else None
         if key is not None and key in self._known:
             return self._known[key]
-        made = sketch(picture, config, self._image_tokens, self._spool)
+        made = make_stub(picture, config, self._image_tokens, self._spool)
         if self._decode:
             made.read(config, self._image_tokens)
         if key is not None:

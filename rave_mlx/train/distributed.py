@@ -20,7 +20,7 @@ from rave_mlx.errors import RaveError, UsageError
 
 _PIECE = 1 << 23
 """Numbers sent at once: 32 MB."""
-_PATIENCE = 300.0
+_WARN_AFTER = 300.0
 """Seconds after which a process that waits for the others says so. MLX's ring notices a lost connection by itself, but
 not a machine that fell asleep or a cable that was pulled."""
 
@@ -59,7 +59,7 @@ class World:
 
     def _added(self, pieces: Sequence[mx.array]) -> mx.array:
         """The sums, computed: this is where a process waits for the others."""
-        notice = threading.Timer(_PATIENCE, self._wonder)
+        notice = threading.Timer(_WARN_AFTER, self._warn_if_waiting)
         notice.daemon = True
         notice.start()
         try:
@@ -74,11 +74,11 @@ class World:
             notice.cancel()
         return whole
 
-    def _wonder(self) -> None:
+    def _warn_if_waiting(self) -> None:
         """Say what is going on, where nothing has for long."""
         print(
-            f"rave-mlx: process {self.rank} has waited {_PATIENCE / 60:.0f} minutes for the others; should one of them "
-            "be gone, stop the rest and start all again with --resume",
+            f"rave-mlx: process {self.rank} has waited {_WARN_AFTER / 60:.0f} minutes for the others; should one of "
+            "them be gone, stop the rest and start all again with --resume",
             file=sys.stderr,
             flush=True,
         )
@@ -104,7 +104,7 @@ class World:
                 "copy them to every machine and start again"
             )
 
-    def from_first(self, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    def broadcast(self, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
         """float32 arrays of process 0, in every process."""
         return self.sum(arrays if self.is_writer else {name: mx.zeros(x.shape) for name, x in arrays.items()})
 

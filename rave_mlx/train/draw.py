@@ -58,7 +58,7 @@ def draw_example(lmm: LMM, example: Example) -> Image.Image:
     font = _font(SIZE)
     prompt = example.prompt
     title = (
-        f"{example.where}: {len(example):,} tokens, {prompt.visual_tokens:,} visual, {int(example.trained.sum()):,} "
+        f"{example.where}: {len(example):,} tokens, {prompt.visual_tokens:,} visual, {int(example.loss_mask.sum()):,} "
         "trained on"
     )
     config = lmm.config.image
@@ -119,7 +119,7 @@ def pieces(lmm: LMM, example: Example) -> Iterator[Piece]:
             continue
         name = tokenizer.token(token) or ""
         control = name in tokenizer.control
-        colour = _TRAINED if example.trained[index] else _CONTROL if control else _PLAIN
+        colour = _TRAINED if example.loss_mask[index] else _CONTROL if control else _PLAIN
         text = name if control else words.add(token)
         *whole, rest = text.split("\n")
         for part in whole:

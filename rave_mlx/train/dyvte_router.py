@@ -18,11 +18,14 @@ import numpy as np
 from mlx.optimizers import AdamW
 
 from rave_mlx.errors import UsageError
-from rave_mlx.generation.decode import prefill, step
+from rave_mlx.generation.decode import step
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.hooks import KeptTokens
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.methods.dyvte import DyVTE, Router, feature
-from rave_mlx.policies.policy import Context, Kept, Policy
+from rave_mlx.policies.policy import Context, Policy
+from rave_mlx.policies.runtime import PolicyRuntime
 
 Report = Callable[[int, float], None]
 """Told the number of the step and its loss."""
@@ -106,10 +109,10 @@ def _loss(router: Router, batch: Sequence[tuple[int, mx.array, int]]) -> mx.arra
 
 def _answer_logits(lmm: LMM, example: Example, policy: Policy) -> tuple[mx.array, mx.array | None]:
     """Logits (n, vocab) of the answer's tokens under teacher forcing, and what a `_Feature` found."""
-    cache = lmm.make_cache(gate=False, policies=(policy,))
+    runtime = PolicyRuntime(lmm, (policy,))
+    cache = lmm.make_cache(gate=False, hooks=runtime)
     rows = [prefill(lmm, example.prompt, cache)]
-    assert cache.run is not None
-    found = cache.run.state(policy, policy.layer).get("feature") if isinstance(policy, _Feature) else None
+    found = runtime.state(policy, policy.layer).get("feature") if isinstance(policy, _Feature) else None
     position = example.prompt.token_map.next_position
     for place, token in enumerate(example.answer[:-1]):
         rows.append(step(lmm, cache, mx.array([token]), position + place))
@@ -127,7 +130,7 @@ class _Feature(Policy):
     def layers(self, count: int) -> list[int]:
         return [self.layer]
 
-    def after_block(self, ctx: Context, x: mx.array) -> Kept | None:
+    def after_block(self, ctx: Context, x: mx.array) -> KeptTokens | None:
         if ctx.start == 0:
             ctx.state["feature"] = feature(x, ctx.tokens)
         return None

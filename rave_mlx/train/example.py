@@ -25,12 +25,12 @@ class Example:
 
     Attributes:
         prompt: all of it, answers included.
-        trained: (L,) marks of the tokens that are targets.
+        loss_mask: (L,) marks of the tokens that are targets.
         where: the row it comes from, for messages ("train.jsonl, line 3").
     """
 
     prompt: Prompt
-    trained: NDArray[np.bool_]
+    loss_mask: NDArray[np.bool_]
     where: str
 
     def __len__(self) -> int:
@@ -47,18 +47,18 @@ def make_example(lmm: LMM, messages: Sequence[Message], where: str) -> Example:
     """
     messages = [answer_of(message) if message.role == "assistant" else message for message in messages]
     prompt = lmm.prompt(messages, add_generation_prompt=False)
-    trained = targets(lmm, messages, prompt)
-    if _shown(prompt, trained):
+    mask = loss_mask(lmm, messages, prompt)
+    if _sees_answers(prompt, mask):
         raise PromptError("under the mutual mask an image would see an answer; the chat template cannot be trained so")
-    return Example(prompt, trained, where)
+    return Example(prompt, mask, where)
 
 
-def _shown(prompt: Prompt, trained: NDArray[np.bool_]) -> bool:
+def _sees_answers(prompt: Prompt, mask: NDArray[np.bool_]) -> bool:
     """Whether a token sees a later one that the model is trained to write."""
     opened = prompt.token_map.opened
     if opened is None:
         return False
-    before = np.concatenate([[0], np.cumsum(trained)])
+    before = np.concatenate([[0], np.cumsum(mask)])
     return bool((before[opened[1]] > before[opened[0]]).any())
 
 
@@ -68,10 +68,10 @@ def answer_of(message: Message) -> Message:
     return Message(message.role, (TextPart(text),), message.plain)
 
 
-def targets(lmm: LMM, messages: Sequence[Message], prompt: Prompt) -> NDArray[np.bool_]:
+def loss_mask(lmm: LMM, messages: Sequence[Message], prompt: Prompt) -> NDArray[np.bool_]:
     """(L,) marks of the tokens that `messages`' assistant turns have in their prompt."""
     tokens, ids = prompt.token_map, prompt.ids[0]
-    trained: NDArray[np.bool_] = tokens.role == Role.ASSISTANT
+    mask: NDArray[np.bool_] = tokens.role == Role.ASSISTANT
     for index, message in enumerate(messages):
         if message.role != "assistant":
             continue
@@ -79,11 +79,11 @@ def targets(lmm: LMM, messages: Sequence[Message], prompt: Prompt) -> NDArray[np
         if span is None:
             continue
         start, stop = span
-        trained[start:stop] = True
+        mask[start:stop] = True
         if stop < len(ids) and tokens.role[stop] == Role.TEMPLATE and int(ids[stop]) in lmm.config.tokens.stop:
-            trained[stop] = True
-    trained[:1] = False  # nothing comes before the first token that it could be predicted from
-    return trained
+            mask[stop] = True
+    mask[:1] = False  # nothing comes before the first token that it could be predicted from
+    return mask
 
 
 def _answer(lmm: LMM, messages: Sequence[Message], index: int, prompt: Prompt) -> tuple[int, int] | None:

@@ -13,9 +13,9 @@ import mlx.core as mx
 from rave_mlx.attention import Path
 from rave_mlx.models.decoder import DecoderLayer, Step
 from rave_mlx.models.lmm import LMM, put_features
-from rave_mlx.models.rope_scaling import regime
+from rave_mlx.models.rope_scaling import rope_bucket
+from rave_mlx.train.activation_checkpointing import Call, full_checkpointing, selective_checkpointing
 from rave_mlx.train.batch import Batch
-from rave_mlx.train.recompute import Call, sparing, whole
 
 Watch = Callable[[int, mx.array, Batch], None]
 """Is given every layer's index, what enters it (B, L, hidden), and the batch."""
@@ -43,9 +43,9 @@ def hidden_states(
     """
     text = lmm.config.text
     longest = batch.positions.max(axis=(1, 2)) + 1
-    regimes = [regime(text.rope, int(n)) for n in longest]
-    if len(set(regimes)) > 1:
-        return _by_regime(lmm, batch, features, regimes, checkpoint, path, watch)
+    buckets = [rope_bucket(text.rope, int(n)) for n in longest]
+    if len(set(buckets)) > 1:
+        return _by_bucket(lmm, batch, features, buckets, checkpoint, path, watch)
     x, deepstack = _embed(lmm, batch, features)
     return lmm.decoder.hidden(
         x,
@@ -62,7 +62,7 @@ def hidden_states(
 
 def _call(batch: Batch, checkpoint: bool, watch: Watch | None) -> Call:
     """Runs a layer."""
-    run = whole if checkpoint else sparing
+    run = full_checkpointing if checkpoint else selective_checkpointing
     if watch is None:
         return run
 
@@ -83,11 +83,11 @@ def _embed(lmm: LMM, batch: Batch, features: Mapping[str, mx.array] | None) -> t
     return put_features(x, mx.concatenate(shown), mx.array(batch.feature), mx.array(batch.visual))
 
 
-def _by_regime(
+def _by_bucket(
     lmm: LMM,
     batch: Batch,
     features: Mapping[str, mx.array] | None,
-    regimes: Sequence[int],
+    buckets: Sequence[int],
     checkpoint: bool,
     path: Path | None,
     watch: Watch | None,
@@ -96,14 +96,14 @@ def _by_regime(
     known = features or {}
     known = {i.digest: known[i.digest] if i.digest in known else lmm.features(i) for i in batch.images}
     rows = []
-    for index in range(len(regimes)):
+    for index in range(len(buckets)):
         one = slice(index, index + 1)
         row = replace(
             batch,
             ids=batch.ids[one],
             positions=batch.positions[one],
             visual=batch.visual[one],
-            trained=batch.trained[one],
+            loss_mask=batch.loss_mask[one],
             feature=batch.feature[one],
             opened=None if batch.opened is None else batch.opened[one],
             lengths=batch.lengths[one],

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from rave_mlx.train.batch import Batch, collate
+from rave_mlx.train.batch_sampler import BatchSampler
 from rave_mlx.train.dataset import Dataset
-from rave_mlx.train.order import Order
 
 
 class Loader:
@@ -28,7 +28,7 @@ class Loader:
     An error in a thread (an image that became unreadable, say) is raised where its batch would have come.
     """
 
-    def __init__(self, dataset: Dataset, order: Order, epoch: int, position: int = 0, *, workers: int = 2):
+    def __init__(self, dataset: Dataset, order: BatchSampler, epoch: int, position: int = 0, *, workers: int = 2):
         self._dataset = dataset
         self._rows = iter(order.batches(epoch)[position:])
         self._ahead = 2 * max(1, workers)

@@ -17,10 +17,10 @@ from mlx.utils import tree_flatten
 from rave_mlx.attention import Path
 from rave_mlx.models.decoder import Decoder
 from rave_mlx.models.lmm import LMM
+from rave_mlx.train.activation_checkpointing import split_keys, substitute_parameters
 from rave_mlx.train.batch import Batch
 from rave_mlx.train.forward import hidden_states
-from rave_mlx.train.recompute import draw_keys, standing_in
-from rave_mlx.train.sinks import Cosines
+from rave_mlx.train.sink_loss import Cosines
 
 Weights = dict[str, mx.array]
 
@@ -63,7 +63,7 @@ def losses(
 
 def _of_trained(lmm: LMM, batch: Batch, hidden: mx.array) -> mx.array:
     """Cross-entropy of the trained tokens, from the states (B, L, hidden) that they are predicted from."""
-    row, column = np.nonzero(batch.trained)
+    row, column = np.nonzero(batch.loss_mask)
     states = hidden[mx.array(row.astype(np.int32)), mx.array((column - 1).astype(np.int32))]
     targets = mx.array(batch.ids[row, column])
     return cross_entropy(lmm.decoder, states, targets)
@@ -79,10 +79,10 @@ def cross_entropy(decoder: Decoder, states: mx.array, targets: mx.array, *, chun
     trainable = dict(tree_flatten(head.trainable_parameters()))
     chunk = chunk or max(1, CHUNK_SCORES // decoder.text.vocab_size)
     spans = [slice(start, start + chunk) for start in range(0, states.shape[0], chunk)]
-    keys = draw_keys(len(spans))
+    keys = split_keys(len(spans))
 
     def score(index: int, states: mx.array, weights: Weights) -> mx.array:
-        with standing_in([head], [weights], keys[index]):
+        with substitute_parameters([head], [weights], keys[index]):
             return decoder.logits(states)
 
     def gradient(index: int, states: mx.array, weights: Weights, cotangent: mx.array) -> tuple[mx.array, Weights]:

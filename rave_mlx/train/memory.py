@@ -67,7 +67,7 @@ def estimate(lmm: LMM, config: TrainConfig, rows: Dataset, processes: int = 1) -
     # A gradient, the sum of those before it, and new weights and state before the old ones go.
     state = numbers * (8 + 2 * _STATE[config.optimizer] + 4) + copies
     held = -(-config.batch_size // processes)
-    visual, scored = (max(getattr(row, name) for row in rows.stats) for name in ("visual", "trained"))
+    visual, scored = (max(getattr(row, name) for row in rows.stats) for name in ("visual", "trained_tokens"))
     decoder = _decoder(lmm, config, held * max(rows.lengths), held * scored)
     if {"vision", "connector"} & set(config.full):
         return Estimate(weights, state, decoder + _tower(lmm.config, held * visual, layers=None))

@@ -12,11 +12,11 @@ import mlx.core as mx
 
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.batch import Batch
+from rave_mlx.train.batch_sampler import BatchSampler
 from rave_mlx.train.config import TrainConfig
 from rave_mlx.train.dataset import Dataset
 from rave_mlx.train.loss import loss, losses
-from rave_mlx.train.order import Order
-from rave_mlx.train.sinks import terms
+from rave_mlx.train.sink_loss import terms
 
 Parts = tuple[mx.array, mx.array, mx.array]
 """What is minimized; of it the sum of cross-entropies; the sum of squared cosines, 0 where they do not count."""
@@ -27,7 +27,7 @@ class Objective:
 
     def __init__(self, lmm: LMM, config: TrainConfig, rows: Dataset):
         self._lmm, self._config, self._rows = lmm, config, rows
-        self._order = Order(rows.lengths, config.batch_size, config.seed)
+        self._sampler = BatchSampler(rows.lengths, config.batch_size, config.seed)
         self._batches: tuple[int, list[tuple[int, ...]]] = (-1, [])
 
     def of(
@@ -54,7 +54,7 @@ class Objective:
     def _terms(self, epoch: int, position: int) -> tuple[int, int]:
         """Trained tokens and squared cosines of the update that a micro-batch belongs to, over all processes."""
         if self._batches[0] != epoch:
-            self._batches = epoch, self._order.batches(epoch)
+            self._batches = epoch, self._sampler.batches(epoch)
         several = self._config.accumulate
         first = position - position % several
         rows = (row for batch in self._batches[1][first : first + several] for row in batch)

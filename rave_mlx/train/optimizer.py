@@ -18,7 +18,7 @@ import numpy as np
 
 from rave_mlx.checkpoint import directory
 from rave_mlx.train.config import TrainConfig
-from rave_mlx.train.parameters import Trained
+from rave_mlx.train.parameters import TrainedParameter
 from rave_mlx.train.schedules import Schedule, build_schedule
 
 Weights = dict[str, mx.array]
@@ -44,7 +44,9 @@ class Optimizer:
         steps: updates of the whole run.
     """
 
-    def __init__(self, config: TrainConfig, parameters: Sequence[Trained], weights: Mapping[str, mx.array], steps: int):
+    def __init__(
+        self, config: TrainConfig, parameters: Sequence[TrainedParameter], weights: Mapping[str, mx.array], steps: int
+    ):
         members: dict[tuple[str, bool, bool], list[str]] = {}
         for p in parameters:
             key = (p.group, p.decays, p.is_matrix and config.optimizer == "muon")

@@ -21,7 +21,7 @@ from rave_mlx.config import GateConfig
 from rave_mlx.errors import UsageError
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.config import AdapterSettings, TrainConfig
-from rave_mlx.train.mutual import open_mask
+from rave_mlx.train.mutual_mask import use_mutual_mask
 
 GroupName = Literal["adapter", "gate", "decoder", "connector", "vision"]
 
@@ -32,7 +32,7 @@ _TABLES = ("decoder.embed.weight", "decoder.head.weight")
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedParameter:
     """One trained parameter.
 
     Attributes:
@@ -57,7 +57,7 @@ def prepare(lmm: LMM, config: TrainConfig) -> tuple[LMM, AdapterConfig]:
     """
     mx.random.seed(config.seed)
     if config.mask == "mutual":
-        open_mask(lmm)
+        use_mutual_mask(lmm)
     settings = config.adapter or AdapterSettings()
     base = fingerprint(lmm)
     gate = None
@@ -121,7 +121,7 @@ def mark(lmm: LMM, adapter: AdapterConfig) -> None:
     lmm.train()
 
 
-def trained(lmm: LMM) -> tuple[Trained, ...]:
+def trained_parameters(lmm: LMM) -> tuple[TrainedParameter, ...]:
     """The parameters that train, in a fixed order."""
     return tuple(_describe(name, x) for name, x in sorted(trained_weights(lmm).items()))
 
@@ -131,14 +131,14 @@ def trained_weights(lmm: LMM) -> dict[str, mx.array]:
     return dict(tree_flatten(lmm.trainable_parameters()))
 
 
-def _describe(name: str, x: mx.array) -> Trained:
+def _describe(name: str, x: mx.array) -> TrainedParameter:
     leaf = name.rpartition(".")[2]
     if _GATE in name:
-        return Trained(name, "gate", leaf not in _GATE_SCALARS, is_matrix=False)
+        return TrainedParameter(name, "gate", leaf not in _GATE_SCALARS, is_matrix=False)
     if leaf in _ADAPTER_LEAVES:
-        return Trained(name, "adapter", x.ndim > 1, x.ndim == 2)
+        return TrainedParameter(name, "adapter", x.ndim > 1, x.ndim == 2)
     part: GroupName = name.partition(".")[0]  # type: ignore[assignment]  # decoder, connector or vision
-    return Trained(name, part, x.ndim > 1, x.ndim == 2 and name not in _TABLES)
+    return TrainedParameter(name, part, x.ndim > 1, x.ndim == 2 and name not in _TABLES)
 
 
 def _trained_names(lmm: LMM, adapter: AdapterConfig) -> list[str]:

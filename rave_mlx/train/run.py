@@ -34,11 +34,11 @@ from rave_mlx.train.gate_report import GateFigures, gate_report, write_report
 from rave_mlx.train.interrupt import interruptible
 from rave_mlx.train.log import Log, read
 from rave_mlx.train.memory import check as check_memory
-from rave_mlx.train.mutual import open_mask
+from rave_mlx.train.mutual_mask import use_mutual_mask
 from rave_mlx.train.optimizer import Optimizer
-from rave_mlx.train.parameters import prepare, trained, trained_weights
+from rave_mlx.train.parameters import prepare, trained_parameters, trained_weights
 from rave_mlx.train.report import Listener
-from rave_mlx.train.sinks import check_reach
+from rave_mlx.train.sink_loss import check_sink_loss
 from rave_mlx.train.sources import has_split
 from rave_mlx.train.trainer import Trainer, total_steps
 from rave_mlx.train.validation import Validator
@@ -103,13 +103,13 @@ def run(
         raise UsageError(f"{out}: holds a run already; go on with --resume, or choose another --out")
     mx.reset_peak_memory()
     if config.mask == "mutual":
-        open_mask(lmm)
+        use_mutual_mask(lmm)
     rows = _opened(data, "train", lmm, config)
     held_out = _opened(data, "valid", lmm, config) if has_split(data, "valid") else None
     lmm, adapter = prepare(lmm, config)
     if config.sink_loss:
-        check_reach(lmm)
-    optimizer = Optimizer(config, trained(lmm), trained_weights(lmm), total_steps(rows, config))
+        check_sink_loss(lmm)
+    optimizer = Optimizer(config, trained_parameters(lmm), trained_weights(lmm), total_steps(rows, config))
     world.check_same(json.dumps([config.result(), adapter.to_dict(), digest(rows)]))
     estimate = check_memory(lmm, config, rows, world.size)
     with ExitStack() as stack:
@@ -186,12 +186,12 @@ def _shared(world: World, start: State, optimizer: Optimizer) -> State:
     if world.size == 1:
         return start
     numbers = mx.array([start.step, start.epoch, start.position, start.validated], mx.float32)
-    found = world.from_first({"": numbers, **{f"w/{n}": x for n, x in optimizer.weights.items()}})
+    found = world.broadcast({"": numbers, **{f"w/{n}": x for n, x in optimizer.weights.items()}})
     step, epoch, position, validated = (round(n) for n in map(float, np.array(found.pop(""))))
     weights = {name.removeprefix("w/"): x for name, x in found.items()}
     state = optimizer.state()
     types = {name: x.dtype for name, x in state.items()}
-    shared = world.from_first({name: x.astype(mx.float32) for name, x in state.items()})
+    shared = world.broadcast({name: x.astype(mx.float32) for name, x in state.items()})
     optimizer.restore(weights, {name: x.astype(types[name]) for name, x in shared.items()}, "process 0")
     return replace(start, step=step, epoch=epoch, position=position, validated=validated)
 

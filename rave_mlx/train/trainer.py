@@ -25,6 +25,7 @@ from rave_mlx.errors import ModelError, RaveError
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train import checkpoint
 from rave_mlx.train.batch import Batch
+from rave_mlx.train.batch_sampler import BatchSampler
 from rave_mlx.train.checkpoint import State, Tensors
 from rave_mlx.train.config import TrainConfig
 from rave_mlx.train.dataset import Dataset
@@ -34,7 +35,6 @@ from rave_mlx.train.interrupt import Interrupt
 from rave_mlx.train.loader import Loader
 from rave_mlx.train.objective import Objective
 from rave_mlx.train.optimizer import Optimizer, gradient_norm
-from rave_mlx.train.order import Order
 from rave_mlx.train.parameters import trained_weights
 from rave_mlx.train.progress import Stopwatch
 from rave_mlx.train.report import Listener, Update
@@ -51,7 +51,7 @@ class _Sums:
     gradients: dict[str, mx.array]
     loss: float = 0.0
     sink: float = 0.0
-    trained: int = 0
+    trained_tokens: int = 0
     tokens: int = 0
     images: int = 0
     batches: int = 0
@@ -89,7 +89,7 @@ class Trainer:
         self._listeners = listeners
         self._interrupt = interrupt or Interrupt()
         world = self._world
-        self._order = Order(rows.lengths, self.config.batch_size, self.config.seed, world.rank, world.size)
+        self._sampler = BatchSampler(rows.lengths, self.config.batch_size, self.config.seed, world.rank, world.size)
         self.steps = total_steps(rows, state.config)
         self._dtypes = {name: x.dtype for name, x in trained_weights(lmm).items()}
         self._clock = Stopwatch()
@@ -110,7 +110,7 @@ class Trainer:
         self._lmm.load_weights(self._weights(), strict=False)
         self._clock.lap()
         try:
-            self._look_and_save()
+            self._validate_and_save()
             while self.state.step < self.steps:
                 self._epoch()
         except _StopAskedError:
@@ -121,17 +121,17 @@ class Trainer:
     def _epoch(self) -> None:
         """The rest of an epoch, or as much of it as there are updates left."""
         epoch, first = self.state.epoch, self.state.position
-        with Loader(self._rows, self._order, epoch, first, workers=self.config.workers) as batches:
+        with Loader(self._rows, self._sampler, epoch, first, workers=self.config.workers) as batches:
             waiting: list[Batch] = []
-            sums = self._nothing()
+            sums = self._new_sums()
             for position, batch in enumerate(batches, first):
                 self._check_stop()
                 self._add(sums, batch, position)
                 waiting.append(batch)
-                if len(waiting) == self.config.accumulate or position + 1 == len(self._order):
+                if len(waiting) == self.config.accumulate or position + 1 == len(self._sampler):
                     self._update(sums, waiting)
-                    self._look_and_save()
-                    sums, waiting = self._nothing(), []
+                    self._validate_and_save()
+                    sums, waiting = self._new_sums(), []
                     if self.state.step == self.steps:
                         return
 
@@ -150,7 +150,7 @@ class Trainer:
             mx.eval(value, sink, sums.gradients)
         sums.loss += float(np.asarray(value))
         sums.sink += float(np.asarray(sink))
-        sums.trained += batch.count
+        sums.trained_tokens += batch.count
         sums.tokens += batch.tokens
         sums.images += len(batch.images)
         if self._world.size == 1:
@@ -159,7 +159,7 @@ class Trainer:
 
     def _update(self, sums: _Sums, batches: Sequence[Batch]) -> None:
         """One step of the optimizer."""
-        counts = (sums.trained, sums.tokens, sums.images, self._interrupt.asked)
+        counts = (sums.trained_tokens, sums.tokens, sums.images, self._interrupt.asked)
         figures = mx.array([sums.loss, sums.sink, *counts], mx.float32)
         whole = self._world.sum({**sums.gradients, "": figures})
         value, sink, trained, tokens, images, asked = map(float, np.array(whole.pop("")))
@@ -173,7 +173,7 @@ class Trainer:
         self._lmm.load_weights(self._weights(), strict=False)
         mx.eval(self._lmm.trainable_parameters(), self._optimizer.arrays())
         sink_mean = self._objective.mean_sink(sink, self.state.epoch, self.state.position)
-        self.state = self._moved(sums.batches)
+        self.state = self._advanced(sums.batches)
         update = Update(
             step=self.state.step,
             epoch=self.state.epoch if self.state.position else self.state.epoch - 1,
@@ -193,12 +193,12 @@ class Trainer:
             self._interrupt.asked = True
             raise _StopAskedError
 
-    def _look_and_save(self) -> None:
+    def _validate_and_save(self) -> None:
         """What is due after an update; after a resumption, what was due and did not happen."""
         step, config = self.state.step, self.config
         if not step:
             return
-        save_every = config.save_every or -(-len(self._order) // config.accumulate)
+        save_every = config.save_every or -(-len(self._sampler) // config.accumulate)
         last = step == self.steps
         improved = False
         if self._validator is not None and (last or step % (config.eval_every or save_every) == 0):
@@ -241,13 +241,13 @@ class Trainer:
         """The optimizer's weights in the model's types."""
         return [(name, x.astype(self._dtypes[name])) for name, x in self._optimizer.weights.items()]
 
-    def _nothing(self) -> _Sums:
+    def _new_sums(self) -> _Sums:
         return _Sums({name: mx.zeros(x.shape) for name, x in self._optimizer.weights.items()})
 
-    def _moved(self, batches: int) -> State:
+    def _advanced(self, batches: int) -> State:
         position = self.state.position + batches
         epoch = self.state.epoch
-        if position == len(self._order):
+        if position == len(self._sampler):
             epoch, position = epoch + 1, 0
         return replace(self.state, step=self.state.step + 1, epoch=epoch, position=position)
 

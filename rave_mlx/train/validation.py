@@ -8,18 +8,19 @@ import numpy as np
 
 from rave_mlx import backend
 from rave_mlx.evaluate.metrics import exact
-from rave_mlx.generation.decode import decode, prefill
+from rave_mlx.generation.decode import decode
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.prompt.message import Message
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.lmm import LMM
+from rave_mlx.train.batch_sampler import BatchSampler
 from rave_mlx.train.config import TrainConfig
 from rave_mlx.train.dataset import Dataset
 from rave_mlx.train.distributed import World
 from rave_mlx.train.features import FeatureCache
 from rave_mlx.train.loader import Loader
 from rave_mlx.train.loss import loss
-from rave_mlx.train.order import Order
 from rave_mlx.train.report import Validation
 
 _SLACK = 4
@@ -32,7 +33,7 @@ class Validator:
     def __init__(self, lmm: LMM, rows: Dataset, config: TrainConfig, features: FeatureCache | None, world: World):
         self._lmm, self._rows, self._config = lmm, rows, config
         self._features, self._world = features, world
-        self._order = Order(rows.lengths, max(config.batch_size, world.size), 0, world.rank, world.size)
+        self._sampler = BatchSampler(rows.lengths, max(config.batch_size, world.size), 0, world.rank, world.size)
 
     def validate(self, step: int, check: Callable[[], None]) -> Validation:
         """Loss and exact match after update `step`; `check` is called now and then and may raise."""
@@ -52,7 +53,7 @@ class Validator:
 
     def _loss(self, check: Callable[[], None]) -> tuple[float, float]:
         total, count = 0.0, 0
-        with Loader(self._rows, self._order, 0, workers=self._config.workers) as batches:
+        with Loader(self._rows, self._sampler, 0, workers=self._config.workers) as batches:
             for number, batch in enumerate(batches):
                 if number == self._config.eval_batches:
                     break
@@ -70,7 +71,7 @@ class Validator:
         for index in range(self._world.rank, most, self._world.size):
             check()
             messages, truth = self._rows.question(index)
-            said = answer(self._lmm, messages, self._rows.stats[index].trained + _SLACK, self._features)
+            said = answer(self._lmm, messages, self._rows.stats[index].trained_tokens + _SLACK, self._features)
             right += exact(said, [truth])
             asked += 1
         return right, asked

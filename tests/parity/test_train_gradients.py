@@ -46,7 +46,7 @@ def rows(case, lmm):
 def labels(examples):
     """Token ids where they are trained on and -100 elsewhere, padded on the left as `golden.batch` does."""
     length = max(map(len, examples))
-    marked = [np.where(e.trained, e.prompt.ids[0], -100) for e in examples]
+    marked = [np.where(e.loss_mask, e.prompt.ids[0], -100) for e in examples]
     return torch.from_numpy(np.stack([np.pad(m, (length - len(m), 0), constant_values=-100) for m in marked])).long()
 
 
@@ -61,7 +61,7 @@ def test_the_loss_is_transformers_with_labels(name, tmp_path):
         with torch.no_grad():
             expected = model(**inputs, labels=labels(group)).loss.item()
         total, count = loss(lmm, collate(group))
-        assert count == sum(int(e.trained.sum()) for e in group)
+        assert count == sum(int(e.loss_mask.sum()) for e in group)
         assert abs(float(total) / count / expected - 1) < 1e-5
 
 

@@ -36,7 +36,7 @@ def trained(lmm, conversation):
     """The trained tokens as text, one list for each run of them, and all tokens as text."""
     example = make_example(lmm, read_messages(conversation, lmm.config.image), "")
     pieces = [lmm.tokenizer.token(i).replace("Ġ", " ").replace("Ċ", "\n") for i in example.prompt.ids[0].tolist()]
-    edges = np.flatnonzero(np.diff(example.trained, prepend=False, append=False))
+    edges = np.flatnonzero(np.diff(example.loss_mask, prepend=False, append=False))
     return [pieces[start:stop] for start, stop in edges.reshape(-1, 2)], pieces, example
 
 
@@ -65,7 +65,7 @@ def test_several_turns_and_images(tokenizer_folder):
         "<|im_start|>", "user", "\n", "Sure", "?", "<|im_end|>", "\n",
         "<|im_start|>", "assistant", "\n", "Yes", "<|im_end|>", "\n",
     ]  # fmt: skip
-    assert not example.trained[example.prompt.token_map.visual].any()
+    assert not example.loss_mask[example.prompt.token_map.visual].any()
 
 
 def test_the_template_of_the_text_model_and_its_thoughts(tokenizer_folder):

@@ -9,8 +9,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-import test_aki
 from families import CONVERSATIONS, aki, cases, write_checkpoint
+from families.aki import write_released
 from support import ask, picture, relative, tiny_model
 
 import rave_mlx
@@ -29,7 +29,7 @@ CASES = cases() | {"aki": aki.CASE}
 def model(request, tmp_path_factory):
     """The case, and its model with random, active gates."""
     case = CASES[request.param]
-    write = test_aki.write if case is aki.CASE else partial(write_checkpoint, case)
+    write = write_released if case is aki.CASE else partial(write_checkpoint, case)
     lmm = rave_mlx.load(write(tmp_path_factory.mktemp(case.name) / "hf"))
     if lmm.config.gate is None:
         lmm = with_gates(lmm, GateConfig(rank=2), Path(case.name))
@@ -154,7 +154,7 @@ def test_who_sees_whom_under_a_mutual_mask():
         assert (np.abs(after[1] - before[1]) == 0).all()
     opened = batch.opened[0]
     inside = {int(j) for start, stop in opened.T for j in range(start, stop)}
-    assert inside and not any(batch.trained[0, j] for j in inside)
+    assert inside and not any(batch.loss_mask[0, j] for j in inside)
     assert {ids[stop - 1] for start, stop in opened.T if stop > start} == {START}
 
 

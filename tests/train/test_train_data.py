@@ -17,19 +17,19 @@ from PIL import ExifTags, Image
 from support import ask, picture, tiny_config, tiny_model, write_image
 
 import rave_mlx
-from rave_mlx.checkpoint.build import BUILT_IN
+from rave_mlx.checkpoint.directory import BUILT_IN
 from rave_mlx.config import ImageConfig
 from rave_mlx.errors import ImageError, UsageError
 from rave_mlx.inputs.images.preprocess import cut_patches, read_patches
 from rave_mlx.inputs.prompt.message import ImagePart
 from rave_mlx.train.batch import collate
+from rave_mlx.train.batch_sampler import BatchSampler
 from rave_mlx.train.check_data import check_data
 from rave_mlx.train.dataset import open_dataset
 from rave_mlx.train.draw import draw_examples, pieces, seen
+from rave_mlx.train.image_stub import Spool, make_stub
 from rave_mlx.train.loader import Loader
-from rave_mlx.train.order import Order
 from rave_mlx.train.rows import DataError, Picture, read_row
-from rave_mlx.train.sketch import Spool, sketch
 from rave_mlx.train.sources import has_split, read_source
 
 LMM = tiny_model()
@@ -96,7 +96,7 @@ def test_every_form_of_a_row_says_the_same(folder, form):
     assert text(example) == "user\nSame?\nassistant\nYes.\n"
     expected = [read_patches(folder / name, LMM.config.image).digest for name in ("0.png", "1.png")]
     assert [image.digest for image in example.prompt.images] == expected
-    assert text(example)[-6:] == "\nYes.\n" and example.trained.sum() == 5
+    assert text(example)[-6:] == "\nYes.\n" and example.loss_mask.sum() == 5
     assert example.where == "train.jsonl, line 1"
     assert dataset.lengths == [len(example)]
 
@@ -191,7 +191,10 @@ def test_damaged_images_are_found_where_bad_rows_are_tolerated_and_named_where_n
     assert len(dataset) == 3
     with pytest.raises(DataError, match=r"^train.jsonl, line 2: .*cut.png: damaged"):
         dataset[1]
-    with Loader(dataset, Order(dataset.lengths, 1), 0) as loader, pytest.raises(DataError, match="line 2: .*damaged"):
+    with (
+        Loader(dataset, BatchSampler(dataset.lengths, 1), 0) as loader,
+        pytest.raises(DataError, match="line 2: .*damaged"),
+    ):
         list(loader)
 
 
@@ -344,7 +347,7 @@ CONFIGS = {name: case for name, case in cases().items() if case.processor}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_sketch_has_the_layout_of_the_image(name, tmp_path):
+def test_a_stub_has_the_layout_of_the_image(name, tmp_path):
     """From the header of the file alone, for every family's way of cutting images."""
     config = rave_mlx.load(write_checkpoint(CONFIGS[name], tmp_path / "hf")).config.image
     rng = np.random.default_rng(0)
@@ -359,28 +362,28 @@ def test_a_sketch_has_the_layout_of_the_image(name, tmp_path):
         spool = Spool()
         made = read_patches(file, config, image_tokens=budget)
         for source in (file, file.read_bytes()):
-            found = sketch(Picture(source), config, budget, spool)
+            found = make_stub(Picture(source), config, budget, spool)
             assert (found.layout, found.grid, found.size) == (made.layout, made.grid, made.size)
             assert found.read(config, budget).digest == made.digest
 
 
-def test_sketches_of_pages_are_made_by_drawing_them(tmp_path):
+def test_stubs_of_pages_are_made_by_drawing_them(tmp_path):
     config = tiny_config().image
     picture(60, 80).save(tmp_path / "a.pdf")
-    found = sketch(Picture(tmp_path / "a.pdf"), config, 40, Spool())
+    found = make_stub(Picture(tmp_path / "a.pdf"), config, 40, Spool())
     assert found.layout == read_patches(tmp_path / "a.pdf", config, image_tokens=40).layout
     assert not found.pixels.size
 
 
 def test_every_row_is_in_one_batch_and_epochs_differ():
     lengths = np.random.default_rng(0).integers(10, 500, 1000).tolist()
-    order = Order(lengths, 16, seed=3)
+    order = BatchSampler(lengths, 16, seed=3)
     first, second = order.batches(0), order.batches(1)
     assert len(order) == len(first) == 63
     assert sorted(i for batch in first for i in batch) == list(range(1000))
     assert sorted(map(len, first)) == [8] + [16] * 62
-    assert first == order.batches(0) == Order(lengths, 16, seed=3).batches(0)
-    assert first != second and first != Order(lengths, 16, seed=4).batches(0)
+    assert first == order.batches(0) == BatchSampler(lengths, 16, seed=3).batches(0)
+    assert first != second and first != BatchSampler(lengths, 16, seed=4).batches(0)
     padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in first)
     assert padded < 1.05 * sum(lengths)
     means = [np.mean([lengths[i] for i in batch]) for batch in first]
@@ -389,21 +392,21 @@ def test_every_row_is_in_one_batch_and_epochs_differ():
 
 def test_processes_share_every_batch():
     lengths = list(range(21))
-    whole = Order(lengths, 4, seed=1).batches(2)
-    shares = [Order(lengths, 4, seed=1, rank=rank, size=3).batches(2) for rank in range(3)]
+    whole = BatchSampler(lengths, 4, seed=1).batches(2)
+    shares = [BatchSampler(lengths, 4, seed=1, rank=rank, size=3).batches(2) for rank in range(3)]
     assert all(len(share) == len(whole) for share in shares)
     for batch, *parts in zip(whole, *shares, strict=True):
         assert sorted(batch) == sorted(i for part in parts for i in part)
     assert any(not part for share in shares for part in share), "the last row of 21 is one process's"
     with pytest.raises(UsageError, match="cannot be dealt out over 3 processes"):
-        Order(lengths, 2, size=3)
+        BatchSampler(lengths, 2, size=3)
 
 
 def same(first, second):
     return (
         first.where == second.where
         and (first.ids == second.ids).all()
-        and first.trained.tolist() == second.trained.tolist()
+        and first.loss_mask.tolist() == second.loss_mask.tolist()
     )
 
 
@@ -414,7 +417,7 @@ def dataset(folder):
 
 
 def test_the_loader_keeps_the_order_whatever_its_threads_do(dataset, monkeypatch):
-    order = Order(dataset.lengths, 4, seed=1)
+    order = BatchSampler(dataset.lengths, 4, seed=1)
     expected = [collate([dataset[i] for i in rows]) for rows in order.batches(5)]
     real = type(dataset).__getitem__
 
@@ -435,7 +438,7 @@ def test_the_loader_reads_ahead_within_bounds_and_stops_cleanly(dataset, monkeyp
     built = []
     real = Loader._build
     monkeypatch.setattr(Loader, "_build", lambda self, rows: (built.append(rows), real(self, rows))[1])
-    with Loader(dataset, Order(dataset.lengths, 2), 0, workers=2) as loader:
+    with Loader(dataset, BatchSampler(dataset.lengths, 2), 0, workers=2) as loader:
         batches = iter(loader)
         next(batches)
         time.sleep(0.3)
@@ -457,7 +460,7 @@ def test_the_report(folder):
     report = check_data(dataset)
     visual = [read_patches(folder / f"{i}.png", LMM.config.image).tokens for i in range(2)]
     assert report.examples == 2 and report.bad == () and report.unused == ("id", "source")
-    assert report.visual == 2 * visual[0] + visual[1] and report.trained == 3 * 5
+    assert report.visual == 2 * visual[0] + visual[1] and report.trained_tokens == 3 * 5
     assert report.total_tokens == sum(dataset.lengths)
     assert report.tokens["min"] == min(dataset.lengths) and report.tokens["max"] == max(dataset.lengths)
     assert (report.images, report.answers, report.unended) == ({1: 1, 2: 1}, {1: 1, 2: 1}, 0)

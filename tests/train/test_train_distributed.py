@@ -16,8 +16,8 @@ from training import command, environment, history, losses, message, train_cli, 
 
 from rave_mlx.errors import UsageError
 from rave_mlx.train import checkpoint, distributed
+from rave_mlx.train.batch_sampler import BatchSampler
 from rave_mlx.train.distributed import World
-from rave_mlx.train.order import Order
 
 
 def free_ports(count: int) -> list[int]:
@@ -121,7 +121,7 @@ def test_one_process_needs_no_engine():
 
 def test_fewer_rows_than_processes_are_refused():
     with pytest.raises(UsageError, match="raise --batch-size to at least 4"):
-        Order([1, 2, 3, 4], 2, size=4)
+        BatchSampler([1, 2, 3, 4], 2, size=4)
 
 
 def test_a_process_whose_peer_died_says_so_and_ends(tmp_path):
@@ -144,7 +144,7 @@ def test_a_process_whose_peer_died_says_so_and_ends(tmp_path):
 
 
 def test_a_process_that_waits_long_says_so(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(distributed, "_PATIENCE", 0.05)
+    monkeypatch.setattr(distributed, "_WARN_AFTER", 0.05)
     monkeypatch.setattr(mx, "eval", lambda *arrays: time.sleep(0.5))
     World(rank=1, size=2)._added([mx.zeros((1,))])
     said = capfd.readouterr().err

@@ -131,7 +131,7 @@ class Reference:
         *_, x = self.states()
         w = self.weights
         scores = rms_norm(x, w["decoder.norm.weight"]) @ w["decoder.head.weight"].T
-        at = np.flatnonzero(self.example.trained)
+        at = np.flatnonzero(self.example.loss_mask)
         right = scores[at - 1, self.example.prompt.ids[0, at]]
         return (np.log(np.exp(scores[at - 1]).sum(axis=-1)) - right).sum()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import picture, tiny_model
 
-from rave_mlx.checkpoint.build import BUILT_IN
+from rave_mlx.checkpoint.directory import BUILT_IN
 from rave_mlx.inputs.prompt.chat_template import ChatTemplate
 from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.inputs.prompt.tokenizer import Tokenizer
@@ -52,7 +52,7 @@ def written(lmm, example):
     """The example's text with visual tokens as # and trained tokens in brackets, from ids and marks alone."""
     text, inside = "", False
     for index, trained, visual in zip(
-        example.prompt.ids[0].tolist(), example.trained, example.prompt.token_map.visual, strict=True
+        example.prompt.ids[0].tolist(), example.loss_mask, example.prompt.token_map.visual, strict=True
     ):
         token = lmm.tokenizer.token(index)
         piece = "#" if visual else token if token in lmm.tokenizer.control else lmm.tokenizer.decode([index])
@@ -72,13 +72,13 @@ def test_the_built_in_template_with_several_turns_and_images():
     lmm = tiny_model()
     found = example(lmm, CONVERSATION)
     assert written(lmm, found) == MARKED
-    assert found.trained.sum() == len("Ann.") + 1 + len("Bo") + 1
+    assert found.loss_mask.sum() == len("Ann.") + 1 + len("Bo") + 1
 
 
 def test_answers_that_look_like_templates_are_text():
     lmm = tiny_model()
     found = example(lmm, [{"role": "user", "content": "?"}, {"role": "assistant", "content": "<|im_end|> no"}])
-    ids = found.prompt.ids[0][found.trained].tolist()
+    ids = found.prompt.ids[0][found.loss_mask].tolist()
     assert lmm.tokenizer.decode(ids) == "<|im_end|> no"
     assert ids.count(2) == 1 and ids[-1] == 2 == lmm.config.tokens.stop[0]
 
@@ -115,14 +115,14 @@ def test_only_the_token_right_behind_an_answer_ends_it():
     bare = "{% for m in messages %}[{{ m.role }}]{{ m.content }} {% endfor %}<|im_end|>"
     lmm = model(tiny_model().tokenizer, bare)
     found = example(lmm, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
-    assert lmm.tokenizer.decode(found.prompt.ids[0][found.trained].tolist()) == "b"
+    assert lmm.tokenizer.decode(found.prompt.ids[0][found.loss_mask].tolist()) == "b"
     other = model(tiny_model().tokenizer, "{% for m in messages %}{{ m.content }}<|im_start|>{% endfor %}")
     found = example(other, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
-    assert found.trained.tolist() == [False, False, True, False]
+    assert found.loss_mask.tolist() == [False, False, True, False]
 
 
 def test_the_first_token_has_nothing_before_it():
     lmm = model(tiny_model().tokenizer, "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}")
     found = example(lmm, [{"role": "assistant", "content": "ab"}])
-    assert found.trained.tolist() == [False, True, True]
-    assert found.trained.dtype == np.bool_
+    assert found.loss_mask.tolist() == [False, True, True]
+    assert found.loss_mask.dtype == np.bool_

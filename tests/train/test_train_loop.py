@@ -28,7 +28,7 @@ from rave_mlx.train.log import Log, read
 from rave_mlx.train.loss import loss
 from rave_mlx.train.memory import Estimate, check, estimate, remedy
 from rave_mlx.train.optimizer import Optimizer, gradient_norm
-from rave_mlx.train.parameters import Trained, prepare, projections, trained, trained_weights
+from rave_mlx.train.parameters import TrainedParameter, prepare, projections, trained_parameters, trained_weights
 from rave_mlx.train.progress import clock
 from rave_mlx.train.report import Update
 from rave_mlx.train.run import run
@@ -50,7 +50,7 @@ def prepared(gate=None, **changes):
 
 def test_gates_and_updates_train_by_default():
     lmm, adapter, _ = prepared(adapter=AdapterSettings())
-    found = trained(lmm)
+    found = trained_parameters(lmm)
     assert {p.group for p in found} == {"gate", "adapter"}
     assert len(adapter.modules) == 3 * 7
     assert len([p for p in found if p.group == "adapter"]) == 2 * 21
@@ -69,7 +69,7 @@ def test_gates_and_updates_train_by_default():
 )
 def test_what_trains_can_be_chosen(changes, groups):
     lmm, adapter, _ = prepared(GateConfig(rank=3), **changes)
-    found = trained(lmm)
+    found = trained_parameters(lmm)
     assert {p.group for p in found} == groups
     assert {p.name for p in found} == set(adapters.adapter_weights(lmm, adapter))
 
@@ -86,7 +86,7 @@ def test_fresh_gates_and_updates_change_nothing():
 
 def test_weight_decay_leaves_norms_biases_and_gate_scalars_alone():
     lmm, _, _ = prepared(gates=True, adapter=None, full=("decoder", "connector", "vision"))
-    decays = {p.name for p in trained(lmm) if p.decays}
+    decays = {p.name for p in trained_parameters(lmm) if p.decays}
     for name, x in trained_weights(lmm).items():
         spared = x.ndim < 2 or name.rpartition(".")[2] in ("a", "c", "beta") or "norm" in name
         assert (name in decays) != spared, name
@@ -174,7 +174,7 @@ PLAIN = "decoder.norm.weight"
 
 def optimizer_of(name, weights, **changes):
     settings = {"optimizer": name, "learning_rate": 0.1, "schedule": "constant", "warmup": 0.0, "weight_decay": 0.2}
-    groups = (Trained(NAME, "adapter", True, True), Trained(PLAIN, "adapter", False, False))
+    groups = (TrainedParameter(NAME, "adapter", True, True), TrainedParameter(PLAIN, "adapter", False, False))
     return Optimizer(config(**(settings | {"clip": 0.0} | changes)), groups, weights, 10)
 
 
@@ -257,7 +257,9 @@ def test_sixteen_bit_parts_have_float32_copies(tmp_path, data):
     settings = config(steps=8, adapter=None, gates=False, full=("connector",), optimizer="lion", learning_rate=1e-5)
     lmm, adapter = prepare(lmm, settings)
     before = arrays({n: x.astype(mx.float32) for n, x in trained_weights(lmm).items()})
-    optimizer = Optimizer(replace(settings, schedule="constant", warmup=0.0), trained(lmm), trained_weights(lmm), 8)
+    optimizer = Optimizer(
+        replace(settings, schedule="constant", warmup=0.0), trained_parameters(lmm), trained_weights(lmm), 8
+    )
     for _ in range(8):
         step = {n: mx.ones(x.shape) for n, x in before.items()}
         optimizer.update(step, gradient_norm(step))
@@ -287,7 +289,7 @@ def test_the_first_loss_is_the_mean_over_trained_tokens(tmp_path, data):
         logits = np.array(lmm.logits(row.prompt), np.float64)[0]
         scores = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
         scores -= logits.max(-1, keepdims=True)
-        where = np.flatnonzero(row.trained)
+        where = np.flatnonzero(row.loss_mask)
         total -= scores[where - 1, row.prompt.ids[0, where]].sum()
         count += len(where)
     assert losses(tmp_path)[0] == pytest.approx(total / count, rel=1e-5)
@@ -298,7 +300,7 @@ def test_the_last_update_of_an_epoch_takes_what_is_left(tmp_path, data):
     entries = [e for e in read(tmp_path) if "loss" in e]
     assert [e["images"] for e in entries] == [6, 3] or [e["images"] for e in entries] == [5, 4]
     rows = open_dataset(data, tiny_model())
-    assert sum(e["trained_tokens"] for e in entries) == sum(s.trained for s in rows.stats)
+    assert sum(e["trained_tokens"] for e in entries) == sum(s.trained_tokens for s in rows.stats)
 
 
 def test_features_on_the_disk_are_the_same(tmp_path, data):

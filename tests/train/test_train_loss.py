@@ -46,7 +46,7 @@ def expected_sum(lmm, example):
     scores = np.array(lmm.logits(example.prompt, gate=True), np.float64)[0]
     scores -= scores.max(axis=-1, keepdims=True)
     log_probabilities = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
-    where = np.flatnonzero(example.trained)
+    where = np.flatnonzero(example.loss_mask)
     return -log_probabilities[where - 1, example.prompt.ids[0, where]].sum()
 
 

@@ -20,6 +20,7 @@ from rave_mlx.checkpoint.adapters import read_config
 from rave_mlx.config import GateConfig, RopeConfig, RopeScaling
 from rave_mlx.errors import ConfigError, UsageError
 from rave_mlx.inputs.prompt.parse_messages import read_messages
+from rave_mlx.policies.runtime import attach
 from rave_mlx.policies.sink_tokens import _Recorder
 from rave_mlx.train import checkpoint
 from rave_mlx.train.batch import collate
@@ -30,7 +31,7 @@ from rave_mlx.train.log import read
 from rave_mlx.train.loss import loss, losses
 from rave_mlx.train.parameters import prepare
 from rave_mlx.train.run import run
-from rave_mlx.train.sinks import counted, squared_cosines
+from rave_mlx.train.sink_loss import counted, squared_cosines
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ class SinkReference(Reference):
 
     def loss(self):
         _, *inner, _ = self.states()
-        return formula(inner, self.example.trained)
+        return formula(inner, self.example.loss_mask)
 
 
 # Value and gradient
@@ -77,7 +78,7 @@ def test_against_float64_differences(kind):
     lmm = model(kind)
     example = make_example(lmm, read_messages(ROW, lmm.config.image), "")
     reference, batch = SinkReference(lmm, example), collate([example])
-    assert not reference.example.trained[0] and 0 < reference.example.trained.sum() < len(example) - 1
+    assert not reference.example.loss_mask[0] and 0 < reference.example.loss_mask.sum() < len(example) - 1
     last = f"decoder.layers.{lmm.config.text.num_layers - 1}."
     for checkpointing in (False, True):
         value, grads = nn.value_and_grad(lmm, lambda m, c=checkpointing: losses(m, batch, checkpoint=c)[1])(lmm)
@@ -97,9 +98,9 @@ def test_against_float64_differences(kind):
 def recorded(lmm, prompt):
     """What enters layers 1 to L - 1, as inference sees it."""
     recorder = _Recorder()
-    cache = lmm.make_cache(gate=True, policies=(recorder,))
+    cache = lmm.make_cache(gate=True, hooks=attach(lmm, (recorder,)))
     lmm.read(prompt, cache, len(prompt))
-    inputs = [cache.run.state(recorder, i)["input"][0] for i in range(1, lmm.config.text.num_layers)]
+    inputs = [cache.hooks.state(recorder, i)["input"][0] for i in range(1, lmm.config.text.num_layers)]
     return [np.array(x, np.float64) for x in inputs]
 
 
@@ -111,7 +112,7 @@ def test_a_batch_is_its_rows_and_the_cross_entropy_stays(scaling):
     batch = collate(rows)
     entropy, sink = losses(lmm, batch)
     assert float(entropy) == float(loss(lmm, batch)[0])
-    assert relative(sink, sum(formula(recorded(lmm, row.prompt), row.trained) for row in rows)) < 1e-5
+    assert relative(sink, sum(formula(recorded(lmm, row.prompt), row.loss_mask) for row in rows)) < 1e-5
     padding = np.arange(batch.ids.shape[1]) >= batch.lengths[:, None]
     noise = np.where(padding, np.random.default_rng(0).integers(20, 200, batch.ids.shape), batch.ids)
     assert float(losses(lmm, replace(batch, ids=noise.astype(np.int32)))[1]) == float(sink)
@@ -121,8 +122,8 @@ def test_what_counts():
     lmm = tiny_model()
     batch = collate(examples(lmm))
     marks = counted(batch)
-    assert not marks[:, 0].any() and not (marks & batch.trained).any()
-    assert marks.sum(axis=1).tolist() == (batch.lengths - 1 - batch.trained.sum(axis=1)).tolist()
+    assert not marks[:, 0].any() and not (marks & batch.loss_mask).any()
+    assert marks.sum(axis=1).tolist() == (batch.lengths - 1 - batch.loss_mask.sum(axis=1)).tolist()
 
 
 def test_its_gradient_needs_no_square_of_the_tokens():
@@ -151,8 +152,8 @@ def test_an_update_divides_by_the_cosines_of_all_its_micro_batches(tmp_path, dat
     np.testing.assert_allclose(runs["nine"], runs["one"], rtol=2e-5)
     lmm = tiny_model()
     rows = list(open_dataset(data, lmm))
-    total = sum(formula(recorded(lmm, row.prompt), row.trained) for row in rows)
-    count = 2 * sum(len(row) - 1 - int(row.trained.sum()) for row in rows)
+    total = sum(formula(recorded(lmm, row.prompt), row.loss_mask) for row in rows)
+    count = 2 * sum(len(row) - 1 - int(row.loss_mask.sum()) for row in rows)
     assert runs["one"][0][1] == pytest.approx(total / count, rel=1e-5)
 
 

@@ -18,7 +18,7 @@ _POOL = 64
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchSampler:
     """The batches of every epoch.
 
     Attributes:

@@ -1,8 +1,9 @@
-"""What a decoder layer keeps for its gradient, and what is computed again instead.
+"""Activation checkpointing: what a decoder layer keeps for its gradient, and what is computed again instead.
 
-`sparing`, the usual way, drops what costs little: normalized states, the product inside the MLP, and every copy. A
-projection's gradient needs its input, not its output, so nothing but elementwise work happens twice, and a layer of
-Qwen's shape keeps some 40 % less. `whole` keeps a layer's input alone, for a third more time.
+Selective checkpointing (arXiv 2205.05198), the usual way here, drops what costs little: normalized states, the product
+inside the MLP, and every copy. A projection's gradient needs its input, not its output, so nothing but elementwise work
+happens twice, and a layer of Qwen's shape keeps some 40 % less. Full checkpointing (arXiv 1604.06174) keeps a layer's
+input alone, for a third more time.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ Call = Callable[[int, DecoderLayer, mx.array, Step], mx.array]
 """Runs a layer: its index, itself, what enters it, the step."""
 
 
-def whole(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
-    """The layer, of which only `x` is kept."""
+def full_checkpointing(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
+    """Run a layer and keep only its input `x` (B, L, hidden) for the gradient."""
     return recomputed([layer], x, function=lambda x: [layer(x, step, None)])[0]
 
 
-def sparing(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
-    """The layer, of which the inputs of expensive work are kept, and what cannot be had cheaply from them."""
+def selective_checkpointing(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
+    """Run a layer and keep the inputs of its projections and of attention; elementwise work is computed again."""
     q, k, v = by_rows(partial(_project, layer), x, axis=1)
     attended = layer.attention(q, k, v, step, None)
     return by_rows(partial(_finish, layer), x, attended, axis=1)[0]
@@ -80,7 +81,7 @@ def recomputed(
     needs is really computed, and the gradient of `args` waits for those of the parameters: these would else keep
     what was computed again until the end.
     """
-    key, stream = draw_keys(1)[0], mx.default_stream(mx.default_device())
+    key, stream = split_keys(1)[0], mx.default_stream(mx.default_device())
     own = [_trainable(module) for module in modules]
     names = [(i, name) for i, values in enumerate(own) for name in values]
 
@@ -88,7 +89,7 @@ def recomputed(
         parameters: list[dict[str, mx.array]] = [{} for _ in modules]
         for (i, name), value in zip(names, arrays, strict=False):
             parameters[i][name] = value
-        with mx.stream(stream), standing_in(modules, parameters, key):
+        with mx.stream(stream), substitute_parameters(modules, parameters, key):
             return list(function(*arrays[len(names) :]))
 
     @mx.custom_function
@@ -106,7 +107,7 @@ def recomputed(
 
 
 @contextmanager
-def standing_in(
+def substitute_parameters(
     modules: Sequence[nn.Module], parameters: Sequence[Mapping[str, mx.array]], key: mx.array
 ) -> Iterator[None]:
     """Other arrays in the place of modules' trainable parameters, and random numbers that start from `key`.
@@ -133,7 +134,7 @@ def _trainable(module: nn.Module) -> dict[str, mx.array]:
     return dict(tree_flatten(module.trainable_parameters()))
 
 
-def draw_keys(count: int) -> mx.array:
+def split_keys(count: int) -> mx.array:
     """Keys (count, 2) of independent random numbers, drawn from the global ones."""
     state = _random_state()
     following, key = mx.random.split(state)

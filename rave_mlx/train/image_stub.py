@@ -69,7 +69,7 @@ class Spooled:
 
 
 @dataclass(frozen=True, eq=False)
-class Sketch(ImagePatches):
+class ImageStub(ImagePatches):
     """An image without pixels, and where to get them."""
 
     source: Path | Spooled = Path()
@@ -80,7 +80,7 @@ class Sketch(ImagePatches):
 
         Raises:
             ImageError: when it cannot be read.
-            DataError: when it is not the one that was sketched.
+            DataError: when it is not the one that was opened.
         """
         source = self.source if isinstance(self.source, Path) else self.source.read()
         patches = read_patches(source, config, page=self.page, image_tokens=image_tokens)
@@ -89,7 +89,7 @@ class Sketch(ImagePatches):
         return patches
 
 
-def sketch(picture: Picture, config: Images, image_tokens: int | None, spool: Spool) -> Sketch:
+def make_stub(picture: Picture, config: Images, image_tokens: int | None, spool: Spool) -> ImageStub:
     """A picture's sketch.
 
     Raises:
@@ -102,7 +102,7 @@ def sketch(picture: Picture, config: Images, image_tokens: int | None, spool: Sp
         with named(picture.source):
             made = _sized(size, config, image_tokens)
     source = picture.source if isinstance(picture.source, Path) else spool.add(picture.source)
-    return Sketch(_NONE, made.grid, "", made.size, made.layout, source=source, page=picture.page)
+    return ImageStub(_NONE, made.grid, "", made.size, made.layout, source=source, page=picture.page)
 
 
 def check_budget(config: Images, image_tokens: int | None) -> None:

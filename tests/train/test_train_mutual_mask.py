@@ -14,8 +14,8 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 import pytest
-import test_aki
 from families import CONVERSATIONS, aki, cases, write_checkpoint
+from families.aki import write_released
 from support import ask, picture, relative, tiny_model
 from test_train_resume import stopped
 from training import LORA, config, environment, history, losses, result, train_cli, write_data, write_model
@@ -26,20 +26,22 @@ from rave_mlx.attention.masks import decoder_mask
 from rave_mlx.checkpoint import adapters, directory
 from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.convert.adapters import export_peft, import_peft
-from rave_mlx.convert.export import export
-from rave_mlx.convert.fuse import fuse
+from rave_mlx.convert.exporting import export
+from rave_mlx.convert.fusing import fuse
 from rave_mlx.errors import ConfigError, ModelError, PromptError, UsageError
-from rave_mlx.generation.decode import prefill, step
+from rave_mlx.generation.decode import step
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.inputs.prompt.chat_template import ChatTemplate
 from rave_mlx.inputs.prompt.message import Role
 from rave_mlx.inputs.prompt.parse_messages import read_messages
+from rave_mlx.policies.runtime import attach
 from rave_mlx.policies.sink_tokens import _Recorder
 from rave_mlx.train.batch import collate
 from rave_mlx.train.dataset import open_dataset
 from rave_mlx.train.example import make_example
 from rave_mlx.train.features import FeatureCache
 from rave_mlx.train.forward import hidden_states
-from rave_mlx.train.mutual import answer_token, open_mask
+from rave_mlx.train.mutual_mask import answer_token, use_mutual_mask
 from rave_mlx.train.run import run
 
 START = 1
@@ -71,7 +73,7 @@ def trained(tmp_path_factory, base, data):
 
 
 def opened(model):
-    open_mask(model)
+    use_mutual_mask(model)
     return model
 
 
@@ -84,21 +86,21 @@ def example_with_image(case, lmm):
 @pytest.mark.parametrize("name", CASES)
 def test_in_every_family_images_see_the_question_and_no_answer(name, tmp_path):
     case = CASES[name]
-    write = test_aki.write if name == "aki" else partial(write_checkpoint, case)
+    write = write_released if name == "aki" else partial(write_checkpoint, case)
     lmm = rave_mlx.load(write(tmp_path / "hf"))
     if lmm.config.vision is None:
         with pytest.raises(UsageError, match="reads text only and has no images that could see a question"):
-            open_mask(lmm)
+            use_mutual_mask(lmm)
         return
     causal = example_with_image(case, lmm)
-    open_mask(lmm)
+    use_mutual_mask(lmm)
     mutual = example_with_image(case, lmm)
-    assert (causal.prompt.ids == mutual.prompt.ids).all() and (causal.trained == mutual.trained).all()
+    assert (causal.prompt.ids == mutual.prompt.ids).all() and (causal.loss_mask == mutual.loss_mask).all()
     tokens = mutual.prompt.token_map
     last = int(np.flatnonzero(tokens.visual)[-1])
     start, stop = (int(x) for x in tokens.opened[:, last])
     words = np.flatnonzero((tokens.role == Role.USER) & (np.arange(len(mutual)) > last))
-    answer = int(np.flatnonzero(mutual.trained & (np.arange(len(mutual)) > last))[0])
+    answer = int(np.flatnonzero(mutual.loss_mask & (np.arange(len(mutual)) > last))[0])
     assert start == last + 1 and stop <= answer
     assert ((words >= start) & (words < stop) | (words > answer)).all()
     batch = collate([mutual])
@@ -123,10 +125,10 @@ def test_the_question_changes_an_image_from_the_first_layers_output_on():
     def inputs(word):
         prompt = lmm.prepare([ask(f"Where is the {word}?", picture(40, 24))])
         recorder = _Recorder()
-        cache = lmm.make_cache(policies=(recorder,))
+        cache = lmm.make_cache(hooks=attach(lmm, (recorder,)))
         lmm.read(prompt, cache, len(prompt))
         own = prompt.token_map.visual
-        return [np.array(cache.run.state(recorder, i)["input"])[0, own] for i in range(3)]
+        return [np.array(cache.hooks.state(recorder, i)["input"])[0, own] for i in range(3)]
 
     changes = [np.abs(a - b).max() for a, b in zip(inputs("sum"), inputs("tax"), strict=True)]
     assert changes[0] == 0 and changes[1] > 1e-3 and changes[2] > 1e-3
@@ -135,10 +137,10 @@ def test_the_question_changes_an_image_from_the_first_layers_output_on():
 def test_answers_begin_with_the_templates_last_control_token():
     lmm = tiny_model()
     assert answer_token(lmm) == START
-    open_mask(lmm)
+    use_mutual_mask(lmm)
     assert (lmm.config.mask, lmm.config.tokens.answer) == ("mutual", START)
     lmm.config = replace(lmm.config, tokens=replace(lmm.config.tokens, answer=7))
-    open_mask(lmm)
+    use_mutual_mask(lmm)
     assert lmm.config.tokens.answer == 7, "a model's own mask stays"
 
 
@@ -160,7 +162,7 @@ def test_a_template_without_such_a_token_is_refused():
     )
     lmm.template = ChatTemplate(words, bos_token=None, eos_token="<|im_end|>")
     with pytest.raises(UsageError, match="chat template begins an answer with no token of its own"):
-        open_mask(lmm)
+        use_mutual_mask(lmm)
 
 
 def test_a_row_in_which_an_image_would_see_an_answer_is_refused():
@@ -208,7 +210,7 @@ def test_the_first_loss_is_that_of_the_mutual_model(tmp_path, data):
             scores = np.array(lmm.logits(row.prompt), np.float64)[0]
             scores -= scores.max(-1, keepdims=True)
             scores -= np.log(np.exp(scores).sum(-1, keepdims=True))
-            where = np.flatnonzero(row.trained)
+            where = np.flatnonzero(row.loss_mask)
             total -= scores[where - 1, row.prompt.ids[0, where]].sum()
             count += len(where)
         found[mask] = losses(tmp_path / str(mask))[0]

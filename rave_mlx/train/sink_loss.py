@@ -61,18 +61,18 @@ def squared_cosines(x: mx.array, marks: mx.array) -> mx.array:
 def counted(batch: Batch) -> NDArray[np.bool_]:
     """(B, L) marks of the tokens whose cosines count."""
     columns = np.arange(batch.ids.shape[1])
-    marks: NDArray[np.bool_] = (columns > 0) & (columns < batch.lengths[:, None]) & ~batch.trained
+    marks: NDArray[np.bool_] = (columns > 0) & (columns < batch.lengths[:, None]) & ~batch.loss_mask
     return marks
 
 
 def terms(stats: Sequence[RowStats], rows: Iterable[int], num_layers: int) -> tuple[int, int]:
     """Trained tokens of some rows, and how many squared cosines they have."""
     chosen = [stats[row] for row in rows]
-    trained = sum(row.trained for row in chosen)
-    return trained, (num_layers - 1) * sum(row.tokens - 1 - row.trained for row in chosen)
+    trained = sum(row.trained_tokens for row in chosen)
+    return trained, (num_layers - 1) * sum(row.tokens - 1 - row.trained_tokens for row in chosen)
 
 
-def check_reach(lmm: LMM) -> None:
+def check_sink_loss(lmm: LMM) -> None:
     """Refuse a run in which nothing that trains changes the states that the loss looks at.
 
     Raises:

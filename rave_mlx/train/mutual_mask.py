@@ -21,7 +21,7 @@ from rave_mlx.models.lmm import LMM
 _QUESTION, _REPLY = "What is the total of all of these?", "It is the sum of what is written there."
 
 
-def open_mask(lmm: LMM) -> None:
+def use_mutual_mask(lmm: LMM) -> None:
     """Give a model the mutual mask, in place; one that has it stays as it is.
 
     Raises:

@@ -15,8 +15,8 @@ from rave_mlx import backend
 from rave_mlx.checkpoint import adapters
 from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.config import GateConfig
+from rave_mlx.train.activation_checkpointing import full_checkpointing, recomputed, selective_checkpointing
 from rave_mlx.train.parameters import projections
-from rave_mlx.train.recompute import recomputed, sparing, whole
 
 GATE = GateConfig(rank=3)
 LENGTH = 96
@@ -69,7 +69,7 @@ def objective(lmm, call, length=LENGTH, batch=2):
     return function
 
 
-@pytest.mark.parametrize("call", [sparing, whole])
+@pytest.mark.parametrize("call", [selective_checkpointing, full_checkpointing])
 @pytest.mark.parametrize(
     ("kind", "text"), [("lora", {}), ("dora", {}), ("full", {}), ("lora", {"qk_norm": True})]
 )  # fmt: skip
@@ -87,7 +87,7 @@ def test_gradients_are_those_of_the_layers_as_they_are(call, kind, text):
 def test_dropout_leaves_out_the_same_both_times():
     """The slope of the loss along its gradient is the gradient's length squared."""
     lmm = model("lora", dropout=0.4)
-    function = objective(lmm, sparing)
+    function = objective(lmm, selective_checkpointing)
 
     def run(parameters):
         lmm.update(parameters)
@@ -120,8 +120,8 @@ def test_what_is_left_out_takes_no_memory(monkeypatch):
         mx.eval(step(lmm))
         return mx.get_peak_memory() - before
 
-    kept, spared, least = peak(plain), peak(sparing), peak(whole)
-    assert spared < 0.92 * kept and least < 0.6 * kept, (kept, spared, least)
+    kept, selective, full = peak(plain), peak(selective_checkpointing), peak(full_checkpointing)
+    assert selective < 0.92 * kept and full < 0.6 * kept, (kept, selective, full)
 
 
 def test_modules_without_trained_parameters_and_single_inputs():
