@@ -153,10 +153,10 @@ def prepare(folder: Path) -> Path:
     import numpy as np
     from PIL import Image
 
-    from rave_mlx.convert import to_memory
+    from rave_mlx.convert.open import open_model
 
     checkpoint.build(folder)
-    lmm, _ = to_memory(folder)
+    lmm, _ = open_model(folder)
     content = [{"type": "image", "image": Image.fromarray(checkpoint.page())}, {"type": "text", "text": QUESTION}]
     prompt = lmm.prepare([{"role": "user", "content": content}])
     np.savez(folder / "prompt.npz", ids=prompt.ids, pixels=prompt.pixels, grid=[i.grid for i in prompt.images])

@@ -26,7 +26,7 @@ from pathlib import Path
 import checkpoint
 import numpy as np
 
-from rave_mlx.checkpoint.build import BUILT_IN
+from rave_mlx.checkpoint.directory import BUILT_IN
 
 RUNS = 2
 SHARD = 1_000_000_000

@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from rave_mlx import backend
 from rave_mlx.checkpoint import build as building
-from rave_mlx.checkpoint.build import BUILT_IN
+from rave_mlx.checkpoint.directory import BUILT_IN
 from rave_mlx.config import LMMConfig
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.source import Source

@@ -20,7 +20,7 @@ from rave_mlx.checkpoint import adapters, directory
 from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.checkpoint.safetensors_reader import open_files
 from rave_mlx.config import GateConfig, LMMConfig
-from rave_mlx.convert import source as sources
+from rave_mlx.convert import open as opening
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import Family
 from rave_mlx.errors import ConfigError, ModelError
@@ -186,14 +186,14 @@ def _module_names(base: Path, modules: tuple[str, ...]) -> dict[str, str]:
 
 def _base(base: Path) -> tuple[Family, LMMConfig, dict[str, Any]]:
     """Family, canonical configuration and Hub configuration of a model."""
-    folder = sources.find(base)
+    folder = opening.find(base)
     if directory.is_rave_directory(folder):
         file = folder / directory.HUB / directory.CONFIG
         if not file.is_file():
             raise ModelError(f"{folder}: has no {directory.HUB}/{directory.CONFIG}, which names transformers' modules")
         hub = directory.read_json(file)
         return detect(hub, str(file)), directory.read_config(folder), hub
-    source = sources.read(folder)
+    source = opening.read(folder)
     family = detect(source.config, str(folder / directory.CONFIG))
     return family, family.config(source), source.config
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rave_mlx.checkpoint import directory
 from rave_mlx.config import GateConfig, LMMConfig, QuantizationConfig
-from rave_mlx.convert.source import Source
+from rave_mlx.convert.stored import Stored
 
 _LICENSE = re.compile(r"(license|license_name|license_link): *(\S.*)")
 
@@ -32,9 +32,9 @@ class Origin:
     license: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, source: Source, hashes: Mapping[str, str]) -> Origin:
-        """The origin of a checkpoint."""
-        return cls(source.name, source.commit, hashes, _read_license(source.path / directory.CARD))
+    def of(cls, stored: Stored, hashes: Mapping[str, str]) -> Origin:
+        """The origin of what is converted from a stored model, whose files have these hashes."""
+        return cls(stored.name, stored.commit, hashes, _read_license(stored.path / directory.CARD))
 
 
 def card(config: LMMConfig, origin: Origin) -> str:

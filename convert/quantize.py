@@ -16,6 +16,7 @@ from typing import Literal
 
 import mlx.core as mx
 
+from rave_mlx.checkpoint.directory import GATE
 from rave_mlx.config import LMMConfig, QuantizationConfig
 from rave_mlx.convert import recipes
 from rave_mlx.errors import ConfigError, ModelError, UsageError
@@ -27,7 +28,6 @@ Shapes = Mapping[str, "mx.array | Sequence[int]"]
 DEFAULTS: dict[str, tuple[int, int]] = {"affine": (4, 64), "mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
 """Bits and group size of each mode where none are given."""
 
-_GATE = ".attention.gate."
 _SEEING = ("vision", "connector")
 _BLOCK = 1 << 20
 """Weights in a block of rows that is packed at a time."""
@@ -93,7 +93,7 @@ class Decision:
 
 def quantizable(name: str, shape: Sequence[int]) -> bool:
     """Whether a tensor is the matrix of a linear layer or an embedding: no norm, bias, position or gate."""
-    return name.endswith(".weight") and len(shape) == 2 and _GATE not in name
+    return name.endswith(".weight") and len(shape) == 2 and GATE not in name
 
 
 def plan(config: LMMConfig, expected: Shapes, options: Options) -> QuantizationConfig:

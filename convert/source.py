@@ -1,8 +1,11 @@
-"""Where models come from: a folder, or the Hub. Tensors are lazy; nothing in a checkpoint is executed."""
+"""A foreign checkpoint as it was published: settings, tokenizer, template and lazy tensors under its own names.
+
+Nothing in a checkpoint is executed, and only files of its own folder are read.
+"""
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +15,10 @@ import mlx.core as mx
 
 from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.safetensors_reader import Tensors
-from rave_mlx.convert.hub import HUB_ID, PICKLES, download, provenance
-from rave_mlx.errors import ModelError
+from rave_mlx.convert.hub import PICKLES, provenance
+from rave_mlx.errors import ConfigError, ModelError
 
-_KEPT = (
+SETTINGS = (
     "config.json",
     "generation_config.json",
     "preprocessor_config.json",
@@ -25,6 +28,7 @@ _KEPT = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+"""Configuration files of a checkpoint that a rave directory keeps for an export."""
 SUGGESTED = "Qwen/Qwen2.5-VL-3B-Instruct"
 """A full-size model that this package reads, for messages."""
 _OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "tekken.json")
@@ -52,13 +56,12 @@ class Source:
         """The files whose content decides what the model answers: settings, tokenizer, template and weights."""
         if self.path.is_file():
             return [self.path]
-        weights = {entry.file for entry in self.tensors.entries.values()} if isinstance(self.tensors, Tensors) else ()
-        settings = (*_KEPT, directory.TOKENIZER, directory.TEMPLATE, "chat_template.json")
-        return [f for f in (self.path / name for name in settings) if f.is_file()] + sorted(weights)
+        settings = (*SETTINGS, directory.TOKENIZER, directory.TEMPLATE, "chat_template.json")
+        return [f for f in (self.path / name for name in settings) if f.is_file()] + weight_files(self.tensors)
 
     def hub_files(self) -> dict[str, bytes]:
         """Its configuration files, to be kept for an export."""
-        return {name: (self.path / name).read_bytes() for name in _KEPT if (self.path / name).is_file()}
+        return read_settings(self.path)
 
     @property
     def name(self) -> str:
@@ -94,50 +97,16 @@ class Source:
         )
 
 
-def find(wanted: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The local folder of a model: `wanted` itself when it is a folder, else the Hub's snapshot of it.
-
-    Raises:
-        ModelError: when there is neither, with what to do.
-    """
-    path = Path(wanted).expanduser()
-    if path.is_dir():
-        if not (path / directory.CONFIG).is_file():
-            raise ModelError(f"{path}: no {directory.CONFIG}; this is not a model directory")
-        return path
-    name = str(wanted)
-    if path.is_file() and path.suffix == ".gguf":
-        return path
-    if path.exists():
-        raise ModelError(f"{path}: is a file; give the model's directory, or a .gguf file")
-    if path.suffix == ".gguf":
-        raise ModelError(f"{path}: no such file")
-    if not HUB_ID.fullmatch(name):
-        raise ModelError(f"{name}: no such model directory, and not a Hub id like {SUGGESTED}")
-    return download(name, revision)
-
-
-def hub_id(wanted: str | os.PathLike[str]) -> str | None:
-    """`wanted` if it is a Hub id and no local path."""
-    name = str(wanted)
-    path = Path(wanted).expanduser()
-    return name if HUB_ID.fullmatch(name) and path.suffix != ".gguf" and not path.exists() else None
-
-
-def read(path: Path, tensors: Mapping[str, mx.array] | None = None) -> Source:
-    """Open a checkpoint folder, or a GGUF file.
+def read_folder(path: Path, tensors: Mapping[str, mx.array] | None = None) -> Source:
+    """Open a checkpoint folder.
 
     Args:
-        path: the folder or the file.
+        path: the folder.
         tensors: instead of those in its weight files.
 
     Raises:
         ConfigError, ModelError: when a file is missing or malformed.
     """
-    if path.is_file():
-        from rave_mlx.convert.gguf import read_gguf
-
-        return read_gguf(path)
     config = directory.read_json(path / directory.CONFIG)
 
     def optional(name: str) -> dict[str, Any]:
@@ -153,6 +122,32 @@ def read(path: Path, tensors: Mapping[str, mx.array] | None = None) -> Source:
         optional("preprocessor_config.json") or optional("processor_config.json").get("image_processor", {}),
         directory.open_tensors(path) if tensors is None else tensors,
     )
+
+
+def read_settings(folder: Path) -> dict[str, bytes]:
+    """The files named in `SETTINGS` that a folder has, each of which must be a JSON object.
+
+    Raises:
+        ConfigError: for one that is not.
+    """
+    found: dict[str, bytes] = {}
+    for file in (folder / name for name in SETTINGS):
+        if file.is_file():
+            # The bytes that were parsed are those that are kept.
+            content = file.read_bytes()
+            try:
+                parsed = json.loads(content)
+            except (ValueError, RecursionError) as error:
+                raise ConfigError(f"{file}: not valid JSON ({error})") from None
+            if not isinstance(parsed, dict):
+                raise ConfigError(f"{file}: expected a JSON object")
+            found[file.name] = content
+    return found
+
+
+def weight_files(tensors: Mapping[str, mx.array]) -> list[Path]:
+    """The files that lazy tensors lie in; none for placeholders."""
+    return sorted({entry.file for entry in tensors.entries.values()}) if isinstance(tensors, Tensors) else []
 
 
 def _refuse_pickles(path: Path) -> None:

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from rave_mlx.checkpoint import directory
-from rave_mlx.checkpoint.build import dequantize
+from rave_mlx.checkpoint.directory import GATE
+from rave_mlx.checkpoint.packed import PARTS, dequantize
 from rave_mlx.config import LMMConfig, QuantizationConfig
 from rave_mlx.convert import mlx_format
 from rave_mlx.convert.families.base import GATE_KEY, Family, HubConfig, Origin
 from rave_mlx.convert.quantize import gather, quantizable
 from rave_mlx.convert.source import Source
 from rave_mlx.errors import ModelError
-
-_GATE = ".attention.gate."
-_PARTS = ("weight", "scales", "biases")
 
 
 def translate(
@@ -109,7 +107,7 @@ class _Checkpoint:
         names = _modern_names(source, family, config)
         origins = {name: family.origin(name, config, source.config) for name in expected}
         known = mlx_format.declared(source)
-        fresh = {n for n, o in origins.items() if _GATE in n and o.name not in names}
+        fresh = {n for n, o in origins.items() if GATE in n and o.name not in names}
         _refuse_foreign_gates(names, {o.name for o in origins.values()}, source)
         packed: dict[str, QuantizationConfig] = {}
         hidden: set[str] = set()
@@ -121,9 +119,9 @@ class _Checkpoint:
             if len(shape) > 3:
                 tensor = source.tensors[names[origin.name]]
                 shapes[origin.name] = mlx_format.channels_first(names[origin.name], tensor, shape, source).shape
-            beside = [_beside(origin.name, part) for part in _PARTS[1:]]
+            beside = [_beside(origin.name, part) for part in PARTS[1:]]
             if origin.name.endswith(".weight") and beside[0] in names:
-                parts = {p: source.tensors[names[n]] for p in _PARTS if (n := _beside(origin.name, p)) in names}
+                parts = {p: source.tensors[names[n]] for p in PARTS if (n := _beside(origin.name, p)) in names}
                 stem = names[origin.name].removesuffix(".weight")
                 packed[name] = mlx_format.packing(stem, shape[-1], parts, known)
                 shapes[origin.name] = (parts["weight"].shape[0], shape[-1])
@@ -160,7 +158,7 @@ class _Checkpoint:
     def parts(self, name: str) -> Iterator[tuple[str, mx.array]]:
         """A packed canonical matrix with what belongs to it."""
         origin = self.origins[name]
-        for part in _PARTS:
+        for part in PARTS:
             modern = _beside(origin.name, part)
             if modern in self.names:
                 yield _beside(name, part), self._part(origin, modern)
@@ -187,7 +185,7 @@ def _modern_names(source: Source, family: Family, config: LMMConfig) -> dict[str
         names[modern] = name
     if config.text.tie_embeddings:
         # A tied head that was written out nevertheless is the embedding, again.
-        for part in _PARTS:
+        for part in PARTS:
             names.pop(f"lm_head.{part}", None)
     return names
 

@@ -11,8 +11,8 @@ from mlx.utils import tree_flatten
 from PIL import Image, ImageDraw, ImageFont
 
 from rave_mlx import backend
-from rave_mlx.checkpoint.build import BUILT_IN, build
-from rave_mlx.checkpoint.directory import read_config
+from rave_mlx.checkpoint.build import build
+from rave_mlx.checkpoint.directory import BUILT_IN, read_config
 from rave_mlx.config import (
     ConnectorConfig,
     GateConfig,

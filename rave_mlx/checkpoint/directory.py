@@ -29,6 +29,10 @@ from rave_mlx.errors import ConfigError, ModelError
 
 CONFIG, TOKENIZER, TEMPLATE, CARD = "config.json", "tokenizer.json", "chat_template.jinja", "README.md"
 HUB = "hub"
+BUILT_IN = Path(__file__).parents[1] / "builtin"
+"""The rave directory of the built-in model."""
+GATE = ".attention.gate."
+"""Part of the canonical names of a pair gate's tensors."""
 INDEX = "model.safetensors.index.json"
 OTHER_LAYOUT = "consolidated*"
 """Files that hold the weights once more, in their author's own layout."""

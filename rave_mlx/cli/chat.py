@@ -71,8 +71,8 @@ def chat(
 
     Without --prompt a conversation starts (type /help in it); questions may also come from a pipe, one a line.
     """
+    from rave_mlx.api import load
     from rave_mlx.chat.session import Session
-    from rave_mlx.checkpoint.build import load
     from rave_mlx.cli.repl import Repl
     from rave_mlx.generation.sampling import Sampling
     from rave_mlx.policies.parse import steering

@@ -101,9 +101,9 @@ def convert(
     from rave_mlx import convert as converter
     from rave_mlx.checkpoint.directory import read_config
     from rave_mlx.config import GateConfig
-    from rave_mlx.convert.push import check_push
+    from rave_mlx.convert.open import find
     from rave_mlx.convert.quantize import Options
-    from rave_mlx.convert.source import find
+    from rave_mlx.convert.uploading import check_push
     from rave_mlx.evaluate.quantization import check as compare
 
     gates = GateConfig() if gate else None

@@ -158,10 +158,11 @@ def _compiler(found: Backend) -> Finding:
 
 
 def _built_in_model() -> Finding:
-    from rave_mlx.checkpoint import build
+    from rave_mlx.api import load
+    from rave_mlx.checkpoint.directory import BUILT_IN
 
     try:
-        lmm = build.load(build.BUILT_IN)
+        lmm = load(BUILT_IN)
     except RaveError as error:
         fix = "pip install --force-reinstall --no-deps rave-mlx"
         return Finding("built-in model", _line(error), "broken", fix)

@@ -48,7 +48,7 @@ def evaluate(
 
     Answers are greedy, one question at a time. Tables go to stdout, progress to stderr.
     """
-    from rave_mlx.checkpoint.build import load
+    from rave_mlx.api import load
     from rave_mlx.evaluate.output import as_json, as_tables, follow, write_answers
     from rave_mlx.evaluate.runner import answer_all
     from rave_mlx.evaluate.tasks import open_task

@@ -30,6 +30,6 @@ def export(
 
         print(export_peft(adapter, model, out))
         return
-    from rave_mlx.convert.export import export as run
+    from rave_mlx.convert.exporting import export as run
 
     print(run(model, out, dequantize=dequantize))

@@ -28,7 +28,7 @@ def fuse(
 
     The result is a rave directory that needs no --adapter; pair gates of the adapter are kept.
     """
-    from rave_mlx.convert.fuse import fuse as run
+    from rave_mlx.convert.fusing import fuse as run
 
     path = run(model, adapter, out, dequantize=dequantize)
     print(path)

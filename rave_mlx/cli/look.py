@@ -79,7 +79,7 @@ def look(
 
     [bold]rave-mlx look --image receipt.png --prompt "What is the total?"[/bold]
     """
-    from rave_mlx.checkpoint.build import load
+    from rave_mlx.api import load
     from rave_mlx.errors import UsageError
 
     if pointing is not None:

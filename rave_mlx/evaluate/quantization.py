@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx import backend, synthetic
-from rave_mlx.checkpoint import build
+from rave_mlx.api import load
+from rave_mlx.checkpoint.packed import expand
+from rave_mlx.convert.open import find, open_model
 from rave_mlx.convert.quantize import describe, quantizable
-from rave_mlx.convert.source import find
 from rave_mlx.errors import ModelError
 from rave_mlx.generation import decode
 from rave_mlx.inputs.images.preprocess import ImageSource
@@ -152,7 +153,7 @@ def weight_errors(reference: Model, quantized: Model) -> Iterator[WeightError]:
         if setting is None or not quantizable(name, packed[name].shape):
             continue
         parts = {n: packed.pop(n) for p in ("weight", "scales", "biases") if (n := f"{module}.{p}") in packed}
-        found = dict(build.expand(parts, config.quantization))[name]
+        found = dict(expand(parts, config.quantization))[name]
         expected = original.pop(name)
         if expected.shape != found.shape:
             raise ModelError(f"{name} is {list(found.shape)}, {list(expected.shape)} in the original")
@@ -205,14 +206,14 @@ def _logits(lmm: LMM, prompt: Prompt, where: NDArray[np.intp]) -> NDArray[np.flo
 
 
 def _opened(model: Model) -> LMM:
-    return model if isinstance(model, LMM) else build.load(model)
+    return model if isinstance(model, LMM) else load(model)
 
 
 def _weights(model: Model) -> tuple[Weights, Any]:
     """Tensors by canonical name, lazy where the model is given by name, and the configuration."""
     if isinstance(model, LMM):
         return model.named_weights(), model.config
-    lmm, tensors = build.open_folder(find(model))
+    lmm, tensors = open_model(find(model))
     return tensors, lmm.config
 
 

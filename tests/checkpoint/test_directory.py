@@ -25,7 +25,7 @@ from rave_mlx.errors import ConfigError, MemoryLimitError, ModelError, RaveError
 
 
 def save(lmm, folder, config=None, tensors=None):
-    built_in = build.BUILT_IN
+    built_in = directory.BUILT_IN
     directory.write(folder, config or lmm.config, tree_flatten(lmm.parameters()) if tensors is None else tensors,
                 tokenizer=built_in / "tokenizer.json", template=(built_in / "chat_template.jinja").read_text(),
                 card="# card\n")  # fmt: skip
@@ -94,7 +94,7 @@ def resized(lmm, sizes):
     config = replace(
         lmm.config, text=replace(lmm.config.text, **sizes), connector=ConnectorConfig(128, sizes["hidden_size"])
     )
-    built_in = build.BUILT_IN
+    built_in = directory.BUILT_IN
     model = build.build(config, built_in / "tokenizer.json", (built_in / "chat_template.jinja").read_text(), None)
     rng = np.random.default_rng(0)
     weights = [
@@ -182,7 +182,7 @@ def test_places_that_are_no_model(name, error):
 
 def test_an_unsupported_checkpoint_lists_what_is_supported(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba9"}))
-    (tmp_path / "model.safetensors").write_bytes((build.BUILT_IN / "model.safetensors").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((directory.BUILT_IN / "model.safetensors").read_bytes())
     with pytest.raises(ModelError, match=r"'mamba9' is not supported; supported: .*qwen2_5_vl"):
         rave_mlx.load(tmp_path)
 

@@ -337,7 +337,7 @@ def test_large_weight_files_are_hashed_on_demand(large, tmp_path):
 
 
 def test_the_card_of_a_quantized_model_from_the_hub():
-    base = directory.read_config(rave_mlx.checkpoint.build.BUILT_IN)
+    base = directory.read_config(rave_mlx.checkpoint.directory.BUILT_IN)
     rest = {"decoder.head": QuantizationConfig(6, 64), "vision": None}
     config = replace(base, quantization=QuantizationConfig(4, 64, layers=rest))
     text = card(config, Origin("Qwen/Qwen2.5-VL-3B-Instruct", "0123abc", {}, {}))

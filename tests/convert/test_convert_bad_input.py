@@ -17,7 +17,7 @@ from hub_server import files_of
 from safetensors.numpy import load_file, save_file
 
 import rave_mlx
-from rave_mlx.checkpoint import build, directory
+from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.safetensors_reader import open_files, read_entries
 from rave_mlx.convert import convert, plan
 from rave_mlx.errors import ModelError, RaveError
@@ -264,7 +264,7 @@ def test_converting_twice(checkpoint, tmp_path):
         with pytest.raises(ModelError, match="once: is a rave directory already; nothing to convert"):
             again(once, *([tmp_path / "twice"] if again is convert else []))
     with pytest.raises(ModelError, match="is a rave directory already"):
-        convert(build.BUILT_IN, tmp_path / "twice")
+        convert(directory.BUILT_IN, tmp_path / "twice")
     assert not (tmp_path / "twice").exists()
 
 

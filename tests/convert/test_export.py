@@ -10,10 +10,10 @@ import pytest
 from families import CONVERSATIONS, cases, golden, write_checkpoint
 
 import rave_mlx
-from rave_mlx.checkpoint import build, directory, safetensors_writer
+from rave_mlx.checkpoint import directory, safetensors_writer
 from rave_mlx.config import GateConfig
 from rave_mlx.convert import Options, convert
-from rave_mlx.convert.export import export
+from rave_mlx.convert.exporting import export
 from rave_mlx.errors import ModelError
 
 CASES = cases()
@@ -102,7 +102,7 @@ def test_what_an_mlx_package_wrote_about_packing_does_not_go_back(tmp_path):
 def test_an_existing_folder_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(ModelError, match="already exists"):
-        export(build.BUILT_IN, tmp_path / "out")
+        export(directory.BUILT_IN, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -17,7 +17,7 @@ from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.checkpoint.fingerprint import fingerprint
 from rave_mlx.config import GateConfig
 from rave_mlx.convert import Options, convert
-from rave_mlx.convert.fuse import fuse
+from rave_mlx.convert.fusing import fuse
 from rave_mlx.errors import ModelError
 
 MODULES = (

@@ -11,7 +11,7 @@ from families import CONVERSATIONS, cases, draw, golden, kept_positions, write_c
 from support import relative
 
 import rave_mlx
-from rave_mlx.checkpoint.build import BUILT_IN
+from rave_mlx.checkpoint.directory import BUILT_IN
 from rave_mlx.convert import convert
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.gguf import read_gguf
@@ -138,7 +138,7 @@ def test_logits(case, tmp_path):
 
 
 def test_a_rave_directory_and_an_export(tmp_path):
-    from rave_mlx.convert.export import export
+    from rave_mlx.convert.exporting import export
 
     case = CASES["llama"]
     lmm = rave_mlx.load(write(tmp_path / "model.gguf", case))
@@ -320,7 +320,7 @@ def test_further_ends_of_an_answer(tmp_path):
 @pytest.mark.parametrize("name", ["models/none.gguf", "none.gguf"])
 def test_a_missing_file_is_not_looked_for_on_the_hub(name):
     from rave_mlx.convert import plan
-    from rave_mlx.convert.source import find
+    from rave_mlx.convert.open import find
 
     for ask in (find, plan):
         with pytest.raises(ModelError, match=r"none\.gguf: no such file"):

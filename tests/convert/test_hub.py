@@ -216,7 +216,7 @@ def test_push_uploads_the_directory_and_it_comes_back(checkpoint, files, tmp_pat
         assert done.returncode == 0, done.stderr
         code = (
             f"import rave_mlx, numpy as np; lmm = rave_mlx.load('me/tiny-rave');"
-            f"from rave_mlx.convert.export import export; export(lmm.path, {str(tmp_path / 'exported')!r});"
+            f"from rave_mlx.convert.exporting import export; export(lmm.path, {str(tmp_path / 'exported')!r});"
             f"np.save({str(tmp_path / 'logits.npy')!r}, lmm.logits(lmm.prepare([{{'role': 'user', 'content': 'Hi'}}])))"
         )
         subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | hub.environment(tmp_path / "other"))

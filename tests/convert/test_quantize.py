@@ -15,9 +15,10 @@ from support import ask, form, picture, relative, tiny_model
 
 import rave_mlx
 from rave_mlx import backend
-from rave_mlx.checkpoint import build, directory
+from rave_mlx.checkpoint import build, directory, packed
 from rave_mlx.config import ConnectorConfig, GateConfig, LMMConfig, QuantizationConfig
 from rave_mlx.convert import Options, convert, quantize, recipes
+from rave_mlx.convert.open import open_model
 from rave_mlx.errors import ConfigError, ModelError, UsageError
 from rave_mlx.evaluate import quantization
 
@@ -109,7 +110,7 @@ def opened(tmp_path_factory):
     """A model of a case, without weights."""
 
     def build(name):
-        return build.open_folder(write_checkpoint(CASES[name], tmp_path_factory.mktemp(name)))[0]  # fmt: skip
+        return open_model(write_checkpoint(CASES[name], tmp_path_factory.mktemp(name)))[0]  # fmt: skip
 
     return build
 
@@ -126,8 +127,8 @@ def gated_model():
     """The tiny model with gates, and of widths that groups of 32 divide."""
     config = tiny_model(GateConfig(rank=3)).config
     config = replace(config, text=replace(config.text, hidden_size=64), connector=ConnectorConfig(128, 64))
-    template = (build.BUILT_IN / "chat_template.jinja").read_text()
-    return build.build(config, build.BUILT_IN / "tokenizer.json", template, None)
+    template = (directory.BUILT_IN / "chat_template.jinja").read_text()
+    return build.build(config, directory.BUILT_IN / "tokenizer.json", template, None)
 
 
 def test_tower_connector_norms_and_gates_stay_as_they_are():
@@ -268,7 +269,7 @@ def test_packed_weights_are_as_close_as_their_bits_allow(mode, bits, group_size,
     suffixes = ["weight", "scales", "biases"] if mode == "affine" else ["weight", "scales"]
     assert list(parts) == [f"decoder.head.{s}" for s in suffixes]
     assert parts["decoder.head.weight"].nbytes == 24 * 192 * bits // 8
-    found = np.array(dict(build.expand(parts, config))["decoder.head.weight"]).reshape(-1, group_size)
+    found = np.array(dict(packed.expand(parts, config))["decoder.head.weight"]).reshape(-1, group_size)
     exact = np.array(tensor.astype(mx.float32)).reshape(-1, group_size).astype(np.float64)
     if mode == "affine":
         # Half a step, plus the rounding of scale and bias to the weights' type, plus a step at the ends of the range:
@@ -316,7 +317,7 @@ def test_the_planned_size_is_the_size_written(tmp_path, mode, bits, group_size):
     folder = write_checkpoint(CASES["llava"], tmp_path / "hf")
     options = Options(bits, group_size, mode)
     convert(folder, tmp_path / "rave", quantize=options)
-    lmm = build.open_folder(folder)[0]
+    lmm = open_model(folder)[0]
     summary = quantize.summary(lmm.config, shapes(lmm), options, itemsize=4)
     tensors = directory.read_tensors(tmp_path / "rave")
     assert summary.after == sum(t.nbytes for t in tensors.values())
@@ -441,12 +442,12 @@ def reader(tmp_path_factory):
     """A function from options to the built-in model quantized with them."""
 
     def quantize_built_in(**options):
-        lmm, tensors = build.open_directory(build.BUILT_IN)
+        lmm, tensors = open_model(directory.BUILT_IN)
         folder = tmp_path_factory.mktemp("reader") / "rave"
         config = quantize.plan(lmm.config, lmm.named_weights(), Options(**options))
         directory.write(folder, replace(lmm.config, quantization=config), quantize.apply(tensors.items(), config),
-                    tokenizer=build.BUILT_IN / "tokenizer.json", card="",
-                    template=(build.BUILT_IN / "chat_template.jinja").read_text())  # fmt: skip
+                    tokenizer=directory.BUILT_IN / "tokenizer.json", card="",
+                    template=(directory.BUILT_IN / "chat_template.jinja").read_text())  # fmt: skip
         return folder
 
     return quantize_built_in
@@ -461,7 +462,7 @@ def test_a_model_is_no_distance_from_itself(small_pages):
 
 
 def test_fewer_bits_are_farther_away(reader, small_pages):
-    reports = [quantization.check(build.BUILT_IN, reader(bits=b, group_size=32)) for b in (8, 4, 2)]
+    reports = [quantization.check(directory.BUILT_IN, reader(bits=b, group_size=32)) for b in (8, 4, 2)]
     means = [r.kl_mean for r in reports]
     assert 0 < means[0] < 0.001 < means[1] < 0.3 < means[2]
     assert reports[0].agreement > 0.98 > reports[1].agreement > 0.8 > reports[2].agreement
@@ -473,9 +474,9 @@ def test_fewer_bits_are_farther_away(reader, small_pages):
 
 def test_the_worst_weights_are_the_worst(reader, tmp_path, small_pages):
     folder = reader(recipe=rules(tmp_path, "*.v_proj: 2\n*.embed: 3\n*: 8\n*.v_proj: 2\n*.embed: 3"), group_size=32)
-    report = quantization.check(build.BUILT_IN, folder)
-    before = {n: np.array(t.astype(mx.float32)) for n, t in directory.read_tensors(build.BUILT_IN).items()}
-    after = dict(build.expand(directory.read_tensors(folder), directory.read_config(folder).quantization))
+    report = quantization.check(directory.BUILT_IN, folder)
+    before = {n: np.array(t.astype(mx.float32)) for n, t in directory.read_tensors(directory.BUILT_IN).items()}
+    after = dict(packed.expand(directory.read_tensors(folder), directory.read_config(folder).quantization))
     errors = {
         n.removesuffix(".weight"): relative(np.array(after[n]), w) for n, w in before.items()
         if n.startswith("decoder") and w.ndim == 2 and quantize.quantizable(n, w.shape)
@@ -483,7 +484,7 @@ def test_the_worst_weights_are_the_worst(reader, tmp_path, small_pages):
     worst = sorted(errors.items(), key=lambda item: -item[1])[: quantization.SHOWN]
     assert [w.module for w in report.weights] == [name for name, _ in worst]
     assert [w.error for w in report.weights] == pytest.approx([error for _, error in worst], rel=1e-4)
-    layers = directory.read_config(build.BUILT_IN).text.num_layers
+    layers = directory.read_config(directory.BUILT_IN).text.num_layers
     assert {w.setting for w in report.weights[:layers]} == {"affine, 2 bits in groups of 32"}
     assert report.weights[layers].module == "decoder.embed"
     assert "decoder.embed " in report.text()
@@ -491,7 +492,7 @@ def test_the_worst_weights_are_the_worst(reader, tmp_path, small_pages):
 
 def test_models_in_memory_and_on_disk_give_the_same_report(reader, small_pages):
     folder = reader(bits=4, group_size=32)
-    on_disk = quantization.check(build.BUILT_IN, folder)
+    on_disk = quantization.check(directory.BUILT_IN, folder)
     assert quantization.check(rave_mlx.load(), rave_mlx.load(folder)) == on_disk
 
 
@@ -499,7 +500,7 @@ def test_a_persons_images_are_read_too(reader, tmp_path, small_pages):
     page = tmp_path / "page.png"
     form(["Total: $48.20"]).save(page)
     folder = reader(bits=4, group_size=32)
-    more, fewer = quantization.check(build.BUILT_IN, folder, [page]), quantization.check(build.BUILT_IN, folder)
+    more, fewer = quantization.check(directory.BUILT_IN, folder, [page]), quantization.check(directory.BUILT_IN, folder)
     assert (more.prompts, fewer.prompts) == (3, 2)
     assert more.positions > fewer.positions
 
@@ -513,7 +514,7 @@ def test_text_models_are_checked_on_text(tmp_path):
 
 def test_positions_are_thinned_out_to_what_memory_holds(monkeypatch, small_pages):
     monkeypatch.setattr(quantization, "_KEPT_VALUES", 40 * rave_mlx.load().config.text.vocab_size)
-    assert quantization.check(build.BUILT_IN, build.BUILT_IN).positions == 40
+    assert quantization.check(directory.BUILT_IN, directory.BUILT_IN).positions == 40
 
 
 def test_different_models_are_not_compared(tmp_path):

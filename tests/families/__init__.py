@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from support import ask, picture
 
-from rave_mlx.checkpoint.build import BUILT_IN
+from rave_mlx.checkpoint.directory import BUILT_IN
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 POSITIONS = 6

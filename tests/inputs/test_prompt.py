@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from support import IMAGE, ask, picture, tiny_model
 
-from rave_mlx.checkpoint.build import BUILT_IN
+from rave_mlx.checkpoint.directory import BUILT_IN
 from rave_mlx.config import TokenConfig
 from rave_mlx.errors import ImageError, PromptError
 from rave_mlx.inputs.images.preprocess import cut_patches

@@ -19,10 +19,11 @@ from support import relative
 
 import rave_mlx
 from rave_mlx import backend
-from rave_mlx.checkpoint import build, directory
+from rave_mlx.checkpoint import directory
+from rave_mlx.checkpoint.packed import expand as unpack
 from rave_mlx.config import QuantizationConfig
 from rave_mlx.convert import Options, convert
-from rave_mlx.convert.export import export
+from rave_mlx.convert.exporting import export
 from rave_mlx.errors import ConfigError, ModelError, RaveError
 
 CASES = cases()
@@ -85,7 +86,7 @@ def test_a_fused_projection_is_cut_with_its_scales(tmp_path):
     raw = mx.load(str(tmp_path / "mlx" / "model.safetensors"))
     stem = "model.layers.1.self_attn.qkv_proj"
     whole = mx.dequantize(*(raw[f"{stem}.{part}"] for part in ("weight", "scales", "biases")), group_size=32, bits=4)
-    ours = dict(build.expand(*stored(tmp_path / "rave")))
+    ours = dict(unpack(*stored(tmp_path / "rave")))
     parts = [ours[f"decoder.layers.1.attention.{p}_proj.weight"] for p in "qkv"]
     assert mx.array_equal(mx.concatenate(parts), whole)
 
@@ -204,7 +205,7 @@ def test_a_quantized_tower_with_quantized_positions_opens(tmp_path, monkeypatch,
     packed = mlx_vlm_checkpoint(name, tmp_path / "mlx", {"group_size": 16, "bits": 4, "mode": "nvfp4"})
     plain = rave_mlx.load(expanded_checkpoint(name, tmp_path / "hf", packed), dtype="float32").named_weights()
     convert(tmp_path / "mlx", tmp_path / "rave")
-    ours = dict(build.expand(*stored(tmp_path / "rave")))
+    ours = dict(unpack(*stored(tmp_path / "rave")))
     assert any("position" in n for n in packed) == ("vision.positions" in plain)
     assert all(mx.array_equal(ours[n], w) for n, w in plain.items())
     if "vision.positions" in plain:

@@ -15,10 +15,10 @@ transformers = pytest.importorskip("transformers")
 
 import rave_mlx  # noqa: E402
 from parity import golden as reference  # noqa: E402
-from rave_mlx.checkpoint.build import BUILT_IN  # noqa: E402
+from rave_mlx.checkpoint.directory import BUILT_IN  # noqa: E402
 from rave_mlx.config import GateConfig  # noqa: E402
 from rave_mlx.convert import convert  # noqa: E402
-from rave_mlx.convert.export import export  # noqa: E402
+from rave_mlx.convert.exporting import export  # noqa: E402
 
 
 @pytest.mark.parametrize("old_names", [False, True])

@@ -18,7 +18,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from rave_mlx.checkpoint import build, directory
+from rave_mlx.checkpoint import directory
+from rave_mlx.checkpoint.packed import expand
 from rave_mlx.checkpoint.safetensors_writer import write_files
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import GATE_KEY
@@ -63,7 +64,7 @@ def export(model: str | os.PathLike[str], out: str | os.PathLike[str], *, dequan
     named: Iterable[tuple[str, mx.array]] = tensors.items()
     if config.quantization is not None:
         _forget_quantization(hub)
-        named = build.expand(tensors, config.quantization, tensors["decoder.norm.weight"].dtype)
+        named = expand(tensors, config.quantization, tensors["decoder.norm.weight"].dtype)
     if config.gate is not None:
         hub[GATE_KEY] = config.gate.to_dict()
     family = detect(hub, str(kept / directory.CONFIG))

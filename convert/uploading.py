@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
-from rave_mlx import __version__
 from rave_mlx.checkpoint import directory
 from rave_mlx.convert.hub import HUB_ID, asking
 from rave_mlx.errors import ModelError, UsageError
@@ -43,7 +43,7 @@ def push(folder: str | os.PathLike[str], name: str) -> str:
     check_push(name)
     if not directory.is_rave_directory(path):
         raise ModelError(f"{path}: is not a rave directory; convert the model first")
-    api = HfApi(library_name="rave-mlx", library_version=__version__)
+    api = HfApi(library_name="rave-mlx", library_version=version("rave-mlx"))
     asking(lambda: api.create_repo(name, exist_ok=True), name)
     message = "Upload a rave-mlx model directory"
     return str(asking(lambda: api.upload_folder(repo_id=name, folder_path=path, commit_message=message), name))

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from rave_mlx import backend
-from rave_mlx.checkpoint.safetensors_reader import Entry
+from rave_mlx.checkpoint.directory import GATE
 from rave_mlx.config import LMMConfig
 from rave_mlx.convert.card import describe_gate, describe_quantization
-from rave_mlx.convert.source import Source
+from rave_mlx.convert.stored import Stored
 
 CONTEXT = 8192
 """Tokens of the conversation that the memory of a plan is stated for, where the model's context is not shorter."""
-_GATE = ".attention.gate."
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Plan:
 
 
 def make_plan(
-    source: Source,
+    stored: Stored,
     config: LMMConfig,
     parameters: Mapping[str, mx.array],
     tensors: Mapping[str, mx.array],
@@ -82,7 +81,7 @@ def make_plan(
     """Plan a conversion; nothing is evaluated.
 
     Args:
-        source: the checkpoint.
+        stored: the model.
         config: of the model that would be written.
         parameters: weights by canonical name, as they are before quantization.
         tensors: what would be written, lazy.
@@ -92,7 +91,7 @@ def make_plan(
     compute = backend.current().dtype
     counts = Counter[str]()
     for name, weight in parameters.items():
-        counts["gate" if _GATE in name else name.partition(".")[0]] += weight.size
+        counts["gate" if GATE in name else name.partition(".")[0]] += weight.size
     dtypes = Counter[str]()
     for tensor in tensors.values():
         dtypes[str(tensor.dtype).rpartition(".")[2]] += tensor.nbytes
@@ -102,13 +101,13 @@ def make_plan(
     if config.quantization is not None:
         weights = expanded if backend.expand_quantized(after, expanded) else after
     else:
-        weights = sum(weight.size * (4 if _GATE in name else width) for name, weight in parameters.items())
+        weights = sum(weight.size * (4 if GATE in name else width) for name, weight in parameters.items())
     return Plan(
-        source=source.name,
-        commit=source.commit,
+        source=stored.name,
+        commit=stored.commit,
         config=config,
         parameters=dict(counts),
-        before=sum(tensor.nbytes for tensor in source.tensors.values()),
+        before=stored.bytes,
         after=after,
         dtypes=dict(dtypes.most_common()),
         weights=weights,
@@ -122,11 +121,6 @@ def not_divided(modules: Sequence[str]) -> str:
     """What a person should know about matrices that could not be packed."""
     names = ", ".join(modules[:10]) + (f" and {len(modules) - 10} more" if len(modules) > 10 else "")
     return f"{len(modules)} matrices whose rows the group size does not divide: {names}"
-
-
-def placeholders(entries: Mapping[str, Entry]) -> dict[str, mx.array]:
-    """Lazy arrays of the shapes and types in headers, for planning without the files."""
-    return {name: mx.zeros(entry.shape, entry.dtype) for name, entry in entries.items()}
 
 
 def gigabytes(size: float) -> str:

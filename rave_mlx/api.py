@@ -1,0 +1,99 @@
+"""The package's main functions; `import rave_mlx` offers them by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
+import mlx.core as mx
+
+from rave_mlx import backend
+from rave_mlx.chat.session import Session
+from rave_mlx.checkpoint import build
+from rave_mlx.checkpoint.adapters import load_adapter
+from rave_mlx.convert.open import MODEL_VARIABLE, find, open_model
+from rave_mlx.errors import UsageError
+from rave_mlx.generation.decode import Piece
+from rave_mlx.generation.sampling import Sampling
+from rave_mlx.models.lmm import LMM
+from rave_mlx.policies.policy import Attention
+
+__all__ = ["MODEL_VARIABLE", "load"]
+
+
+def load(
+    path_or_hub_id: str | os.PathLike[str] | None = None,
+    *,
+    dtype: str | mx.Dtype | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+) -> LMM:
+    """Open a model for inference or training.
+
+    Args:
+        path_or_hub_id: a rave directory, a checkpoint directory in the Hub's layout, or a Hub id
+            ("owner/name"). None: $RAVE_MLX_MODEL, and without it the built-in model.
+        dtype: compute type, "float32", "float16" or "bfloat16". None: float32 on a CPU, else the checkpoint's own.
+        adapter: directory of an adapter to put on the model.
+        revision: branch, tag or commit of a Hub id.
+
+    Raises:
+        ModelError: when there is no such model, or it is incomplete or not supported, or the adapter is another's.
+        MemoryLimitError: when it does not fit into memory.
+    """
+    backend.prepare()
+    folder = find(path_or_hub_id, revision)
+    lmm, tensors = open_model(folder)
+    build.fill(lmm, tensors, build.read_dtype(dtype), str(folder))
+    return lmm if adapter is None else load_adapter(lmm, adapter)
+
+
+def stream(
+    lmm: LMM,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    max_tokens: int = 256,
+    image_tokens: int | None = None,
+    policy: Attention = None,
+    **sampling: Any,
+) -> Iterator[Piece]:
+    """Answer a conversation once, piece by piece.
+
+    Args:
+        lmm: the model, as of `load`.
+        messages: as in `LMM.prepare`.
+        max_tokens: limit of the answer's length.
+        image_tokens: budget of visual tokens an image; None for the default.
+        policy: attention policy, as of `Session`.
+        sampling: fields of `Sampling`: temperature, top_p, top_k, min_p, repetition_penalty, repetition_window, seed.
+
+    Raises:
+        UsageError: for an option that does not exist or has no valid value.
+        ImageError, PromptError: for messages that cannot be read.
+        MemoryLimitError: for a prompt that does not fit.
+        ModelError: when the model computes no numbers.
+    """
+    return _session(lmm, max_tokens, image_tokens, policy, sampling).answer(messages)
+
+
+def generate(lmm: LMM, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+    """Answer a conversation once: the whole text of `stream`, which has the arguments and the errors."""
+    return "".join(piece.text for piece in stream(lmm, messages, **options))
+
+
+def _session(
+    lmm: LMM, max_tokens: int, image_tokens: int | None, policy: Attention, sampling: Mapping[str, Any]
+) -> Session:
+    if not isinstance(lmm, LMM):
+        raise UsageError(f"the model is a {type(lmm).__name__}; open one with rave_mlx.load(...) first")
+    known = [field.name for field in fields(Sampling)]
+    for name in sampling:
+        if name not in known:
+            options = ["max_tokens", "image_tokens", "policy", *known]
+            near = get_close_matches(name, options, 1, 0.5)
+            hint = f"do you mean {near[0]}?" if near else f"there are {', '.join(options)}"
+            raise UsageError(f"there is no option {name!r}: {hint}")
+    return Session(lmm, policy=policy, max_tokens=max_tokens, image_tokens=image_tokens, sampling=Sampling(**sampling))

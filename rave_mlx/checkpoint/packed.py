@@ -1,0 +1,93 @@
+"""Packed weights: what `mx.quantize` made of a matrix (weight, scales and, in affine modes, biases), and back."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from rave_mlx.config import QuantizationConfig
+from rave_mlx.errors import ModelError
+
+PARTS = ("weight", "scales", "biases")
+"""Last parts of the names of a packed matrix's tensors; those of 4-bit floats have no biases."""
+
+
+def expand(
+    tensors: Mapping[str, mx.array], quantization: QuantizationConfig, dtype: mx.Dtype = mx.float32
+) -> Iterator[tuple[str, mx.array]]:
+    """The tensors, lazy, with every packed matrix as the numbers that it stands for, computed in float32.
+
+    Raises:
+        ModelError: for a packed matrix that `quantization` leaves out.
+    """
+    for name in tensors:
+        module = packed_module(name, tensors)
+        if module is None:
+            yield name, tensors[name]
+        elif name == f"{module}.weight":
+            scales, biases = tensors[f"{module}.scales"], tensors.get(f"{module}.biases")
+            yield name, dequantize(tensors[name], scales, biases, _setting(module, quantization)).astype(dtype)
+
+
+def dequantize(weight: mx.array, scales: mx.array, biases: mx.array | None, setting: QuantizationConfig) -> mx.array:
+    """The float32 numbers that a packed matrix stands for."""
+    if biases is not None:
+        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+    group_size, bits, mode = setting.group_size, setting.bits, setting.mode
+    return mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits, mode=mode, dtype=mx.float32)
+
+
+def packed_module(name: str, tensors: Container[str]) -> str | None:
+    """The module of which a tensor is the packed weight, the scales or the biases; None for any other tensor."""
+    module, _, part = name.rpartition(".")
+    packed = part in PARTS and f"{module}.weight" in tensors and f"{module}.scales" in tensors
+    return module if packed else None
+
+
+def plain_shapes(
+    tensors: Mapping[str, mx.array], quantization: QuantizationConfig | None
+) -> dict[str, tuple[int, ...]]:
+    """The shapes that tensors have once they are expanded, by name; scales and biases of packed matrices left out.
+
+    Raises:
+        ModelError: for a packed matrix that `quantization` leaves out.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in tensors.items():
+        module = None if quantization is None else packed_module(name, tensors)
+        if module is None or quantization is None:
+            shapes[name] = tensor.shape
+        elif name == f"{module}.weight":
+            rows, words = tensor.shape
+            shapes[name] = rows, words * 32 // _setting(module, quantization).bits
+    return shapes
+
+
+def expanded_bytes(name: str, tensors: Mapping[str, mx.array], quantization: QuantizationConfig) -> int:
+    """Bytes that a tensor takes in float32 once it is expanded; scales and biases take none."""
+    tensor, module = tensors[name], packed_module(name, tensors)
+    if module is None:
+        return tensor.size * 4
+    return tensor.nbytes * 8 // _setting(module, quantization).bits * 4 if name == f"{module}.weight" else 0
+
+
+def quantize_modules(model: nn.Module, tensors: Container[str], quantization: QuantizationConfig) -> None:
+    """Replace, in place, the layers of a model whose weights are among `tensors` in packed form by quantized ones."""
+
+    def choose(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if not hasattr(module, "to_quantized") or packed_module(f"{path}.weight", tensors) is None:
+            return False
+        setting = _setting(path, quantization)
+        return {"group_size": setting.group_size, "bits": setting.bits, "mode": setting.mode}
+
+    nn.quantize(model, class_predicate=choose)
+
+
+def _setting(module: str, quantization: QuantizationConfig) -> QuantizationConfig:
+    setting = quantization.of(module)
+    if setting is None:
+        raise ModelError(f"tensor {module}.weight is packed, but the quantization in config.json leaves it as it is")
+    return setting
