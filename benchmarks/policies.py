@@ -31,7 +31,8 @@ from PIL import Image
 
 import rave_mlx
 from rave_mlx.errors import UsageError
-from rave_mlx.generation.decode import encode, prefill, step
+from rave_mlx.generation.decode import step
+from rave_mlx.generation.prefill import encode, prefill
 from rave_mlx.inputs.prompt.message import Message
 from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.inputs.prompt.prompt import Prompt
@@ -39,6 +40,8 @@ from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.parse import steering
 from rave_mlx.policies.registry import POLICIES
+from rave_mlx.policies.rereading.policy import RereadingPolicy
+from rave_mlx.policies.runtime import attach
 
 QUESTION = "What is the total of this page, and who wrote it?"
 BURST = 4
@@ -74,11 +77,12 @@ def read(
 ) -> tuple[Prompt, Cache]:
     """One timed reading; returns the prompt that was read and the cache."""
     chosen = steering(attention)
-    cache = lmm.make_cache(gate=chosen.gate, policies=chosen.policies)
-    if cache.run is not None:
-        cache.run.prepare(lmm)
+    runtime = attach(lmm, chosen.policies)
+    cache = lmm.make_cache(gate=chosen.gate, hooks=runtime)
+    if runtime is not None:
+        runtime.prepare()
     found = [lmm.prompt(messages)]
-    revising = [policy for policy in chosen.policies if policy.has("revise")]
+    revising = [policy for policy in chosen.policies if isinstance(policy, RereadingPolicy)]
 
     def work() -> None:
         known, shown = dict(features), messages
@@ -98,7 +102,7 @@ def read(
 def accepts(lmm: LMM, attention: str) -> bool:
     """Whether the model takes a policy; else its reason is printed."""
     try:
-        lmm.make_run(steering(attention).policies)
+        attach(lmm, steering(attention).policies)
     except UsageError as error:
         print(error)
         return False

@@ -12,40 +12,51 @@ Names are imported on first use, so that `import rave_mlx` costs milliseconds.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rave_mlx import convert, evaluate, look
+if _TYPE_CHECKING:
+    from rave_mlx import backend, convert, evaluate, look
+    from rave_mlx.api import generate, load, stream
     from rave_mlx.chat.session import Session
-    from rave_mlx.checkpoint.build import load
     from rave_mlx.config import LMMConfig
     from rave_mlx.errors import RaveError
-    from rave_mlx.generation.decode import generate, stream
     from rave_mlx.models.lmm import LMM
 
 __version__ = "0.1.0"
-__all__ = ["LMM", "LMMConfig", "RaveError", "Session", "convert", "evaluate", "generate", "load", "look", "stream"]
+__all__ = [
+    "LMM",
+    "LMMConfig",
+    "RaveError",
+    "Session",
+    "backend",
+    "convert",
+    "evaluate",
+    "generate",
+    "load",
+    "look",
+    "stream",
+]
 
-_MODULES = ("convert", "evaluate", "look")
+_MODULES = ("backend", "convert", "evaluate", "look")
 _HOMES = {
     "LMM": "rave_mlx.models.lmm",
     "LMMConfig": "rave_mlx.config",
     "RaveError": "rave_mlx.errors",
     "Session": "rave_mlx.chat.session",
-    "generate": "rave_mlx.generation.decode",
-    "load": "rave_mlx.checkpoint.build",
-    "stream": "rave_mlx.generation.decode",
+    "generate": "rave_mlx.api",
+    "load": "rave_mlx.api",
+    "stream": "rave_mlx.api",
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _MODULES:
-        return import_module(f"rave_mlx.{name}")
+        return _import_module(f"rave_mlx.{name}")
     if name not in _HOMES:
-        raise AttributeError(f"module 'rave_mlx' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+        raise AttributeError(f"module 'rave_mlx' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(_import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return [*__all__, "__version__"]

@@ -8,8 +8,10 @@ from typing import ClassVar
 import mlx.core as mx
 import numpy as np
 
-from rave_mlx.generation.decode import prefill, step
+from rave_mlx.generation.decode import step
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.policies.policy import Policy
+from rave_mlx.policies.runtime import attach
 
 LAYERS = 3
 
@@ -68,8 +70,8 @@ def layers_of(run):
 
 
 def watch(lmm, prompt, *policies):
-    run = lmm.make_run([*policies, Watch()])
-    mx.eval(lmm.logits(prompt, run=run))
+    run = attach(lmm, [*policies, Watch()])
+    mx.eval(lmm.logits(prompt, hooks=run))
     return layers_of(run)
 
 
@@ -115,7 +117,7 @@ class Hide(Policy):
 
 def answers(lmm, prompt, *policies):
     """Logits after the prompt and after three more tokens, and the cache."""
-    cache = lmm.make_cache(gate=False, policies=policies)
+    cache = lmm.make_cache(gate=False, hooks=attach(lmm, policies))
     rows = [prefill(lmm, prompt, cache)]
     for count, token in enumerate((40, 90, 133)):
         rows.append(step(lmm, cache, mx.array([token]), prompt.token_map.next_position + count))

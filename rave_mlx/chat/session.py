@@ -14,18 +14,24 @@ from typing import Any
 
 import mlx.core as mx
 
-from rave_mlx.generation.confidence import Watched
-from rave_mlx.generation.decode import Clock, Finish, Piece, decode, encode, prefill, reuse
+from rave_mlx.errors import ModelError, PromptError, UsageError
+from rave_mlx.generation.confidence import TokenConfidence
+from rave_mlx.generation.decode import Clock, Finish, Piece, decode
+from rave_mlx.generation.logits_processors import LogitsProcessor
+from rave_mlx.generation.prefill import NOT_A_NUMBER, encode, prefill, reuse
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.images.preprocess import ImageSource
-from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
+from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart, latest_turn
 from rave_mlx.inputs.prompt.parse_messages import read_image, read_messages
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.lmm import LMM
-from rave_mlx.models.rope_scaling import kept_regime, regime
-from rave_mlx.policies.parse import Attention, Steering, steering
-from rave_mlx.policies.rereading.auxiliary_pass import Readings
+from rave_mlx.models.rope_scaling import kept_bucket, rope_bucket
+from rave_mlx.policies.parse import steering
+from rave_mlx.policies.policy import Attention, Steering
+from rave_mlx.policies.rereading.auxiliary_pass import AuxiliaryPasses
+from rave_mlx.policies.rereading.policy import RereadingPolicy
+from rave_mlx.policies.runtime import attach
 
 _FEATURES_KEPT = 8
 """Images whose features are kept for later questions, and more as long as they are few tokens together."""
@@ -73,7 +79,7 @@ class Session:
         system: a system message that starts every conversation.
 
     Raises:
-        UsageError: for a policy that does not exist, or that the model cannot take.
+        UsageError: for a policy that does not exist, or that the model cannot take; for a limit below 1.
     """
 
     def __init__(
@@ -86,6 +92,8 @@ class Session:
         sampling: Sampling | None = None,
         system: str | None = None,
     ):
+        if max_tokens < 1:
+            raise UsageError(f"max_tokens is {max_tokens}; an answer has at least 1")
         self.lmm = lmm
         self.max_tokens = max_tokens
         self.image_tokens = image_tokens
@@ -95,8 +103,9 @@ class Session:
         self.stats: TurnStats | None = None
         self._cache: Cache | None = None
         self._seen: Prompt | None = None
-        self._regime: int | None = 0
+        self._bucket: int | None = 0
         self._features: OrderedDict[str, mx.array] = OrderedDict()
+        self._answering = False
         self._steering = Steering()
         self.policy = steering(lmm.config.attention if policy is None else policy)
 
@@ -112,17 +121,26 @@ class Session:
         for each in self._steering.policies:
             each.check(self.lmm.config)
         self._cache = self._seen = None
-        self._readings = Readings(self.lmm, self._steering, self._features)
+        self._passes = AuxiliaryPasses(self.lmm, self._steering, self._features)
 
     def send(self, text: str, images: Sequence[ImageSource | ImagePart] = ()) -> Generator[Piece]:
         """Ask a question and stream the answer; both become part of the conversation.
 
         When the caller stops early (closes the iterator, or is interrupted), what was generated so far is the
-        answer. When reading fails, the conversation is as it was before.
+        answer. When reading fails, or is interrupted before the first token, the conversation is as it was before.
+
+        Args:
+            text: the question.
+            images: what it is about, in order: files, addresses, bytes, pictures, or what `read` returned.
 
         Raises:
+            UsageError: while another answer of the session is being written; for `images` that is no list.
             ImageError, PromptError, MemoryLimitError.
         """
+        if not isinstance(text, str):
+            raise UsageError(f"text is a {type(text).__name__}; give the question as a string")
+        if isinstance(images, str | bytes) or not isinstance(images, Sequence):
+            raise UsageError(f"images is one {type(images).__name__}; give a list: images=[...]")
         parts = [image if isinstance(image, ImagePart) else self.read(image) for image in images]
         return self._answer([*self.messages, Message("user", (*parts, TextPart(text)))])
 
@@ -151,31 +169,44 @@ class Session:
         self.messages = list(messages)
 
     def _answer(self, messages: list[Message]) -> Generator[Piece]:
+        if self._answering:
+            raise UsageError("the session is still writing an answer: read that to its end, or close it, before asking")
+        self._answering, self.stats = True, None
+        try:
+            yield from self._write(messages)
+        finally:
+            self._answering = False
+
+    def _write(self, messages: list[Message]) -> Generator[Piece]:
         clock = Clock()
-        shown = latest_turn(messages) if self.lmm.config.turns == "last" else messages
         known = set(self._features)
-        for policy in self._steering.policies:
-            shown = list(policy.revise(self.lmm, shown, self._steering.gate, self._features))
-        watched = Watched.of(self.sampling)
-        prompt = self.lmm.prompt(shown)
+        shown = self._revised(messages)
+        prompt = self._prompt(shown)
         cache, reused = self._reuse(prompt)
         encoded = len(self._features.keys() - known) + self._encode(prompt, reused)
         known = set(self._features)
-        sampling: Sampling = watched
-        # What is put around first acts last.
-        for policy in reversed(self._steering.policies):
-            sampling = policy.guide(shown, sampling, self._readings)
-        room = self.lmm.config.text.max_positions - len(prompt)
-        limit = min(self.max_tokens, room)
-        ids: list[int] = []
+        confidence = TokenConfidence()
+        processors = [*self._logits_processors(shown), confidence]
+        limit = min(self.max_tokens, self.lmm.config.text.max_positions - len(prompt))
+        features, ids, text = self._features, list[int](), ""
         words = self.lmm.tokenizer.stream()
         finish: Finish | None = None
-        text = ""
         try:
-            logits = prefill(self.lmm, prompt, cache, features=self._features)
-            features = self._features
-            for token in decode(self.lmm, prompt, cache, logits, sampling, max_tokens=limit, features=features):
+            logits = prefill(self.lmm, prompt, cache, features=features)
+            written = decode(
+                self.lmm,
+                prompt,
+                cache,
+                logits,
+                self.sampling,
+                max_tokens=limit,
+                processors=processors,
+                features=features,
+            )
+            for token in written:
                 clock.tick()
+                if confidence.is_nan:
+                    raise ModelError(NOT_A_NUMBER)
                 ids.append(token)
                 stopped = token in self.lmm.config.tokens.stop
                 finish = "stop" if stopped else "length" if len(ids) == limit else None
@@ -185,7 +216,34 @@ class Session:
         finally:
             self._remember(messages, shown, prompt, cache, ids, text, finish)
             encoded += len(self._features.keys() - known)
-            self.stats = _stats(prompt, reused, encoded, ids, clock, watched.certainty(len(ids)))
+            if ids:
+                self.stats = _stats(prompt, reused, encoded, ids, clock, confidence.least(ids))
+
+    def _revised(self, messages: list[Message]) -> list[Message]:
+        """The messages that are read: the last turn only, where the model takes no more, as policies want them."""
+        shown = latest_turn(messages) if self.lmm.config.turns == "last" else messages
+        for policy in self._steering.policies:
+            if isinstance(policy, RereadingPolicy):
+                shown = policy.revise(self.lmm, shown, self._steering.gate, self._features)
+        return shown
+
+    def _prompt(self, shown: list[Message]) -> Prompt:
+        prompt, most = self.lmm.tokenize(shown), self.lmm.config.text.max_positions
+        if len(prompt) >= most and any(message.role == "assistant" for message in shown):
+            raise PromptError(
+                f"the conversation is full: with this question it has {len(prompt):,} tokens, and the model's context "
+                f"is {most:,}, answer included; begin a new one (/reset in rave-mlx chat)"
+            )
+        return prompt if len(prompt) < most else self.lmm.prompt(shown)
+
+    def _logits_processors(self, shown: list[Message]) -> list[LogitsProcessor]:
+        """Those of the policies that have one, in the order in which the policies are written."""
+        found = [
+            policy.logits_processor(shown, self._passes)
+            for policy in self._steering.policies
+            if isinstance(policy, RereadingPolicy)
+        ]
+        return [processor for processor in found if processor is not None]
 
     @property
     def _keeps_originals(self) -> bool:
@@ -194,8 +252,9 @@ class Session:
     def _reuse(self, prompt: Prompt) -> tuple[Cache, int]:
         """The cache, trimmed to what it shares with `prompt` (at least one token is left to read)."""
         if self._cache is None:
-            self._cache = self.lmm.make_cache(gate=self._steering.gate, policies=self._steering.policies)
-        alike = self._regime == regime(self.lmm.config.text.rope, prompt.token_map.next_position)
+            hooks = attach(self.lmm, self._steering.policies)
+            self._cache = self.lmm.make_cache(gate=self._steering.gate, hooks=hooks)
+        alike = self._bucket == rope_bucket(self.lmm.config.text.rope, prompt.token_map.next_position)
         seen, self._seen = self._seen, None
         return self._cache, reuse(self._cache, seen if alike else None, prompt)
 
@@ -228,21 +287,12 @@ class Session:
             cache.trim(0)
             return
         length = prompt.token_map.next_position
-        self._regime = kept_regime(self.lmm.config.text.rope, length, length + cache.length - len(prompt))
+        self._bucket = kept_bucket(self.lmm.config.text.rope, length, length + cache.length - len(prompt))
         said = ids[:-1] if finish == "stop" else ids
         answer = Message("assistant", (TextPart(text, tuple(said)),))
         self.messages = [*_without_originals(messages, self._keeps_originals), answer]
         cache.trim(len(prompt) + len(said))
-        self._seen = self.lmm.prompt([*shown, answer], add_generation_prompt=False)
-
-
-def latest_turn(messages: Sequence[Message]) -> list[Message]:
-    """The latest images of a conversation and its last question, as one message."""
-    images = [[p for p in m.parts if isinstance(p, ImagePart)] for m in messages]
-    latest = next((shown for shown in reversed(images) if shown), [])
-    question = messages[-1]
-    parts: list[TextPart | ImagePart] = [*latest, *(p for p in question.parts if isinstance(p, TextPart))]
-    return [Message(question.role, tuple(parts), question.plain and not latest)]
+        self._seen = self.lmm.tokenize([*shown, answer], add_generation_prompt=False)
 
 
 def _without_originals(messages: Sequence[Message], keep_latest: bool) -> list[Message]:

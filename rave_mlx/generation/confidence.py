@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 
-from rave_mlx.generation.sampling import Around, Choose
 
+class TokenConfidence:
+    """A logits processor that changes nothing and keeps the probability that the model gave to each token.
 
-@dataclass(frozen=True, kw_only=True)
-class Watched(Around):
-    """Draws tokens as `inner` does, and keeps the probability that the model gave to each.
-
-    It is that before temperature, limits and penalties, and where policies act on logits that of what they make.
+    It is that before temperature, limits and penalties, which come after this processor, and where policies act on
+    logits that of what they make, since they come before.
     """
 
-    chances: list[mx.array] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._log_probabilities: mx.array | None = None
+        self._probabilities: list[mx.array] = []
 
-    def chooser(self) -> Choose:
-        """As of `inner`."""
-        draw = self.inner.chooser()
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        """Take the logits (1, vocab) of the token after `tokens` (n,), the last of which the call before led to."""
+        if self._log_probabilities is not None:
+            self._close(tokens[-1:])
+        scores = logits.astype(mx.float32)
+        self._log_probabilities = scores - mx.logsumexp(scores, axis=-1, keepdims=True)
+        return logits
 
-        def choose(ids: list[int], logits: mx.array) -> mx.array:
-            scores = logits.astype(mx.float32)
-            # Before drawing: penalties are written into the logits.
-            scores = scores - mx.logsumexp(scores, axis=-1, keepdims=True)
-            token = draw(ids, logits)
-            chance = mx.exp(mx.take_along_axis(scores, token[:, None], axis=-1)[:, 0])
-            # With the token: the logits of a whole answer would otherwise be kept until the end.
-            mx.async_eval(token, chance)
-            self.chances.append(chance)
-            return token
+    def least(self, answer: Sequence[int]) -> float:
+        """The least probability of an answer's tokens (ids, the stop token included); 0 for an empty answer."""
+        if not answer:
+            return 0.0
+        # One more token than the answer has may have been prepared, and its last one may not have been looked up.
+        if len(self._probabilities) < len(answer):
+            self._close(mx.array([answer[-1]]))
+        return min(float(np.asarray(probability)[0]) for probability in self._probabilities[: len(answer)])
 
-        return choose
+    @property
+    def is_nan(self) -> bool:
+        """Whether the newest probability that is known is not a number. Costs nothing once the token after it is."""
+        return bool(self._probabilities) and math.isnan(float(np.asarray(self._probabilities[-1])[0]))
 
-    def certainty(self, tokens: int) -> float:
-        """The least probability among the first `tokens` tokens drawn (one more may have been prepared); 0 for none."""
-        return min((float(np.asarray(chance)[0]) for chance in self.chances[:tokens]), default=0.0)
+    def _close(self, token: mx.array) -> None:
+        """Look up the probability of the token (1,) that was drawn."""
+        assert self._log_probabilities is not None
+        probability = mx.exp(mx.take_along_axis(self._log_probabilities, token[:, None], axis=-1)[:, 0])
+        # Now: the logits of a whole answer would otherwise be kept until the end.
+        mx.async_eval(probability)
+        self._probabilities.append(probability)
+        self._log_probabilities = None

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any, Self
 
 import mlx.core as mx
 
 from rave_mlx.errors import UsageError
-
-Choose = Callable[[list[int], mx.array], mx.array]
-"""(ids so far, logits (1, vocab)) -> next id (1,)."""
+from rave_mlx.generation.logits_processors import LogitsProcessor
 
 
 @dataclass(frozen=True)
@@ -47,39 +43,28 @@ class Sampling:
             if not valid:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be {range_}")
 
-    def chooser(self) -> Choose:
-        """The function that picks tokens; seeds MLX's random state when a seed is set."""
+    def sampler(self) -> Callable[[mx.array], mx.array]:
+        """The function from logits (1, vocab) to the id (1,) drawn; seeds MLX's random state when a seed is set."""
         if self.seed is not None:
             mx.random.seed(self.seed)
-        if self.temperature == 0 and self.repetition_penalty == 1:
-            return lambda ids, logits: mx.argmax(logits, axis=-1)
-        tools = _mlx_lm_samplers()
-        draw = tools.make_sampler(self.temperature, top_p=self.top_p, min_p=self.min_p, top_k=self.top_k)
-        penalties = tools.make_logits_processors(
-            repetition_penalty=self.repetition_penalty if self.repetition_penalty != 1 else None,
-            repetition_context_size=self.repetition_window,
-        )
+        if self.temperature == 0:
+            return lambda logits: mx.argmax(logits, axis=-1)
+        draw = _mlx_lm_samplers().make_sampler(self.temperature, top_p=self.top_p, min_p=self.min_p, top_k=self.top_k)
 
-        def choose(ids: list[int], logits: mx.array) -> mx.array:
-            for penalty in penalties:
-                logits = penalty(mx.array(ids), logits)
+        def sample(logits: mx.array) -> mx.array:
             chosen: mx.array = draw(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
             return chosen
 
-        return choose
+        return sample
 
-
-@dataclass(frozen=True, kw_only=True)
-class Around(Sampling):
-    """A way of sampling that changes what another one, `inner`, draws from, or looks at it. One answer an object."""
-
-    inner: Sampling
-
-    @classmethod
-    def of(cls, inner: Sampling, **fields: Any) -> Self:
-        """Around a way of sampling, with its settings."""
-        same = {f.name: getattr(inner, f.name) for f in dataclasses.fields(Sampling)}
-        return cls(**same, inner=inner, **fields)
+    def logits_processors(self) -> list[LogitsProcessor]:
+        """The repetition penalty, where it is on."""
+        if self.repetition_penalty == 1:
+            return []
+        processors: list[LogitsProcessor] = _mlx_lm_samplers().make_logits_processors(
+            repetition_penalty=self.repetition_penalty, repetition_context_size=self.repetition_window
+        )
+        return processors
 
 
 @cache

@@ -8,21 +8,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rave_mlx.chat.session import latest_turn
 from rave_mlx.config import Connector, ImageConfig, Images
 from rave_mlx.errors import PromptError, UsageError
-from rave_mlx.generation.decode import decode, prefill
+from rave_mlx.generation.decode import decode
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.images.patches import ImagePatches, normalised
 from rave_mlx.inputs.images.preprocess import open_image
 from rave_mlx.inputs.images.token_boxes import places
-from rave_mlx.inputs.prompt.message import ImagePart, Message, Role, TextPart
+from rave_mlx.inputs.prompt.message import ImagePart, Message, Role, TextPart, latest_turn
 from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.look.maps import AnswerToken, AttentionMap, SeenImage
 from rave_mlx.look.watch import Recorder, Row, Watch
 from rave_mlx.models.lmm import LMM
-from rave_mlx.policies.parse import Attention, Steering, steering
+from rave_mlx.policies.parse import steering
+from rave_mlx.policies.policy import Attention, Steering
+from rave_mlx.policies.rereading.policy import RereadingPolicy
+from rave_mlx.policies.runtime import attach
 
 MAX_TOKENS = 64
 PAGE_PIXELS = 1 << 21
@@ -88,7 +91,7 @@ def _check(lmm: LMM, chosen: Steering, messages: Sequence[Mapping[str, Any]] | P
     for each in chosen.policies:
         if each.has("after_block"):
             raise UsageError(f"--attention {each.name} drops tokens on the way; look shows policies that keep all")
-        if each.has("guide"):
+        if each.has("logits_processor"):
             raise UsageError(f"--attention {each.name} acts on the answer's logits; look shows attention")
         if each.has("revise") and isinstance(messages, Prompt):
             raise UsageError(f"--attention {each.name} rewrites the question; give messages, not a prompt")
@@ -106,7 +109,7 @@ def label(lmm: LMM, policy: Attention, chosen: Steering) -> str:
 
 def _answer(lmm: LMM, prompt: Prompt, chosen: Steering, max_tokens: int) -> tuple[list[AnswerToken], list[Row]]:
     recorder = Recorder(lmm.decoder, np.flatnonzero(prompt.token_map.visual))
-    cache = lmm.make_cache(gate=chosen.gate, policies=(*chosen.policies, Watch(recorder)))
+    cache = lmm.make_cache(gate=chosen.gate, hooks=attach(lmm, [*chosen.policies, Watch(recorder)]))
     recorder.cache = cache
     limit = min(max_tokens, lmm.config.text.max_positions - len(prompt))
     words, tokens = lmm.tokenizer.stream(), list[AnswerToken]()
@@ -131,7 +134,8 @@ def _read(
     if lmm.config.turns == "last":
         read = latest_turn(read)
     for policy in chosen.policies:
-        read = list(policy.revise(lmm, read, chosen.gate, {}))
+        if isinstance(policy, RereadingPolicy):
+            read = policy.revise(lmm, read, chosen.gate, {})
     prompt = lmm.prompt(read)
     config = lmm.config.image
     assert config is not None

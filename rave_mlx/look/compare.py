@@ -10,6 +10,7 @@ from rave_mlx.look.collect import MAX_TOKENS, collect
 from rave_mlx.look.maps import AttentionMap
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.parse import steering
+from rave_mlx.policies.runtime import attach
 
 
 def compare(
@@ -33,7 +34,7 @@ def compare(
         chosen = steering(policy)
         if chosen.gate and not lmm.decoder.gates:
             raise UsageError("--compare rave: this model has no pair gates; leave rave out or name an adapter that has")
-        lmm.make_run(chosen.policies)
+        attach(lmm, chosen.policies)
     return [collect(lmm, messages, policy=p, max_tokens=max_tokens, image_tokens=image_tokens) for p in policies]
 
 

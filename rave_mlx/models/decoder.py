@@ -17,10 +17,9 @@ from rave_mlx.backend.activations import silu_mul
 from rave_mlx.backend.decode_ops import RMSNorm
 from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import LMMConfig, TextConfig
+from rave_mlx.models.hooks import KeptTokens, LayerHooks, PassHooks
 from rave_mlx.models.kv_cache import Cache, LayerCache
 from rave_mlx.models.rope import RotaryTable, text_table
-from rave_mlx.policies.policy import Kept
-from rave_mlx.policies.runtime import Block, Run
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Attention(nn.Module):
         v: mx.array,
         step: Step,
         cache: LayerCache | None,
-        block: Block | None = None,
+        layer_hooks: LayerHooks | None = None,
     ) -> mx.array:
         """Attend from projected states; returns the heads side by side (B, L, H * d)."""
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
@@ -85,8 +84,8 @@ class Attention(nn.Module):
         u = self.gate.query_features(q, None if cache is None else cache.map_of(self.gate)) if gated else None
         features = self.gate.key_features(k, step.visual) if gated and step.visual is not None else None
         queries, turned = step.table.apply_both(q, k)
-        if block is not None:
-            queries, turned, v = block.edit(q, k, queries, turned, v)
+        if layer_hooks is not None:
+            queries, turned, v = layer_hooks.edit(q, k, queries, turned, v)
         if cache is not None:
             # Kept in the type of the keys: reading them is what the gate costs a written token.
             kept = None if features is None else features.astype(turned.dtype)
@@ -96,8 +95,8 @@ class Attention(nn.Module):
         if u is not None and features is not None and step.gate_span is not None:
             terms = self.gate.terms(u, features, step.gate_span)
         mask = step.sliding_mask if self._slides else step.mask
-        door = attend if block is None else block.attend
-        out = door(queries, turned, v, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)
+        compute = attend if layer_hooks is None else layer_hooks.attend
+        out = compute(queries, turned, v, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)
         return out.swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
 
@@ -124,12 +123,14 @@ class DecoderLayer(nn.Module):
         self.post_attention_norm = RMSNorm(text.hidden_size, text.norm_eps)
         self.mlp = MLP(text)
 
-    def __call__(self, x: mx.array, step: Step, cache: LayerCache | None, block: Block | None = None) -> mx.array:
+    def __call__(
+        self, x: mx.array, step: Step, cache: LayerCache | None, layer_hooks: LayerHooks | None = None
+    ) -> mx.array:
         q, k, v = by_rows(lambda x: self.attention.project(self.input_norm(x)), x, axis=1)
-        attended = self.attention(q, k, v, step, cache, block)
-        if block is not None and block.edits_sublayers:
-            x = x + block.sublayer("attention", self.attention.o_proj(attended))
-            return x + block.sublayer("mlp", self.mlp(self.post_attention_norm(x)))
+        attended = self.attention(q, k, v, step, cache, layer_hooks)
+        if layer_hooks is not None and layer_hooks.edits_sublayers:
+            x = x + layer_hooks.sublayer("attention", self.attention.o_proj(attended))
+            return x + layer_hooks.sublayer("mlp", self.mlp(self.post_attention_norm(x)))
         return by_rows(self._finish, x, attended, axis=1)[0]
 
     def _finish(self, x: mx.array, attended: mx.array) -> list[mx.array]:
@@ -171,7 +172,7 @@ class Decoder(nn.Module):
         deepstack: mx.array | None = None,
         longest: int | None = None,
         path: Path | None = None,
-        run: Run | None = None,
+        hooks: PassHooks | None = None,
         call: Callable[[int, DecoderLayer, mx.array, Step], mx.array] | None = None,
     ) -> mx.array:
         """Run the layers over new tokens.
@@ -189,7 +190,7 @@ class Decoder(nn.Module):
             longest: length in positions of the sequence that the tokens belong to, for rotary frequencies that
                 depend on it; None: these tokens end it.
             path: forced attention path.
-            run: attention policies, to which the new tokens have been announced.
+            hooks: attention policies, to which the new tokens have been announced.
             call: runs a layer (its index, itself, its input, the step) in a way of the caller's; without a cache and
                 policies.
 
@@ -203,29 +204,29 @@ class Decoder(nn.Module):
         table = text_table(text.rope, text.head_dim, positions, longest)
         step = Step(table, mask, sliding, visual, gate_span, path)
         for index, layer in enumerate(self.layers):
-            block = None
-            if run is not None:
-                step = self._follow(step, run, index, length)
-                block = run.enter(index, x)
+            layer_hooks = None
+            if hooks is not None:
+                step = self._follow(step, hooks, index, length)
+                layer_hooks = hooks.enter(index, x)
             if call is None:
-                x = layer(x, step, None if cache is None else cache.layers[index], block)
+                x = layer(x, step, None if cache is None else cache.layers[index], layer_hooks)
             else:
                 x = call(index, layer, x, step)
             if deepstack is not None and index < deepstack.shape[0]:
                 x = x + deepstack[index]
-            if run is not None and block is not None and (kept := block.leave(x)) is not None:
-                run.prune(index, kept)
+            if hooks is not None and layer_hooks is not None and (kept := layer_hooks.leave(x)) is not None:
+                hooks.prune(index, kept)
                 x = _taken(x, kept.index, 1) if kept.x is None else kept.x
                 deepstack = None if deepstack is None else mx.stack([_taken(d, kept.index, 1) for d in deepstack])
-                step = self._narrow(step, run, index + 1, kept)
+                step = self._narrow(step, hooks, index + 1, kept)
         normalized: mx.array = self.norm(x)
         return normalized
 
-    def _narrow(self, step: Step, run: Run, layer: int, kept: Kept) -> Step:
+    def _narrow(self, step: Step, hooks: PassHooks, layer: int, kept: KeptTokens) -> Step:
         """The step of the layers from `layer` on, for the tokens that a policy kept."""
         table, index = step.table, kept.index
         if kept.positions is not None:
-            table = text_table(self.text.rope, self.text.head_dim, kept.positions, _longest(run))
+            table = text_table(self.text.rope, self.text.head_dim, kept.positions, _longest(hooks))
         else:
             table = RotaryTable(_taken(table.cos, index, 2), _taken(table.sin, index, 2))
         masks = [
@@ -236,13 +237,13 @@ class Decoder(nn.Module):
         span = None if step.gate_span is None else (0, index.shape[1])
         return Step(table, masks[0], masks[1], visual, span, step.path)
 
-    def _follow(self, step: Step, run: Run, layer: int, length: int) -> Step:
+    def _follow(self, step: Step, hooks: PassHooks, layer: int, length: int) -> Step:
         """The step of a layer that holds fewer keys than the one before it, for tokens that come after pruning."""
-        tokens = run.tokens_of(layer)
-        if layer == 0 or tokens is run.tokens_of(layer - 1) or run.pruned_now(layer):
+        tokens = hooks.tokens_of(layer)
+        if layer == 0 or tokens is hooks.tokens_of(layer - 1) or hooks.pruned_now(layer):
             return step
         text = self.text
-        table = text_table(text.rope, text.head_dim, mx.array(tokens.positions[..., -length:]), _longest(run))
+        table = text_table(text.rope, text.head_dim, mx.array(tokens.positions[..., -length:]), _longest(hooks))
         sliding = decoder_mask(length, len(tokens), window=text.sliding_window)
         span = None if step.gate_span is None else (0, len(tokens))
         return replace(step, table=table, mask="causal", sliding_mask=sliding, gate_span=span)
@@ -268,6 +269,6 @@ def _taken(x: mx.array, index: mx.array, axis: int) -> mx.array:
     return mx.take_along_axis(x, where, axis=axis)
 
 
-def _longest(run: Run) -> int:
+def _longest(hooks: PassHooks) -> int:
     """Length in positions of what has been read."""
-    return int(run.tokens.positions.max()) + 1
+    return int(hooks.tokens.positions.max()) + 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from rave_mlx.attention.gate import PairGate, QueryMap
-from rave_mlx.policies.runtime import Run
+from rave_mlx.models.hooks import PassHooks
 
 _STEP = 256
 
@@ -79,14 +79,14 @@ class Cache:
     Attributes:
         gated: whether gate features are computed and kept.
         visual_span: [first, last + 1) positions that hold every visual token, (0, 0) without one.
-        run: the attention policies that keys and values were made under, and what they know; None without any.
+        hooks: what keys and values were made under (attention policies and what they know); None without any.
     """
 
-    def __init__(self, num_layers: int, *, gated: bool, run: Run | None = None):
+    def __init__(self, num_layers: int, *, gated: bool, hooks: PassHooks | None = None):
         self.layers = [LayerCache() for _ in range(num_layers)]
         self.gated = gated
         self.visual_span = (0, 0)
-        self.run = run
+        self.hooks = hooks
 
     @property
     def length(self) -> int:
@@ -106,16 +106,16 @@ class Cache:
     def trim(self, length: int) -> None:
         """Forget every token from position `length` on.
 
-        Layers after a pruning policy hold fewer tokens; `run` knows how many of theirs those are.
+        Layers after a pruning policy hold fewer tokens; `hooks` knows how many of theirs those are.
         """
-        if self.run is not None:
-            self.run.trim(length)
+        if self.hooks is not None:
+            self.hooks.trim(length)
         for index, layer in enumerate(self.layers):
-            layer.trim(length if self.run is None else len(self.run.tokens_of(index)))
+            layer.trim(length if self.hooks is None else len(self.hooks.tokens_of(index)))
         low, high = self.visual_span
         self.visual_span = (low, min(high, length)) if low < length else (0, 0)
 
     def evaluate(self) -> None:
         """Compute everything stored, so that no graph of earlier steps is kept alive."""
-        states = [] if self.run is None else self.run.arrays
+        states = [] if self.hooks is None else self.hooks.arrays
         mx.eval([x for layer in self.layers for x in layer.arrays] + states)

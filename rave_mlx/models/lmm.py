@@ -22,10 +22,9 @@ from rave_mlx.inputs.prompt.prompt import Prompt, build_prompt
 from rave_mlx.inputs.prompt.tokenizer import Tokenizer
 from rave_mlx.models.connectors import build_connector
 from rave_mlx.models.decoder import Decoder
+from rave_mlx.models.hooks import PassHooks
 from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.vision import build_tower
-from rave_mlx.policies.policy import Policy
-from rave_mlx.policies.runtime import Run
 
 
 class LMM(nn.Module):
@@ -57,11 +56,29 @@ class LMM(nn.Module):
         return self.prompt(read_messages(messages, self.config.image, image_tokens))
 
     def prompt(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> Prompt:
-        """`prepare` for messages whose images are already cut into patches."""
+        """`prepare` for messages whose images are already cut into patches.
+
+        Raises:
+            PromptError: for messages that the chat template cannot take, or that leave no room for an answer.
+        """
+        prompt, most = (
+            self.tokenize(messages, add_generation_prompt=add_generation_prompt),
+            self.config.text.max_positions,
+        )
+        if len(prompt) >= most:
+            remedy = "lower --image-tokens or use fewer images" if prompt.images else "shorten the text"
+            raise PromptError(
+                f"the prompt has {len(prompt)} tokens ({prompt.visual_tokens} of them visual), the model's "
+                f"context is {most}, answer included: {remedy}"
+            )
+        return prompt
+
+    def tokenize(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> Prompt:
+        """The tokens of messages, however many there are."""
         text, image = self.config.text, self.config.image
         if self.config.vision is None:
             messages = [Message(m.role, m.parts, plain=True) for m in messages]
-        prompt = build_prompt(
+        return build_prompt(
             messages,
             self.tokenizer,
             self.template,
@@ -70,13 +87,6 @@ class LMM(nn.Module):
             merge_size=image.merge_size if isinstance(image, ImageConfig) and text.rope.sections else None,
             add_generation_prompt=add_generation_prompt,
         )
-        if len(prompt) >= text.max_positions:
-            remedy = "lower --image-tokens or use fewer images" if prompt.images else "shorten the text"
-            raise PromptError(
-                f"the prompt has {len(prompt)} tokens ({prompt.visual_tokens} of them visual), the model's "
-                f"context is {text.max_positions}, answer included: {remedy}"
-            )
-        return prompt
 
     def named_weights(self) -> dict[str, mx.array]:
         """Every parameter by its canonical name."""
@@ -89,25 +99,16 @@ class LMM(nn.Module):
         features: mx.array = self.connector(self.vision(pixels, image.grid), image)
         return features
 
-    def make_cache(self, *, gate: bool | None = None, policies: Sequence[Policy] = ()) -> Cache:
-        """An empty cache. `gate` None: gates are used unless they are all zero.
+    def make_cache(self, *, gate: bool | None = None, hooks: PassHooks | None = None) -> Cache:
+        """An empty cache for one conversation.
 
-        Raises:
-            UsageError: for a policy that the model cannot take.
+        Args:
+            gate: whether the pair gates are used; None: unless they are all zero.
+            hooks: attention policies of the conversation (`policies.runtime.attach`), fresh ones; None for none.
         """
         if gate is None:
             gate = any(not g.is_inert for g in self.decoder.gates)
-        return Cache(self.config.text.num_layers, gated=gate and bool(self.decoder.gates), run=self.make_run(policies))
-
-    def make_run(self, policies: Sequence[Policy]) -> Run | None:
-        """The state of policies over a conversation that begins; None without policies.
-
-        Raises:
-            UsageError: for a policy that the model cannot take.
-        """
-        for policy in policies:
-            policy.check(self.config)
-        return Run(policies, self.config.text.num_layers) if policies else None
+        return Cache(self.config.text.num_layers, gated=gate and bool(self.decoder.gates), hooks=hooks)
 
     def embed(
         self, prompt: Prompt, start: int, stop: int, features: Mapping[str, mx.array] | None = None
@@ -143,8 +144,8 @@ class LMM(nn.Module):
         visual = np.flatnonzero(tokens.visual[start:stop])
         if visual.size:
             cache.see(start + int(visual[0]), start + int(visual[-1]) + 1)
-        if cache.run is not None:
-            cache.run.read(tokens, start, stop)
+        if cache.hooks is not None:
+            cache.hooks.read(tokens, start, stop)
         x, deepstack = self.embed(prompt, start, stop, features)
         opened = None if tokens.opened is None else tokens.opened[None, :, start:stop]
         return self.decoder.hidden(
@@ -157,7 +158,7 @@ class LMM(nn.Module):
             deepstack=deepstack,
             longest=tokens.next_position,
             path=path,
-            run=cache.run,
+            hooks=cache.hooks,
         )
 
     def logits(
@@ -166,12 +167,15 @@ class LMM(nn.Module):
         *,
         gate: bool | None = None,
         path: AttentionPath | None = None,
-        run: Run | None = None,
+        hooks: PassHooks | None = None,
     ) -> mx.array:
         """Scores of every next token (B, L, vocab); several prompts are padded on the left to one length.
 
-        `gate` False switches the pair gates off, True computes them even if they are all zero. `run` is a fresh one of
-        `make_run`: attention policies for this call.
+        Args:
+            prompt: one prompt or several, as of `prepare`.
+            gate: False switches the pair gates off, True computes them even if they are all zero.
+            path: forced attention path.
+            hooks: attention policies for this call (`policies.runtime.attach`), fresh ones.
         """
         prompts = [prompt] if isinstance(prompt, Prompt) else list(prompt)
         length = max(map(len, prompts))
@@ -184,9 +188,9 @@ class LMM(nn.Module):
         valid = np.arange(length) >= np.array(pads)[:, None]
         columns = np.flatnonzero(visual.any(axis=0))
         span = (int(columns[0]), int(columns[-1]) + 1) if columns.size else (0, 0)
-        if run is not None:
-            run.plan(self, prompts, {})
-            run.read_batch([m for m, _ in maps], length)
+        if hooks is not None:
+            hooks.plan(prompts, {})
+            hooks.read_batch([m for m, _ in maps], length)
         opened = [np.pad(m.opened + n, [(0, 0), (n, 0)]) for m, n in maps if m.opened is not None]
         hidden = self.decoder.hidden(
             x,
@@ -198,7 +202,7 @@ class LMM(nn.Module):
             deepstack=_batch_deepstack([deep for _, deep in embedded], x, pads),
             longest=max(m.next_position for m, _ in maps),
             path=path,
-            run=run,
+            hooks=hooks,
         )
         return self.decoder.logits(hidden)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rave_mlx.backend.decode_ops import is_one_token, rotate
 from rave_mlx.config import RopeConfig
-from rave_mlx.models.rope_scaling import frequencies, regime
+from rave_mlx.models.rope_scaling import frequencies, rope_bucket
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def text_table(config: RopeConfig, head_dim: int, positions: mx.array, longest: 
     """
     if longest is None and config.scaling is not None and config.scaling.follows_length:
         longest = int(np.asarray(positions.max())) + 1
-    turns, strength = frequencies(config, head_dim, regime(config, longest or 0))
+    turns, strength = frequencies(config, head_dim, rope_bucket(config, longest or 0))
     if config.sections is None:
         turning = positions[:, 0, :, None]
     else:

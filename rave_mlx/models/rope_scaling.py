@@ -17,8 +17,11 @@ from rave_mlx.config import RopeConfig, RopeScaling
 Frequencies = NDArray[np.float64]
 
 
-def regime(rope: RopeConfig, length: int) -> int:
-    """A number that is equal for two sequence lengths exactly when their tokens turn equally fast."""
+def rope_bucket(rope: RopeConfig, length: int) -> int:
+    """Which sequence lengths share their rotary frequencies: a number that is equal for two lengths when they do.
+
+    0 for all lengths unless the frequencies follow the length (dynamic, longrope).
+    """
     scaling = rope.scaling
     if scaling is None or not scaling.follows_length:
         return 0
@@ -35,20 +38,20 @@ def outgrows(rope: RopeConfig, length: int) -> bool:
     return scaling is not None and scaling.kind == "longrope" and length == _original(scaling) + 1
 
 
-def kept_regime(rope: RopeConfig, prompt: int, length: int) -> int | None:
-    """The regime of all keys of a prompt and the answer that made it `length` long; None when there are several."""
+def kept_bucket(rope: RopeConfig, prompt: int, length: int) -> int | None:
+    """The bucket of all keys of a prompt and the answer that made it `length` long; None when there are several."""
     mixed = rope.scaling is not None and rope.scaling.kind == "dynamic"
-    return None if mixed and regime(rope, prompt) != regime(rope, length) else regime(rope, length)
+    return None if mixed and rope_bucket(rope, prompt) != rope_bucket(rope, length) else rope_bucket(rope, length)
 
 
 @lru_cache(maxsize=64)
-def frequencies(rope: RopeConfig, head_dim: int, regime: int) -> tuple[Frequencies, float]:
+def frequencies(rope: RopeConfig, head_dim: int, bucket: int) -> tuple[Frequencies, float]:
     """Radians a position for every pair (head_dim / 2,), and what cos and sin are multiplied with.
 
     Args:
         rope: the settings.
         head_dim: width of a head.
-        regime: of the sequence's length, see `regime`.
+        bucket: of the sequence's length, see `rope_bucket`.
     """
     scaling = rope.scaling
     plain = _powers(rope.theta, head_dim)
@@ -58,12 +61,12 @@ def frequencies(rope: RopeConfig, head_dim: int, regime: int) -> tuple[Frequenci
         case "linear":
             return plain / scaling.factor, 1.0
         case "dynamic":
-            grown = scaling.factor * regime / _original(scaling) - (scaling.factor - 1)
+            grown = scaling.factor * bucket / _original(scaling) - (scaling.factor - 1)
             return _powers(rope.theta * grown ** (head_dim / (head_dim - 2)), head_dim), 1.0
         case "yarn":
             return _yarn(rope.theta, scaling, head_dim), _yarn_attention(scaling)
         case "longrope":
-            factors = scaling.long_factors if regime else scaling.short_factors
+            factors = scaling.long_factors if bucket else scaling.short_factors
             return plain / np.array(factors, np.float64), _longrope_attention(scaling)
         case "llama3":
             return _llama3(plain, scaling), 1.0

@@ -1,5 +1,6 @@
-"""Policies that steer or observe where a model looks: one published method a file.
+"""Policies that steer or watch where a model looks, switched with `--attention`: one published method a file.
 
-`base` is the interface, `run` brings policies through a decoder layer, `lower` does the arithmetic, `parse` reads
-`--attention`, `registry` lists them.
+`policy` is the interface, `methods` holds what edits or watches attention, `rereading` what reads the page again.
+`runtime` brings policies through a decoder layer, `scores` does the arithmetic, `parse` reads `--attention`, `registry`
+lists them.
 """

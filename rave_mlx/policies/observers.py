@@ -14,8 +14,9 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx.inputs.prompt.message import Role
 from rave_mlx.policies.policy import Context, Policy, Rows
-from rave_mlx.policies.runtime import GENERATED, Run
+from rave_mlx.policies.runtime import PolicyRuntime
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Masses(Policy):
 
     def key_groups(self, ctx: Context) -> mx.array:
         """Image, text of the prompt, answers."""
-        answer = mx.array(ctx.tokens.role == GENERATED)
+        answer = mx.array(ctx.tokens.role == Role.ASSISTANT)
         return mx.stack([ctx.tokens.marks("visual"), ctx.tokens.marks("text") & ~answer, answer], axis=-1)
 
     def observe_masses(self, ctx: Context, masses: mx.array) -> None:
@@ -52,18 +53,18 @@ class Entropies(Policy):
             ctx.state.setdefault("entropies", []).append(entropy / mx.log(count.astype(mx.float32)))
 
 
-def masses(run: Run, policy: Masses) -> NDArray[np.float32]:
+def masses(runtime: PolicyRuntime, policy: Masses) -> NDArray[np.float32]:
     """(layers, B, tokens, H, 3) what a `Masses` of a run saw: the row that chose each token of the answer."""
-    return _kept(run, policy, "masses")
+    return _kept(runtime, policy, "masses")
 
 
-def entropies(run: Run, policy: Entropies) -> NDArray[np.float32]:
+def entropies(runtime: PolicyRuntime, policy: Entropies) -> NDArray[np.float32]:
     """(layers, B, tokens, H) what an `Entropies` of a run saw."""
-    return _kept(run, policy, "entropies")
+    return _kept(runtime, policy, "entropies")
 
 
-def _kept(run: Run, policy: Policy, name: str) -> NDArray[np.float32]:
-    layers = [mx.stack(run.state(policy, layer)[name], axis=1) for layer in range(run.num_layers)]
+def _kept(runtime: PolicyRuntime, policy: Policy, name: str) -> NDArray[np.float32]:
+    layers = [mx.stack(runtime.state(policy, layer)[name], axis=1) for layer in range(runtime.num_layers)]
     return np.array(mx.stack(layers))
 
 
@@ -94,12 +95,12 @@ def dominance(text: float, other: float, text_tokens: int, other_tokens: int) ->
     )
 
 
-def dominance_by_depth(run: Run, policy: Masses) -> dict[str, Dominance]:
+def dominance_by_depth(runtime: PolicyRuntime, policy: Masses) -> dict[str, Dominance]:
     """The indices of the first, the middle and the last two layers, over what a `Masses` of a run saw."""
-    seen = masses(run, policy).mean(axis=(1, 2, 3), dtype=np.float64)
-    tokens = run.tokens
+    seen = masses(runtime, policy).mean(axis=(1, 2, 3), dtype=np.float64)
+    tokens = runtime.tokens
     image = int(tokens.visual.sum())
-    text = int((tokens.valid & ~tokens.visual & (tokens.role != GENERATED)).sum())
+    text = int((tokens.valid & ~tokens.visual & (tokens.role != Role.ASSISTANT)).sum())
     middle = (len(seen) - 2) // 2
     depths = {"early": seen[:2], "middle": seen[middle : middle + 2], "late": seen[-2:]}
     return {

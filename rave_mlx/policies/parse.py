@@ -9,30 +9,11 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from rave_mlx.errors import UsageError
-from rave_mlx.policies.policy import Policy
+from rave_mlx.policies.policy import Attention, Policy, Steering
 from rave_mlx.policies.registry import POLICIES
-
-
-@dataclass(frozen=True)
-class Steering:
-    """What `--attention` chose.
-
-    Attributes:
-        gate: whether the model's pair gates are used; None: where it has any that do something.
-        policies: in the order in which they act.
-    """
-
-    gate: bool | None = None
-    policies: tuple[Policy, ...] = ()
-
-
-Attention = str | Policy | Steering | Sequence[str | Policy] | None
-"""What `Session` and others take: a string as of `--attention`, a policy, several of them, or None for the default."""
 
 
 def steering(attention: Attention) -> Steering:

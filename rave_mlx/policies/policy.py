@@ -6,9 +6,7 @@ to that conversation's cache. Hooks run in this order, and a policy implements t
 
 | hook                         | sees                                  | returns                                     |
 |------------------------------|---------------------------------------|---------------------------------------------|
-| revise                       | the conversation's messages, the gate | messages to read instead                    |
 | prepare, plan                | the model; the model and the prompt   | what `Context.plan` then holds              |
-| guide                        | the messages, the way of sampling     | another way of sampling                     |
 | on_block_input               | block input x                         | nothing: writes state                       |
 | edit_qk                      | rotated q, k, and v of the new tokens | q, k, v                                     |
 | visible                      | boolean mask                          | boolean mask                                |
@@ -20,31 +18,28 @@ to that conversation's cache. Hooks run in this order, and a policy implements t
 | sublayer_output              | attention or MLP output               | the same, edited                            |
 | after_block                  | block output x                        | the tokens to keep, or None for all         |
 
-The cost follows from the hooks (`lower`): without edit_scores, key_groups, weights and observe, attention takes its
+Policies that read the page again, before the answer or beside it, have two hooks more: `rereading.policy`.
+
+The cost follows from the hooks (`scores`): without edit_scores, key_groups, weights and observe, attention takes its
 usual path; with them, the rows a policy touches are computed in blocks of queries, and no attention matrix is held.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import mlx.core as mx
 
+from rave_mlx.config import LMMConfig
+from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.hooks import KeptTokens, Sublayer
+from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.tokens import Tokens
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.generation.sampling import Sampling
-    from rave_mlx.inputs.prompt.message import Message
-    from rave_mlx.inputs.prompt.prompt import Prompt
-    from rave_mlx.models.lmm import LMM
-    from rave_mlx.policies.rereading.auxiliary_pass import Readings
 
 Phase = Literal["prefill", "decode"]
 Rows = Literal["all", "text", "last"]
-Sublayer = Literal["attention", "mlp"]
 
 
 @dataclass
@@ -106,23 +101,6 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The tokens that go on to the next layers.
-
-    Attributes:
-        index: (B, n) their indices among the pass's tokens, ascending where order matters; the last token is the last.
-        x: (B, n, hidden) their states; None to take them as they are.
-        positions: (B, 3, n) rotary positions from here on; None keeps them.
-        shift: how many positions earlier the tokens that follow stand, where positions are packed again.
-    """
-
-    index: mx.array
-    x: mx.array | None = None
-    positions: mx.array | None = None
-    shift: int = 0
-
-
-@dataclass(frozen=True)
 class Policy:
     """Base of all policies: every hook does nothing. Subclasses are frozen dataclasses of their parameters.
 
@@ -134,7 +112,7 @@ class Policy:
         needs_visual: queries that see no visual key are left alone.
         prefix_reusable: whether what was read stays right when the conversation goes on differently after it.
         chunkable: whether a prompt may be read in chunks.
-        originals: whether `revise` wants images with their originals (`prompt.ImagePart.original`).
+        originals: whether images are to be kept with their originals (`prompt.message.ImagePart.original`).
     """
 
     name: ClassVar[str] = ""
@@ -169,29 +147,6 @@ class Policy:
     def layers(self, count: int) -> Collection[int]:
         """The decoder layers it touches, of `count`."""
         return range(count)
-
-    def revise(
-        self, lmm: LMM, messages: Sequence[Message], gate: bool | None, features: MutableMapping[str, mx.array]
-    ) -> Sequence[Message]:
-        """The messages to read instead of these.
-
-        Args:
-            lmm: the model.
-            messages: the conversation, up to the question at hand.
-            gate: whether the model's pair gates are used; None: where it has any that do something.
-            features: of images by digest; what is added is not computed again.
-        """
-        return messages
-
-    def guide(self, messages: Sequence[Message], sampling: Sampling, readings: Readings) -> Sampling:
-        """How the tokens of the answer are drawn, instead of `sampling`.
-
-        Args:
-            messages: the conversation, as revised.
-            sampling: how they would be drawn; its chooser is to be called, with other logits.
-            readings: the model, and where other readings of the conversation are had from.
-        """
-        return sampling
 
     def prepare(self, lmm: LMM) -> Mapping[str, Any]:
         """What it has to know about the model; called once a conversation, before anything is read."""
@@ -248,6 +203,23 @@ class Policy:
         """Edit what attention (after its projection) or the MLP adds to the residual stream (B, L, hidden)."""
         return output
 
-    def after_block(self, ctx: Context, x: mx.array) -> Kept | None:
+    def after_block(self, ctx: Context, x: mx.array) -> KeptTokens | None:
         """Choose which tokens go on, from the block's output (B, L, hidden); None keeps all."""
         return None
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What `--attention` chose.
+
+    Attributes:
+        gate: whether the model's pair gates are used; None: where it has any that do something.
+        policies: in the order in which they act.
+    """
+
+    gate: bool | None = None
+    policies: tuple[Policy, ...] = ()
+
+
+Attention = str | Policy | Steering | Sequence[str | Policy] | None
+"""What `Session` and others take: a string as of `--attention`, a policy, several of them, or None for the default."""

@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx import backend
+from rave_mlx.inputs.prompt.message import Role
+from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.policy import Policy
-from rave_mlx.policies.runtime import Run
+from rave_mlx.policies.runtime import PolicyRuntime
 
-if TYPE_CHECKING:
-    from rave_mlx.inputs.prompt.prompt import Prompt
-    from rave_mlx.models.lmm import LMM
-
-_USER = 2
-"""`prompt.Role.USER`."""
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _FUNCTION_WORDS = frozenset(
     word
@@ -53,20 +49,20 @@ def depths(first: int, last: int, of: int, count: int) -> range:
     return range(start, max(start + 1, (last + 1) * count // of))
 
 
-def observe(lmm: LMM, prompt: Prompt, features: Mapping[str, mx.array], observer: Policy) -> Run:
-    """Read a whole prompt under an observer; its findings are in the states of the run that is returned."""
-    cache = lmm.make_cache(gate=False, policies=(observer,))
-    assert cache.run is not None
+def observe(lmm: LMM, prompt: Prompt, features: Mapping[str, mx.array], observer: Policy) -> PolicyRuntime:
+    """Read a whole prompt under an observer; its findings are in the states of the runtime that is returned."""
+    runtime = PolicyRuntime(lmm, (observer,))
+    cache = lmm.make_cache(gate=False, hooks=runtime)
     with backend.row_parallel():
         mx.eval(lmm.read(prompt, cache, len(prompt), features))
         cache.evaluate()
-    return cache.run
+    return runtime
 
 
 def question(prompt: Prompt) -> NDArray[np.bool_]:
     """(L,) marks of the text tokens of the last message that a user wrote."""
     tokens = prompt.token_map
-    own: NDArray[np.bool_] = tokens.role == _USER
+    own: NDArray[np.bool_] = tokens.role == Role.USER
     if own.any():
         own &= tokens.message == tokens.message[own].max()
     return own

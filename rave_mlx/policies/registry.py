@@ -19,8 +19,8 @@ from rave_mlx.policies.policy import Policy
 from rave_mlx.policies.rereading.carve import CARVE
 from rave_mlx.policies.rereading.funnel import VisualFunnel
 from rave_mlx.policies.rereading.guidance import Guidance
-from rave_mlx.policies.rereading.multi_scale import Views
-from rave_mlx.policies.rereading.tiled_crops import Panes
+from rave_mlx.policies.rereading.multi_scale import MultiScale
+from rave_mlx.policies.rereading.tiled_crops import TiledCrops
 
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
@@ -41,8 +41,8 @@ POLICIES: dict[str, type[Policy]] = {
         VFlowOpt,
         CARVE,
         VisualFunnel,
-        Panes,
-        Views,
+        TiledCrops,
+        MultiScale,
         Guidance,
     )
 }

@@ -1,13 +1,14 @@
 """The policies of one conversation at work: what they know, and the pass of each decoder layer through their hooks.
 
-A `Run` belongs to the cache of one conversation (or to one call of `LMM.logits`) and is trimmed with it. For every
-pass over new tokens the decoder asks it for a `Block` a layer, which knows where in the layer each hook belongs.
+`attach` makes the `PolicyRuntime` of a conversation, which belongs to its cache (or to one call of `LMM.logits`) and is
+trimmed with it. For every pass over new tokens the decoder asks it for a `LayerRuntime` a layer, which knows where in
+the layer each hook belongs. They implement the protocols of `models.hooks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -17,21 +18,29 @@ from rave_mlx.attention import Path
 from rave_mlx.attention.gate import GateTerms
 from rave_mlx.attention.masks import Mask
 from rave_mlx.errors import UsageError
-from rave_mlx.policies.policy import Context, Kept, Phase, Policy, Rows, Sublayer
+from rave_mlx.inputs.prompt.message import Role
+from rave_mlx.inputs.prompt.prompt import Prompt, TokenMap
+from rave_mlx.models.lmm import LMM
+from rave_mlx.policies.policy import Context, KeptTokens, Phase, Policy, Rows, Sublayer
 from rave_mlx.policies.scores import Shown, Touching, steer
 from rave_mlx.policies.tokens import KeyRows, Tokens
 
-if TYPE_CHECKING:
-    from rave_mlx.inputs.prompt.prompt import Prompt, TokenMap
-    from rave_mlx.models.lmm import LMM
-
-GENERATED = 3
-"""`prompt.Role.ASSISTANT`, the role of generated tokens."""
 _SETTLE = 64
 """Generated tokens after which the state is computed, so that what no later token reads keeps no graph alive."""
 
 
-class Run:
+def attach(lmm: LMM, policies: Sequence[Policy]) -> PolicyRuntime | None:
+    """What a conversation's cache, or one call of `LMM.logits`, is given as `hooks`; None without policies.
+
+    Raises:
+        UsageError: for a policy that the model cannot take.
+    """
+    for policy in policies:
+        policy.check(lmm.config)
+    return PolicyRuntime(lmm, policies) if policies else None
+
+
+class PolicyRuntime:
     """The state of policies over one conversation.
 
     Attributes:
@@ -40,9 +49,10 @@ class Run:
         tokens: what is known about the keys of the first layer; layers after a pruning one may hold fewer.
     """
 
-    def __init__(self, policies: Sequence[Policy], num_layers: int):
+    def __init__(self, lmm: LMM, policies: Sequence[Policy]):
+        self._lmm = lmm
         self.policies = tuple(policies)
-        self.num_layers = num_layers
+        self.num_layers = num_layers = lmm.config.text.num_layers
         self._phase: Phase = "prefill"
         self._final = False
         self._fresh: set[int] = set()
@@ -69,23 +79,23 @@ class Run:
         """Whether a prompt may be read in chunks."""
         return all(policy.chunkable for policy in self.policies)
 
-    def prepare(self, lmm: LMM) -> None:
+    def prepare(self) -> None:
         """Let the policies look at the model, once."""
         if not self._ready:
-            self._prepared = [dict(policy.prepare(lmm)) for policy in self.policies]
+            self._prepared = [dict(policy.prepare(self._lmm)) for policy in self.policies]
             self._ready = True
 
-    def plan(self, lmm: LMM, prompts: Sequence[Prompt], features: Mapping[str, mx.array]) -> None:
+    def plan(self, prompts: Sequence[Prompt], features: Mapping[str, mx.array]) -> None:
         """Let the policies look at the model, once, and at a prompt that is about to be read.
 
         Raises:
             UsageError: for several prompts, when a policy plans for one at a time.
         """
-        self.prepare(lmm)
+        self.prepare()
         planners = [policy for policy in self.policies if policy.has("plan")]
         if planners and len(prompts) > 1:
             raise UsageError(f"--attention {planners[0].name} reads one prompt at a time, not {len(prompts)}")
-        planned = [policy.plan(lmm, prompts[0], features) for policy in self.policies]
+        planned = [policy.plan(self._lmm, prompts[0], features) for policy in self.policies]
         self._plans = [{**known, **new} for known, new in zip(self._prepared, planned, strict=True)]
 
     def read(self, tokens: TokenMap, start: int, stop: int) -> None:
@@ -104,7 +114,7 @@ class Run:
     def write(self, position: int) -> None:
         """Announce a pass over one generated token at a rotary position."""
         batch = self.tokens.role.shape[0]
-        role = np.full((batch, 1), GENERATED, np.int8)
+        role = np.full((batch, 1), Role.ASSISTANT, np.int8)
         positions = np.full((batch, 3, 1), position, np.int32)
         self._announce("decode", role, np.full((batch, 1), -1, np.int32), positions, final=True)
         if len(self.tokens) % _SETTLE == 0:
@@ -164,7 +174,7 @@ class Run:
         """What is known about the keys of a layer."""
         return self._maps[self._map_of[layer]]
 
-    def enter(self, layer: int, x: mx.array) -> Block:
+    def enter(self, layer: int, x: mx.array) -> LayerRuntime:
         """Begin a layer's pass over the announced tokens; x (B, L, hidden) is the block's input."""
         tokens = self.tokens_of(layer)
         start = len(tokens) - x.shape[1]
@@ -184,9 +194,9 @@ class Run:
                     keys=len(tokens),
                 )
                 acting.append(Touching(policy, context, self._rows_of(policy, layer, x.shape[1])))
-        return Block(acting)
+        return LayerRuntime(acting)
 
-    def prune(self, layer: int, kept: Kept) -> None:
+    def prune(self, layer: int, kept: KeptTokens) -> None:
         """Later layers hold only these of the announced tokens, which must be all that the layer holds."""
         old = self.tokens_of(layer)
         positions = None if kept.positions is None else np.array(kept.positions)
@@ -216,7 +226,7 @@ class Run:
         return self._touched[key]
 
 
-class Block:
+class LayerRuntime:
     """One layer's pass through the hooks of the policies that touch it."""
 
     def __init__(self, acting: Sequence[Touching]):
@@ -263,7 +273,7 @@ class Block:
             output = each.policy.sublayer_output(each.context, kind, output)
         return output
 
-    def leave(self, x: mx.array) -> Kept | None:
+    def leave(self, x: mx.array) -> KeptTokens | None:
         """The tokens that go on; None for all. No two policies choose (`parse.steering`)."""
         for each in self._acting:
             kept = each.policy.after_block(each.context, x)

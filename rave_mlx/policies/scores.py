@@ -152,15 +152,15 @@ def _segments(shown: Sequence[Shown]) -> list[tuple[int, int, bool]]:
 def _blocks(
     call: _Call, acting: Sequence[Touching], groups: Sequence[mx.array | None], start: int, stop: int
 ) -> list[mx.array]:
-    """Outputs of rows [start, stop), a block of rows each; blocks are dealt out over the backend's lanes."""
+    """Outputs of rows [start, stop), a block of rows each; blocks are dealt out over the backend's streams."""
     batch, heads, _, _ = call.q.shape
     fewest, most = _ROWS
     size = min(most, max(fewest, _SCORES // (batch * heads * call.k.shape[2])))
-    lanes = backend.lanes() if stop - start > size else [None]
+    streams = backend.streams() if stop - start > size else [None]
     parts = []
     for index, first in enumerate(range(start, stop, size)):
         last = min(first + size, stop)
-        with mx.stream(lanes[index % len(lanes)] or mx.default_stream(mx.default_device())):
+        with mx.stream(streams[index % len(streams)] or mx.default_stream(mx.default_device())):
             parts.append(_block(call.part(first, last), acting, groups, first, last))
     return parts
 

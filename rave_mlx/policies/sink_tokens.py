@@ -9,16 +9,17 @@ and the fall of that token's norm; this needs neither a table of dimensions nor 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from rave_mlx.policies.policy import Context, Kept, Policy
-
-if TYPE_CHECKING:
-    from rave_mlx.models.lmm import LMM
+from rave_mlx.inputs.prompt.message import Message, TextPart
+from rave_mlx.models.hooks import KeptTokens
+from rave_mlx.models.lmm import LMM
+from rave_mlx.policies.policy import Context, Policy
+from rave_mlx.policies.runtime import PolicyRuntime
 
 EPS = 1e-6
 _TEXT = "Describe everything that stands on this page."
@@ -100,7 +101,7 @@ class _Recorder(Policy):
     def on_block_input(self, ctx: Context) -> None:
         ctx.state["input"] = ctx.x
 
-    def after_block(self, ctx: Context, x: mx.array) -> Kept | None:
+    def after_block(self, ctx: Context, x: mx.array) -> KeptTokens | None:
         ctx.state["output"] = x
         return None
 
@@ -130,16 +131,13 @@ class Profile:
 
 def profile(lmm: LMM) -> Profile:
     """Let a model read a short text, without gates, and keep what its layers see."""
-    from rave_mlx.inputs.prompt.message import Message, TextPart
-
     prompt = lmm.prompt([Message("user", (TextPart(_TEXT),), plain=True)])
     recorder = _Recorder()
-    cache = lmm.make_cache(gate=False, policies=(recorder,))
-    assert cache.run is not None
-    lmm.read(prompt, cache, len(prompt))
+    runtime = PolicyRuntime(lmm, (recorder,))
+    lmm.read(prompt, lmm.make_cache(gate=False, hooks=runtime), len(prompt))
     count = lmm.config.text.num_layers
-    states = [cache.run.state(recorder, i)["input"] for i in range(count)]
-    states.append(cache.run.state(recorder, count - 1)["output"])
+    states = [runtime.state(recorder, i)["input"] for i in range(count)]
+    states.append(runtime.state(recorder, count - 1)["output"])
     return Profile(np.array(mx.concatenate(states).astype(mx.float32)))
 
 

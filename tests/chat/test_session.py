@@ -9,11 +9,11 @@ import pytest
 from support import ask, form, picture, relative, tiny_model, write_image
 
 import rave_mlx
+from rave_mlx.api import stream
 from rave_mlx.chat.session import Session
 from rave_mlx.chat.transcript import load_transcript, save_transcript, to_image
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import ImageError, PromptError, RaveError, UsageError
-from rave_mlx.generation.decode import stream
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.models.lmm import LMM
 
@@ -38,7 +38,7 @@ def say(session, text, *images):
 
 def logits_after(session):
     """What the model predicts next from the session's cache, against the whole conversation in one pass."""
-    from rave_mlx.generation.decode import prefill
+    from rave_mlx.generation.prefill import prefill
     from rave_mlx.inputs.prompt.message import Message
 
     messages = [*session.messages, Message("user", (rave_mlx.chat.session.TextPart("And now?"),))]

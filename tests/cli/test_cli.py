@@ -13,20 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
+from command import COMMAND, rave
 from support import form, write_image
 
 import rave_mlx
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCUMENTS = EXAMPLES / "documents"
-COMMAND = [sys.executable, "-c", "from rave_mlx.cli.main import run; run()"]
-
-
-def rave(*arguments, stdin=None, **environment):
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=120, check=False, env=os.environ | {"COLUMNS": "100"} | environment,
-    )  # fmt: skip
 
 
 def test_the_first_command_of_the_readme_answers():

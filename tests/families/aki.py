@@ -1,8 +1,10 @@
-"""AKI. transformers has no such model: tests/parity/aki_reference.py composes one; see tests/test_aki.py."""
+"""AKI. transformers has no such model: tests/parity/aki_reference.py composes one; see tests/models/test_aki.py."""
 
 from __future__ import annotations
 
-from families import Case
+from safetensors.numpy import save_file
+
+from families import Case, draw, golden, write_files
 
 TEXT = {
     "model_type": "phi3", "vocab_size": 288, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
@@ -34,3 +36,12 @@ CASE = Case(
     special=("<s>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>", "<pad>", "<image>", "<|endofchunk|>"),
 )
 CASES: list[Case] = []
+
+
+def write_released(folder, case=CASE, tensors=None):
+    """The checkpoint as released: no chat template, no settings of an image processor, no generation settings."""
+    write_files(case, folder, case.config)
+    (folder / "chat_template.jinja").unlink()
+    shapes, _ = golden(CASE)
+    save_file(tensors or {n: draw(n, s) for n, s in shapes.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder

@@ -9,8 +9,9 @@ from support import ask, picture, tiny_model
 
 from rave_mlx.chat.session import Session
 from rave_mlx.config import GateConfig
-from rave_mlx.generation.confidence import Watched
-from rave_mlx.generation.decode import continued, decode, prefill
+from rave_mlx.generation.confidence import TokenConfidence
+from rave_mlx.generation.decode import continued, decode
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.policies.rereading.guidance import Guidance
 
@@ -61,7 +62,7 @@ def test_an_answer_that_was_stopped_counts_what_was_heard(lmm):
     ids = [next(answer).token for _ in range(2)]
     answer.close()
     assert session.stats.certainty == pytest.approx(expected(lmm, question, ids), rel=1e-3)
-    assert Watched.of(Sampling()).certainty(3) == 0.0
+    assert TokenConfidence().least([]) == 0.0
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
@@ -69,8 +70,9 @@ def test_a_watch_draws_what_is_drawn_without_it(lmm, penalty):
     sampling = Sampling(temperature=1.5, top_p=0.9, min_p=0.01, repetition_penalty=penalty, seed=5)
     prompt = lmm.prepare([ask("What is the total?", picture(48, 40))])
 
-    def drawn(how):
+    def drawn(how, *processors):
         cache = lmm.make_cache()
-        return list(decode(lmm, prompt, cache, prefill(lmm, prompt, cache), how, max_tokens=8))
+        logits = prefill(lmm, prompt, cache)
+        return list(decode(lmm, prompt, cache, logits, how, max_tokens=8, processors=processors))
 
-    assert drawn(Watched.of(sampling)) == drawn(sampling) != drawn(Sampling())
+    assert drawn(sampling, TokenConfidence()) == drawn(sampling) != drawn(Sampling())

@@ -19,7 +19,8 @@ from support import ask, picture, relative, tiny_model, write_image
 import rave_mlx
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import ModelError, PromptError, UsageError
-from rave_mlx.generation.decode import decode, prefill
+from rave_mlx.generation.decode import decode
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.images.token_boxes import Places
 from rave_mlx.look import AttentionMap, collect, draw
@@ -32,7 +33,8 @@ from rave_mlx.look.masses import image_heads, layer_masses, mass_table
 from rave_mlx.look.output import file_name
 from rave_mlx.look.pointing import answer_box, on_answer, score, table, targets
 from rave_mlx.look.watch import is_massive, odds_split
-from rave_mlx.policies.policy import Kept, Policy
+from rave_mlx.models.hooks import KeptTokens
+from rave_mlx.policies.policy import Policy
 from rave_mlx.synthetic import Question, Word, make
 
 DOCUMENTS = Path(__file__).parents[2] / "examples" / "documents"
@@ -102,7 +104,7 @@ def test_chunks_of_the_prompt_make_no_difference(monkeypatch):
     lmm = tiny_model(GATE)
     whole = collect(lmm, TWO_IMAGES, max_tokens=3)
     defaults = {"features": None, "chunk": 16, "path": None}
-    monkeypatch.setattr("rave_mlx.generation.decode.prefill.__kwdefaults__", defaults)
+    monkeypatch.setattr("rave_mlx.generation.prefill.prefill.__kwdefaults__", defaults)
     parts = collect(lmm, TWO_IMAGES, max_tokens=3)
     assert np.allclose(whole.weights, parts.weights, atol=1e-3)
     assert np.allclose(whole.mass, parts.mass, atol=1e-4)
@@ -248,7 +250,7 @@ def test_what_cannot_be_looked_at(tmp_path):
         name = "pruning"
 
         def after_block(self, ctx, x):
-            return Kept(mx.zeros((1, 1), mx.int32))
+            return KeptTokens(mx.zeros((1, 1), mx.int32))
 
     with pytest.raises(UsageError, match="pruning drops tokens"):
         collect(lmm, TWO_IMAGES, policy=Pruning())

@@ -8,9 +8,8 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from families import CONVERSATIONS, draw, golden, kept_positions, write_files
-from families.aki import CASE, CONFIG
-from safetensors.numpy import save_file
+from families import CONVERSATIONS, draw, golden, kept_positions
+from families.aki import CASE, CONFIG, write_released
 from support import picture, relative, write_image
 
 import rave_mlx
@@ -29,18 +28,9 @@ RELEASED = {k: v for k, v in CONFIG.items() if k not in ("text_config", "vision_
 ADDED = ("<s>", "<|assistant|>", "<|end|>", "<|endoftext|>", "<pad>", "<image>", "<|endofchunk|>")
 
 
-def write(folder, case=CASE, tensors=None):
-    """The checkpoint as released: no chat template, no settings of an image processor, no generation settings."""
-    write_files(case, folder, case.config)
-    (folder / "chat_template.jinja").unlink()
-    shapes, _ = golden(CASE)
-    save_file(tensors or {n: draw(n, s) for n, s in shapes.items()}, folder / "model.safetensors", {"format": "pt"})
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("aki") / "hf")
+    return write_released(tmp_path_factory.mktemp("aki") / "hf")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +105,7 @@ def test_the_prompt(lmm):
 
 
 def test_a_template_beside_the_checkpoint_goes_before(folder, tmp_path):
-    other = write(tmp_path / "hf")
+    other = write_released(tmp_path / "hf")
     (other / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0]['content'] }}<|assistant|>")
     prompt = rave_mlx.load(other).prepare([{"role": "user", "content": "Hi"}])
     assert prompt.ids[0, [0, -1]].tolist() == [272, 273]
@@ -170,7 +160,7 @@ def test_what_is_not_understood_is_named(tmp_path, options, error):
 def test_another_tokenizer_is_refused(folder, tmp_path):
     case = replace(CASE, special=CASE.special[:-2])
     with pytest.raises(ConfigError, match="no token <image>"):
-        rave_mlx.load(write(tmp_path / "hf", case))
+        rave_mlx.load(write_released(tmp_path / "hf", case))
 
 
 def test_tensors_of_the_wrong_size_are_named(tmp_path):
@@ -178,14 +168,14 @@ def test_tensors_of_the_wrong_size_are_named(tmp_path):
     name = "lang_model.model.embed_tokens.additional_embedding.weight"
     tensors[name] = tensors[name][:1]
     with pytest.raises(ModelError, match=r"additional_embedding.weight \[1, 64\] instead of \[2, 64\]"):
-        rave_mlx.load(write(tmp_path / "hf", tensors=tensors))
+        rave_mlx.load(write_released(tmp_path / "hf", tensors=tensors))
     del tensors[name]
     with pytest.raises(ModelError, match=r"missing: lang_model.model.embed_tokens.additional_embedding.weight"):
-        rave_mlx.load(write(tmp_path / "hf2", tensors=tensors))
+        rave_mlx.load(write_released(tmp_path / "hf2", tensors=tensors))
 
 
 def test_settings_of_an_image_processor_go_before(tmp_path):
-    folder = write(tmp_path / "hf")
+    folder = write_released(tmp_path / "hf")
     settings = {"image_processor_type": "SiglipImageProcessor", "image_mean": [0.4, 0.5, 0.6], "resample": 2,
                 "size": {"height": 45, "width": 45}}  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))

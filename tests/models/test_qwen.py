@@ -22,7 +22,7 @@ from rave_mlx.convert import convert
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError
-from rave_mlx.generation.decode import prefill
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.inputs.images.preprocess import fit_size
 from rave_mlx.models.connectors import build_connector
 from rave_mlx.models.decoder import Decoder

@@ -14,10 +14,10 @@ from rave_mlx.config import RopeConfig, RopeScaling
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.rope import context, read_rope
 from rave_mlx.errors import ConfigError
-from rave_mlx.generation.decode import prefill
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.inputs.prompt.message import Message, TextPart
 from rave_mlx.models.rope import text_table
-from rave_mlx.models.rope_scaling import frequencies, kept_regime, outgrows, regime
+from rave_mlx.models.rope_scaling import frequencies, kept_bucket, outgrows, rope_bucket
 
 SHORT, LONG = (1.0, 2.0, 4.0, 5.0), (2.0, 8.0, 16.0, 32.0)
 LONGROPE = RopeScaling("longrope", 16.0, original_positions=64, short_factors=SHORT, long_factors=LONG)
@@ -30,7 +30,7 @@ def rope(scaling=None, theta=10000.0):
 def turns(scaling, length=1, head_dim=8, theta=10000.0):
     """Frequencies and attention factor for a sequence of some length."""
     config = rope(scaling, theta)
-    return frequencies(config, head_dim, regime(config, length))
+    return frequencies(config, head_dim, rope_bucket(config, length))
 
 
 def test_plain_frequencies():
@@ -90,13 +90,13 @@ def test_longrope_chooses_factors_by_length():
 
 def test_which_lengths_turn_alike():
     dynamic = rope(RopeScaling("dynamic", 2.0, original_positions=10))
-    assert [regime(rope(LONGROPE), n) for n in (1, 64, 65, 1000)] == [0, 0, 1, 1]
-    assert [regime(dynamic, n) for n in (1, 10, 11, 12)] == [10, 10, 11, 12]
-    assert [regime(rope(RopeScaling("linear", 2.0)), n) for n in (1, 1000)] == [0, 0]
+    assert [rope_bucket(rope(LONGROPE), n) for n in (1, 64, 65, 1000)] == [0, 0, 1, 1]
+    assert [rope_bucket(dynamic, n) for n in (1, 10, 11, 12)] == [10, 10, 11, 12]
+    assert [rope_bucket(rope(RopeScaling("linear", 2.0)), n) for n in (1, 1000)] == [0, 0]
     assert [n for n in range(200) if outgrows(rope(LONGROPE), n)] == [65]
     assert not any(outgrows(dynamic, n) for n in range(200))
-    assert kept_regime(rope(LONGROPE), 60, 70) == 1
-    assert (kept_regime(dynamic, 5, 10), kept_regime(dynamic, 5, 11), kept_regime(dynamic, 12, 12)) == (10, None, 12)
+    assert kept_bucket(rope(LONGROPE), 60, 70) == 1
+    assert (kept_bucket(dynamic, 5, 10), kept_bucket(dynamic, 5, 11), kept_bucket(dynamic, 12, 12)) == (10, None, 12)
 
 
 def test_a_table_turns_as_long_as_the_sequence_is():

@@ -21,6 +21,7 @@ from rave_mlx.policies.methods.paint import PAI
 from rave_mlx.policies.parse import steering
 from rave_mlx.policies.rereading import auxiliary_pass
 from rave_mlx.policies.rereading.guidance import Guidance, guided
+from rave_mlx.policies.runtime import attach
 
 STRONG = Guidance(gamma=3.0, cut=0.01)
 
@@ -49,7 +50,7 @@ def read_anew(lmm, messages, policy, count, *, steered=(), gate=None):
         p, q = (
             np.array(lmm.logits(x, **y)[0, -1]).astype(np.float64)
             for x, y in (
-                (continued(prompt, answer), {"gate": gate, "run": lmm.make_run(steered)}),
+                (continued(prompt, answer), {"gate": gate, "hooks": attach(lmm, steered)}),
                 (continued(text, answer), {"gate": False}),
             )
         )

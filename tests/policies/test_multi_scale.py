@@ -26,11 +26,12 @@ from rave_mlx.policies.rereading import auxiliary_pass
 from rave_mlx.policies.rereading.carve import CARVE
 from rave_mlx.policies.rereading.funnel import VisualFunnel
 from rave_mlx.policies.rereading.guidance import Guidance
-from rave_mlx.policies.rereading.multi_scale import Views, together
-from rave_mlx.policies.rereading.page_sizes import views
-from rave_mlx.policies.rereading.tiled_crops import Panes
+from rave_mlx.policies.rereading.multi_scale import MultiScale, mean_log_probabilities
+from rave_mlx.policies.rereading.page_sizes import page_sizes
+from rave_mlx.policies.rereading.tiled_crops import TiledCrops
+from rave_mlx.policies.runtime import attach
 
-ALWAYS = Views(sure=2.0)
+ALWAYS = MultiScale(sure=2.0)
 QUESTION = "What is the total?"
 
 
@@ -51,7 +52,7 @@ def test_views_are_the_page_at_other_sizes_in_whole_cells(lmm, seed):
     rng = np.random.default_rng(seed)
     width, height = (int(side) for side in rng.integers(40, 120, 2))
     part, config = read(lmm, picture(width, height, seed)), lmm.config.image
-    found = views(part, part.original, config, (0.7, 1.3, 2.0))
+    found = page_sizes(part, part.original, config, (0.7, 1.3, 2.0))
     assert len(found) == 3
     _, rows, columns = part.patches.grid
     for view, scale in zip(found, (0.7, 1.3, 2.0), strict=True):
@@ -66,15 +67,15 @@ def test_views_are_the_page_at_other_sizes_in_whole_cells(lmm, seed):
 
 def test_a_page_at_its_budget_is_read_smaller_instead_of_larger(lmm):
     part = read(lmm, picture(300, 260), tokens=100)
-    found = views(part, part.original, lmm.config.image, (1.25,))
+    found = page_sizes(part, part.original, lmm.config.image, (1.25,))
     assert [view.patches.tokens for view in found] == [pytest.approx(100 / 1.25**2, abs=12)]
-    assert all(view.patches.tokens <= 100 for view in views(part, part.original, lmm.config.image, (0.9, 1.05, 4.0)))
+    assert all(view.patches.tokens <= 100 for view in page_sizes(part, part.original, lmm.config.image, (0.9, 1.05, 4.0)))
 
 
 def test_sizes_that_come_out_alike_are_read_once(lmm):
     part = read(lmm, picture(64, 48))
-    assert views(part, part.original, lmm.config.image, (1.0, 1.01, 0.99)) == []
-    assert len(views(part, part.original, lmm.config.image, (0.5, 0.501, 1.0))) == 1
+    assert page_sizes(part, part.original, lmm.config.image, (1.0, 1.01, 0.99)) == []
+    assert len(page_sizes(part, part.original, lmm.config.image, (0.5, 0.501, 1.0))) == 1
 
 
 # What they decide
@@ -82,10 +83,10 @@ def test_sizes_that_come_out_alike_are_read_once(lmm):
 
 def test_the_formula():
     p, q = np.array([[0.7, 0.2, 0.1]]), np.array([[0.1, 0.6, 0.3]])
-    found = np.array(together([mx.array(np.log(p) + 3), mx.array(np.log(q) - 2)]))
+    found = np.array(mean_log_probabilities([mx.array(np.log(p) + 3), mx.array(np.log(q) - 2)]))
     np.testing.assert_allclose(np.exp(found), np.sqrt(p * q), rtol=1e-5)
     assert found.argmax() == 1
-    np.testing.assert_allclose(np.exp(np.array(together([mx.array(np.log(p) + 3)]))), p, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(np.array(mean_log_probabilities([mx.array(np.log(p) + 3)]))), p, rtol=1e-5)
 
 
 def log_softmax(x):
@@ -96,7 +97,7 @@ def log_softmax(x):
 def read_anew(lmm, part, policy, count, *, gate=None):
     """The greedy answer and its least probability, every token from whole readings of as many sizes as it takes."""
     answer, least = [], 1.0
-    sizes = [part, *views(part, part.original, lmm.config.image, policy.scales)]
+    sizes = [part, *page_sizes(part, part.original, lmm.config.image, policy.scales)]
     prompts = [lmm.prompt([Message("user", (size, TextPart(QUESTION)))]) for size in sizes]
     while len(answer) < count:
         scores = [log_softmax(lmm.logits(continued(prompt, answer), gate=gate)[0, -1]) for prompt in prompts]
@@ -116,7 +117,7 @@ def test_answers_are_those_of_whole_readings_of_every_size(lmm, sure):
     """The small model gives its best token 0.01 to 0.04: with these bounds all, some and few tokens are in doubt."""
     changed = 0
     for seed in range(4):
-        part, policy = read(lmm, picture(96, 70, seed)), Views(scales=(0.7, 1.4), sure=sure)
+        part, policy = read(lmm, picture(96, 70, seed)), MultiScale(scales=(0.7, 1.4), sure=sure)
         session = Session(lmm, policy=["rave", policy], max_tokens=7)
         found = [piece.token for piece in session.send(QUESTION, [part])]
         expected, least = read_anew(lmm, part, policy, 7, gate=True)
@@ -129,7 +130,7 @@ def test_answers_are_those_of_whole_readings_of_every_size(lmm, sure):
 
 def test_a_sure_page_is_read_once_and_a_doubtful_one_at_every_size(lmm):
     for sure, images in ((0.0, 1), (2.0, 4)):
-        session = Session(lmm, policy=Views(sure=sure), max_tokens=4)
+        session = Session(lmm, policy=MultiScale(sure=sure), max_tokens=4)
         list(session.send(QUESTION, [picture(120, 100)]))
         assert session.stats.images_encoded == images
 
@@ -139,7 +140,7 @@ def test_a_size_is_read_when_those_before_it_leave_doubt(lmm):
     scales, message = (0.7, 1.4), TextPart(QUESTION)
     for seed in range(20):
         part = read(lmm, picture(96, 70, seed))
-        sizes = [part, *views(part, part.original, lmm.config.image, scales)]
+        sizes = [part, *page_sizes(part, part.original, lmm.config.image, scales)]
         prompts = [lmm.prompt([Message("user", (size, message))]) for size in sizes]
         scores = [log_softmax(lmm.logits(prompt, gate=False)[0, -1]) for prompt in prompts]
         alone, two = (np.exp(log_softmax(np.mean(scores[:n], axis=0)).max()) for n in (1, 2))
@@ -147,7 +148,7 @@ def test_a_size_is_read_when_those_before_it_leave_doubt(lmm):
             break
     assert alone < 0.99 * two
     for sure, images in ((0.999 * alone, 1), (0.999 * two, 2), (1.001 * two, 3)):
-        session = Session(lmm, policy=Views(scales, sure=sure), max_tokens=1)
+        session = Session(lmm, policy=MultiScale(scales, sure=sure), max_tokens=1)
         list(session.send(QUESTION, [part]))
         assert session.stats.images_encoded == images
 
@@ -155,7 +156,7 @@ def test_a_size_is_read_when_those_before_it_leave_doubt(lmm):
 @pytest.mark.parametrize("sure", [0.05, 0.03, 0.02, 0.015])
 def test_a_size_that_one_question_did_not_need_serves_the_next(lmm, sure):
     def session():
-        return Session(lmm, policy=Views((0.7, 1.4), sure=sure), max_tokens=5)
+        return Session(lmm, policy=MultiScale((0.7, 1.4), sure=sure), max_tokens=5)
 
     first = session()
     answers = [
@@ -189,14 +190,14 @@ def test_the_next_question_reads_no_page_anew(lmm, monkeypatch):
     assert [piece.token for piece in fresh.send("And the date?")] == again
 
 
-@pytest.mark.parametrize("closer", [Panes(sure=2.0, tokens=3), CARVE.preset("document"), VisualFunnel(size=64)])
+@pytest.mark.parametrize("closer", [TiledCrops(sure=2.0, tokens=3), CARVE.preset("document"), VisualFunnel(size=64)])
 def test_parts_of_a_page_have_views_too(lmm, closer):
     part = read(lmm, picture(300, 260), tokens=100)
     session = Session(lmm, policy=[closer, ALWAYS], image_tokens=100, max_tokens=2)
     (message,) = closer.revise(lmm, [Message("user", (part, TextPart(QUESTION)))], False, {})
     shown = [each for each in message.parts if isinstance(each, ImagePart)]
     assert [each.patches.digest for each in shown] != [part.patches.digest]
-    assert all(views(each, each.original, lmm.config.image, (0.8,)) for each in shown)
+    assert all(page_sizes(each, each.original, lmm.config.image, (0.8,)) for each in shown)
     plain = Session(lmm, policy=[closer], image_tokens=100, max_tokens=2)
     for each in (session, plain):
         list(each.send(QUESTION, [part]))
@@ -233,7 +234,7 @@ def test_nothing_is_asked_after_the_end(monkeypatch):
     reading = auxiliary_pass.prefill
     monkeypatch.setattr(auxiliary_pass, "prefill", lambda *a, **k: asked.append(1) or reading(*a, **k))
     chances = np.exp(log_softmax(lmm.logits(lmm.prompt([Message("user", (part, TextPart(QUESTION)))]))[0, -1]))
-    session = Session(lmm, policy=Views(sure=0.999 * float(chances.max())), max_tokens=5)
+    session = Session(lmm, policy=MultiScale(sure=0.999 * float(chances.max())), max_tokens=5)
     assert [piece.token for piece in session.send(QUESTION, [part])] == [first]
     assert asked == []
 
@@ -256,12 +257,12 @@ def test_several_images_change_size_together_and_those_without_original_stay(lmm
 def test_it_goes_with_other_policies_and_with_sampling(lmm):
     part = read(lmm, picture(96, 70))
     pai, chances = PAI(alpha=1.0, first=0, last=2, of=3), []
-    sizes = [part, *views(part, part.original, lmm.config.image, ALWAYS.scales)]
+    sizes = [part, *page_sizes(part, part.original, lmm.config.image, ALWAYS.scales)]
     for steered in ([pai], []):
         session = Session(lmm, policy=[*steered, ALWAYS], max_tokens=1)
         list(session.send(QUESTION, [part]))
         prompts = [lmm.prompt([Message("user", (size, TextPart(QUESTION)))]) for size in sizes]
-        scores = [lmm.logits(p, gate=False, run=lmm.make_run(steered))[0, -1] for p in prompts]
+        scores = [lmm.logits(p, gate=False, hooks=attach(lmm, steered))[0, -1] for p in prompts]
         mixed = log_softmax(np.mean([log_softmax(score) for score in scores], axis=0))
         assert session.stats.certainty == pytest.approx(np.exp(mixed.max()), rel=1e-4)
         chances.append(session.stats.certainty)
@@ -277,7 +278,7 @@ def test_it_goes_with_other_policies_and_with_sampling(lmm):
 def test_policies_act_on_logits_in_the_order_in_which_they_are_written(lmm):
     """Sharpening a mean is not the mean of what was sharpened."""
     part, guidance = read(lmm, picture(96, 70)), Guidance(gamma=4.0, cut=0.0)
-    sizes = [part, *views(part, part.original, lmm.config.image, ALWAYS.scales)]
+    sizes = [part, *page_sizes(part, part.original, lmm.config.image, ALWAYS.scales)]
     seen = [
         log_softmax(lmm.logits(lmm.prompt([Message("user", (size, TextPart(QUESTION)))]), gate=False)[0, -1])
         for size in sizes
@@ -301,19 +302,19 @@ def test_a_size_that_is_longer_than_the_context_is_left_out():
     scales = (0.7, 1.4)
     lengths = [
         len(tiny_model().prompt([Message("user", (size, TextPart(QUESTION)))]))
-        for size in (part, *views(part, part.original, tiny_model().config.image, scales))
+        for size in (part, *page_sizes(part, part.original, tiny_model().config.image, scales))
     ]
     lmm = tiny_model(max_positions=lengths[0] + 20)
     assert lengths[1] < lengths[0] + 20 < lengths[2]
-    session = Session(lmm, policy=Views(scales, sure=2.0), max_tokens=6)
-    assert [p.token for p in session.send(QUESTION, [part])] == read_anew(lmm, part, Views((0.7,), sure=2.0), 6)[0]
+    session = Session(lmm, policy=MultiScale(scales, sure=2.0), max_tokens=6)
+    assert [p.token for p in session.send(QUESTION, [part])] == read_anew(lmm, part, MultiScale((0.7,), sure=2.0), 6)[0]
 
 
 def test_readings_start_again_where_frequencies_change():
     """longrope turns with other factors beyond its original length, and larger views get there first."""
     lmm = tiny_model()
-    part, policy = read(lmm, picture(96, 70)), Views(scales=(0.7, 1.4), sure=2.0)
-    larger = views(part, part.original, lmm.config.image, (1.4,))[0]
+    part, policy = read(lmm, picture(96, 70)), MultiScale(scales=(0.7, 1.4), sure=2.0)
+    larger = page_sizes(part, part.original, lmm.config.image, (1.4,))[0]
     longest = lmm.prompt([Message("user", (larger, TextPart(QUESTION)))]).token_map.next_position
     half = lmm.config.text.head_dim // 2
     factors = [tuple(np.linspace(1, 3, half) ** power) for power in (0.5, 1.5)]
@@ -334,7 +335,7 @@ def test_every_family_has_views_or_says_why_not(name, tmp_path):
             Session(lmm, policy=ALWAYS)
         return
     part = read(lmm, picture(200, 120))
-    found = views(part, part.original, lmm.config.image, ALWAYS.scales)
+    found = page_sizes(part, part.original, lmm.config.image, ALWAYS.scales)
     assert found
     if not isinstance(lmm.config.image, ImageConfig):
         # The page on larger sheets of its own colour, never larger than it is.
@@ -344,7 +345,7 @@ def test_every_family_has_views_or_says_why_not(name, tmp_path):
 
 
 def test_settings():
-    assert steering("rave+views:scales=0.8/1.25,sure=0.5") == Steering(True, (Views((0.8, 1.25), 0.5),))
+    assert steering("rave+views:scales=0.8/1.25,sure=0.5") == Steering(True, (MultiScale((0.8, 1.25), 0.5),))
     for wrong in ("views:scales=", "views:scales=0", "views:scales=1.1/20", "views:sure=-1"):
         with pytest.raises(UsageError, match=r"--attention views: scales .* must be one or more from 0.1 to 10, sure"):
             steering(wrong)

@@ -10,23 +10,26 @@ from typing import ClassVar
 import mlx.core as mx
 import numpy as np
 import pytest
+from command import rave
 from families import CONVERSATIONS, cases, write_checkpoint
+from policy_subjects import subjects
 from support import ask, picture, relative, tiny_config, tiny_model
-from test_cli import rave
 
 import rave_mlx
-from policies import subjects
 from rave_mlx.chat.session import Session
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import UsageError
-from rave_mlx.generation.decode import continued, prefill, step
+from rave_mlx.generation.decode import continued, step
+from rave_mlx.generation.prefill import prefill
+from rave_mlx.models.hooks import KeptTokens
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies import scores
 from rave_mlx.policies.methods.mma import MMA
 from rave_mlx.policies.methods.var import VAR
 from rave_mlx.policies.parse import Steering, steering
-from rave_mlx.policies.policy import Context, Kept, Policy
+from rave_mlx.policies.policy import Context, Policy
 from rave_mlx.policies.registry import POLICIES
+from rave_mlx.policies.runtime import attach
 from rave_mlx.policies.tokens import KeyRows, Tokens
 
 GATE = GateConfig(rank=4, kv_groups=0.5)
@@ -51,7 +54,7 @@ def prompts(lmm):
 
 
 def logits(lmm, prompt, *policies):
-    return np.array(lmm.logits(prompt, run=lmm.make_run(policies)))
+    return np.array(lmm.logits(prompt, hooks=attach(lmm, policies)))
 
 
 # The invariants
@@ -87,8 +90,8 @@ def watched(run) -> list[np.ndarray]:
 @ALL
 def test_rows_sum_to_1_and_padding_gets_0(lmm, prompts, subject):
     batch = prompts if subject.batches else prompts[:1]
-    run = lmm.make_run([subject.active, Watch()])
-    lmm.logits(batch, run=run)
+    run = attach(lmm, [subject.active, Watch()])
+    lmm.logits(batch, hooks=run)
     pads = [max(map(len, batch)) - len(p) for p in batch]
     for weights in watched(run):
         np.testing.assert_allclose(weights.sum(-1), 1, atol=3e-6)
@@ -104,13 +107,13 @@ def test_reading_an_answer_gives_what_writing_it_gave(lmm, prompts, subject):
         pytest.skip("not defined so")
     answer = [40, 90, 133, 41]
     for prompt in prompts:
-        cache = lmm.make_cache(gate=True, policies=[subject.active])
+        cache = lmm.make_cache(gate=True, hooks=attach(lmm, [subject.active]))
         prefill(lmm, prompt, cache)
         position = prompt.token_map.next_position
         for count, token in enumerate(answer):
             written = step(lmm, cache, mx.array([token]), position + count)
-        run = lmm.make_run([subject.active])
-        read = lmm.logits(continued(prompt, answer), gate=True, run=run)[:, -1]
+        run = attach(lmm, [subject.active])
+        read = lmm.logits(continued(prompt, answer), gate=True, hooks=run)[:, -1]
         assert relative(written, read) < EXACT
 
 
@@ -118,7 +121,7 @@ def test_reading_an_answer_gives_what_writing_it_gave(lmm, prompts, subject):
 @pytest.mark.parametrize("chunk", [1, 7])
 def test_reading_in_chunks_changes_nothing(lmm, prompts, subject, chunk):
     for prompt in prompts:
-        cache = lmm.make_cache(policies=[subject.active])
+        cache = lmm.make_cache(hooks=attach(lmm, [subject.active]))
         assert relative(prefill(lmm, prompt, cache, chunk=chunk), logits(lmm, prompt, subject.active)[:, -1]) < EXACT
 
 
@@ -153,8 +156,8 @@ def test_rows_are_independent_of_their_block(lmm, prompts, subject, monkeypatch)
 
 
 def test_paths_of_untouched_rows_can_be_forced(lmm, prompts):
-    run = lmm.make_run([STEERED])
-    forced = lmm.logits(prompts[0], path="reference", run=run)
+    run = attach(lmm, [STEERED])
+    forced = lmm.logits(prompts[0], path="reference", hooks=run)
     assert relative(forced, logits(lmm, prompts[0], STEERED)) < EXACT
 
 
@@ -173,9 +176,9 @@ def test_every_family_is_steered(case, tmp_path):
     plain = logits(lmm, prompt)
     assert relative(logits(lmm, prompt, replace(steered, p=0.0)), plain) < 1e-5
     whole = continued(prompt, [40, 90])
-    expected = lmm.logits(whole, run=lmm.make_run([steered]))[0]
+    expected = lmm.logits(whole, hooks=attach(lmm, [steered]))[0]
     assert relative(expected[: len(prompt)], plain[0]) > 1e-4
-    cache = lmm.make_cache(policies=[steered])
+    cache = lmm.make_cache(hooks=attach(lmm, [steered]))
     position = prompt.token_map.next_position
     rows = [prefill(lmm, prompt, cache, chunk=9)]
     rows += [step(lmm, cache, mx.array([t]), position + i) for i, t in enumerate((40, 90))]
@@ -243,7 +246,7 @@ class DropImage(Policy):
     def after_block(self, ctx, x):
         if ctx.phase == "decode":
             return None
-        return Kept(mx.array(np.flatnonzero(~ctx.tokens.visual[0])[None]))
+        return KeptTokens(mx.array(np.flatnonzero(~ctx.tokens.visual[0])[None]))
 
 
 @dataclass(frozen=True)
@@ -268,7 +271,7 @@ def test_dropping_tokens_is_hiding_their_keys(lmm, prompts, layer):
         position = prompt.token_map.next_position
         results = []
         for policy in (DropImage(layer), HideImage(layer)):
-            cache = lmm.make_cache(policies=[policy])
+            cache = lmm.make_cache(hooks=attach(lmm, [policy]))
             rows = [prefill(lmm, prompt, cache)]
             rows += [step(lmm, cache, mx.array([t]), position + i) for i, t in enumerate((40, 90, 133))]
             results.append(np.array(mx.concatenate(rows)))
@@ -280,7 +283,7 @@ def test_dropping_tokens_is_hiding_their_keys(lmm, prompts, layer):
 def test_pruned_caches_forget_the_tokens_that_came_last(lmm, prompts):
     prompt = prompts[0]
     position = prompt.token_map.next_position
-    cache = lmm.make_cache(policies=[DropImage(0)])
+    cache = lmm.make_cache(hooks=attach(lmm, [DropImage(0)]))
     prefill(lmm, prompt, cache)
     first = np.array(step(lmm, cache, mx.array([40]), position))
     step(lmm, cache, mx.array([90]), position + 1)
@@ -294,13 +297,13 @@ def test_a_pass_that_broke_off_is_forgotten_whole(lmm, prompts):
     prompt = prompts[0]
     position = prompt.token_map.next_position
     for policies in ([], [STEERED], [DropImage(0)]):
-        cache = lmm.make_cache(policies=policies)
+        cache = lmm.make_cache(hooks=attach(lmm, policies))
         prefill(lmm, prompt, cache)
         expected = np.array(step(lmm, cache, mx.array([40]), position))
         cache.trim(len(prompt))
         lengths = [layer.length for layer in cache.layers]
-        if cache.run is not None:
-            cache.run.write(position)
+        if cache.hooks is not None:
+            cache.hooks.write(position)
         cache.layers[0].append(*(mx.zeros((*x.shape[:2], 1, x.shape[3])) for x in cache.layers[0].arrays))
         cache.trim(len(prompt))
         assert [layer.length for layer in cache.layers] == lengths
@@ -390,10 +393,10 @@ def test_the_mask_of_a_model_trained_with_it_is_part_of_it():
     assert relative(causal.logits(causal.prepare(question)), plain) > 1e-3
     answers = [[p.token for p in Session(trained, policy=a, max_tokens=8).answer(question)] for a in ("none", "mma")]
     assert answers[0] == answers[1]
-    cache = trained.make_cache(policies=[STEERED])
+    cache = trained.make_cache(hooks=attach(trained, [STEERED]))
     prefill(trained, prompt, cache, chunk=5)
     written = step(trained, cache, mx.array([40]), prompt.token_map.next_position)
-    read = trained.logits(continued(prompt, [40]), run=trained.make_run([STEERED]))[:, -1]
+    read = trained.logits(continued(prompt, [40]), hooks=attach(trained, [STEERED]))[:, -1]
     assert relative(written, read) < EXACT
     assert relative(written, trained.logits(continued(prompt, [40]))[:, -1]) > 1e-4
 

@@ -20,6 +20,7 @@ from rave_mlx.policies.methods.paint import PAI, PAINT
 from rave_mlx.policies.methods.vflowopt import VFlowOpt
 from rave_mlx.policies.methods.vhr import VHR
 from rave_mlx.policies.methods.visiondrop import VisionDrop
+from rave_mlx.policies.runtime import attach
 
 ONE_EACH = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
 
@@ -57,4 +58,4 @@ def test_every_method_answers_or_says_why_not(name, tmp_path):
             continue
         session = Session(lmm, policy=policy, max_tokens=3)
         assert 1 <= len(list(session.answer([question]))) <= 3
-        assert relative(lmm.logits(prompt, run=lmm.make_run([policy]))[:, -1], plain) > 1e-5
+        assert relative(lmm.logits(prompt, hooks=attach(lmm, [policy]))[:, -1], plain) > 1e-5

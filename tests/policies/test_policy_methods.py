@@ -16,7 +16,8 @@ from tower_reference import tower_attention
 
 import rave_mlx
 from rave_mlx.errors import UsageError
-from rave_mlx.generation.decode import prefill, step
+from rave_mlx.generation.decode import step
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.policies.methods.act import ACT, calibrate, find_sinks
 from rave_mlx.policies.methods.aif import AIF, flow_entropy, gap, hidden_tokens
@@ -31,6 +32,7 @@ from rave_mlx.policies.parse import steering
 from rave_mlx.policies.policy import Policy
 from rave_mlx.policies.profiling import content_words, depth, depths, question
 from rave_mlx.policies.registry import POLICIES
+from rave_mlx.policies.runtime import attach
 
 ALL = {"first": 0, "last": 2, "of": 3}
 
@@ -204,13 +206,13 @@ def test_gift_in_a_model(lmm, prompt, source):
 
 def test_gift_steers_every_written_token(lmm, prompt):
     policy = GIFT(**ALL, alpha=3.0, source=1)
-    cache = lmm.make_cache(policies=[policy, Watch()])
+    cache = lmm.make_cache(hooks=attach(lmm, [policy, Watch()]))
     prefill(lmm, prompt, cache)
-    layers_of(cache.run)
+    layers_of(cache.hooks)
     mx.eval(step(lmm, cache, mx.array([65]), prompt.token_map.next_position))
     visual, asked = (np.append(x, False) for x in (prompt.token_map.visual, question(prompt)))
     saliency = np.append(np.array(policy.plan(lmm, prompt, {})["saliency"]), 0)
-    for layer in layers_of(cache.run):
+    for layer in layers_of(cache.hooks):
         expected = gift_row(layer.plain[:, -1], visual, asked, saliency, 3.0, 1.0)
         np.testing.assert_allclose(layer.weights[:, -1], expected, atol=2e-5)
 
@@ -269,15 +271,15 @@ def test_act_in_a_model(lmm, prompt, policy, threshold):
 @pytest.mark.parametrize("answers", [True, False])
 def test_act_while_an_answer_is_written(lmm, prompt, answers):
     policy = ACT(**ALL, alpha=1.5, answers=answers)
-    cache = lmm.make_cache(policies=[policy, Watch()])
+    cache = lmm.make_cache(hooks=attach(lmm, [policy, Watch()]))
     prefill(lmm, prompt, cache)
     sinks = []
-    for layer in layers_of(cache.run):
+    for layer in layers_of(cache.hooks):
         received = layer.plain.sum(1) / np.arange(len(prompt), 0, -1)
         above = received > 1.5 / len(prompt)
         sinks.append(above & (np.cumsum(above, axis=1) > 1))
     mx.eval(step(lmm, cache, mx.array([65]), prompt.token_map.next_position))
-    for layer, found in zip(layers_of(cache.run), sinks, strict=True):
+    for layer, found in zip(layers_of(cache.hooks), sinks, strict=True):
         plain, marks = layer.plain[:, -1], np.pad(found, [(0, 0), (0, 1)])
         freed = 0.6 * (plain * marks).sum(1, keepdims=True)
         rest = np.where(marks, 0, plain)
@@ -289,8 +291,8 @@ def test_act_reads_text_models():
     lmm = tiny_model()
     prompt = lmm.prepare([{"role": "user", "content": "How are you?"}])
     policy = ACT(**ALL, alpha=2.0)
-    run = lmm.make_run([policy])
-    assert relative(lmm.logits(prompt, run=run), lmm.logits(prompt)) > 1e-3
+    run = attach(lmm, [policy])
+    assert relative(lmm.logits(prompt, hooks=run), lmm.logits(prompt)) > 1e-3
 
 
 # VHR
@@ -346,11 +348,11 @@ def test_vhr_in_a_model(lmm, prompt, policy):
         chosen = divergence > np.median(divergence)
         assert chosen.any()
         factors[index] = tuple(np.where(chosen, policy.alpha, 1.0).tolist())
-    run = lmm.make_run([policy])
-    fixed = lmm.make_run([Louder(tuple(factors))])
-    assert relative(lmm.logits(prompt, run=run), lmm.logits(prompt, run=fixed)) < 1e-5
+    run = attach(lmm, [policy])
+    fixed = attach(lmm, [Louder(tuple(factors))])
+    assert relative(lmm.logits(prompt, hooks=run), lmm.logits(prompt, hooks=fixed)) < 1e-5
 
-    caches = [lmm.make_cache(policies=[p]) for p in (policy, Louder(tuple(factors)))]
+    caches = [lmm.make_cache(hooks=attach(lmm, [p])) for p in (policy, Louder(tuple(factors)))]
     for cache in caches:
         prefill(lmm, prompt, cache)
     written = [step(lmm, cache, mx.array([65]), prompt.token_map.next_position) for cache in caches]
@@ -359,7 +361,7 @@ def test_vhr_in_a_model(lmm, prompt, policy):
 
 def test_vhr_without_an_image_changes_nothing(lmm):
     prompt = lmm.prepare([{"role": "user", "content": "How are you?"}])
-    assert relative(lmm.logits(prompt, run=lmm.make_run([VHR()])), lmm.logits(prompt)) < 1e-6
+    assert relative(lmm.logits(prompt, hooks=attach(lmm, [VHR()])), lmm.logits(prompt)) < 1e-6
 
 
 # PAI and PAINT
@@ -420,11 +422,11 @@ def test_paint_in_chunks_and_two_images(llava, chunk):
     prompt = llava.prepare([ask("Compare.", picture(64, 50), picture(50, 64, 1))])
     policy = PAINT(**ALL)
     plain = llava.logits(prompt)[:, -1]
-    whole = llava.logits(prompt, run=llava.make_run([policy]))[:, -1]
+    whole = llava.logits(prompt, hooks=attach(llava, [policy]))[:, -1]
     assert relative(whole, plain) > 1e-3
-    assert relative(prefill(llava, prompt, llava.make_cache(policies=[policy]), chunk=chunk), whole) < 1e-5
+    assert relative(prefill(llava, prompt, llava.make_cache(hooks=attach(llava, [policy])), chunk=chunk), whole) < 1e-5
     neutral = PAINT(**ALL, alpha=0.0, beta=0.0)
-    assert relative(llava.logits(prompt, run=llava.make_run([neutral]))[:, -1], plain) < 1e-5
+    assert relative(llava.logits(prompt, hooks=attach(llava, [neutral]))[:, -1], plain) < 1e-5
 
 
 # AIF
@@ -463,11 +465,11 @@ def test_aif_in_a_model(lmm, prompt):
         scores = layer.scores.copy()
         scores[:, text[:, None], hidden] = -np.inf
         np.testing.assert_allclose(layer.weights, softmax(scores), atol=1e-5)
-    cache = lmm.make_cache(policies=[policy, Watch()])
+    cache = lmm.make_cache(hooks=attach(lmm, [policy, Watch()]))
     prefill(lmm, prompt, cache)
-    layers_of(cache.run)
+    layers_of(cache.hooks)
     mx.eval(step(lmm, cache, mx.array([65]), prompt.token_map.next_position))
-    for layer in layers_of(cache.run):
+    for layer in layers_of(cache.hooks):
         assert not layer.weights[:, -1, hidden].any()
         np.testing.assert_allclose(layer.weights.sum(-1), 1, atol=1e-5)
 
@@ -503,8 +505,8 @@ def test_iri_in_a_model(lmm, prompt):
     rates = {"attention": (0.5, 0.8, 0.2), "mlp": (0.3, 0.1, 0.6)}
     policy = IRI(**rates, sources=2, targets=2, of=3)
     before, after = Outputs("before"), Outputs("after")
-    run = lmm.make_run([before, policy, after])
-    mx.eval(lmm.logits(prompt, run=run))
+    run = attach(lmm, [before, policy, after])
+    mx.eval(lmm.logits(prompt, hooks=run))
     expected_parts = {"attention": ({0, 1}, {0, 1}, 0.26), "mlp": ({0, 2}, {0, 2}, 0.16)}
     changed = 0
     for kind, (sources, targets, strength) in expected_parts.items():
@@ -548,8 +550,8 @@ def test_recovery_rates_are_those_of_whole_patched_passes(lmm, prompt):
     noisy = replace(prompt, images=(replace(image, pixels=pixels, digest="noisy"),))
 
     def chance(p, *policies):
-        run = lmm.make_run(policies) if policies else None
-        return softmax(np.array(lmm.logits(p, run=run)[0, -1]).astype(np.float64))[token], run
+        run = attach(lmm, policies) if policies else None
+        return softmax(np.array(lmm.logits(p, hooks=run)[0, -1]).astype(np.float64))[token], run
 
     clean, run = chance(prompt, Outputs())
     base, _ = chance(noisy)
@@ -590,7 +592,7 @@ def test_paint_needs_a_class_token(lmm, llava):
 @pytest.mark.parametrize("policy", [GIFT(**ALL), VHR(), AIF(), Debias(5), DyVTE(exit=0)], ids=lambda p: p.name)
 def test_methods_that_plan_read_one_prompt_at_a_time(lmm, prompt, policy):
     with pytest.raises(UsageError, match="one prompt at a time"):
-        mx.eval(lmm.logits([prompt, prompt], run=lmm.make_run([policy])))
+        mx.eval(lmm.logits([prompt, prompt], hooks=attach(lmm, [policy])))
 
 
 @pytest.mark.parametrize(

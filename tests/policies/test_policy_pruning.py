@@ -13,10 +13,12 @@ from support import ask, picture, relative, tiny_config, tiny_model
 
 from rave_mlx.chat.session import Session
 from rave_mlx.errors import UsageError
-from rave_mlx.generation.decode import prefill, step
+from rave_mlx.generation.decode import step
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.policies.methods.debias import Debias, best, image_places, trend_weights
 from rave_mlx.policies.methods.dyvte import DyVTE, Router
 from rave_mlx.policies.methods.visiondrop import VisionDrop, merge_plan
+from rave_mlx.policies.runtime import attach
 from rave_mlx.train.dyvte_router import Example, RouterConfig, label, train_router
 
 PRUNING = [
@@ -67,10 +69,12 @@ def test_pruning_keeps_the_invariants(lmm, chunk):
     ):
         plain = lmm.logits(prompt)[:, -1]
         for policy, neutral in PRUNING:
-            whole = lmm.logits(prompt, run=lmm.make_run([policy]))[:, -1]
+            whole = lmm.logits(prompt, hooks=attach(lmm, [policy]))[:, -1]
             assert relative(whole, plain) > 1e-4
-            assert relative(prefill(lmm, prompt, lmm.make_cache(policies=[policy]), chunk=chunk), whole) < 1e-5
-            assert relative(lmm.logits(prompt, run=lmm.make_run([neutral]))[:, -1], plain) < 1e-6
+            assert (
+                relative(prefill(lmm, prompt, lmm.make_cache(hooks=attach(lmm, [policy])), chunk=chunk), whole) < 1e-5
+            )
+            assert relative(lmm.logits(prompt, hooks=attach(lmm, [neutral]))[:, -1], plain) < 1e-6
 
 
 def test_a_pruned_conversation_goes_on_as_a_fresh_one(lmm):
@@ -110,8 +114,8 @@ def test_visiondrop_in_a_model(sections):
     prompt = lmm.prepare([ask("What is the total?", picture(72, 56))])
     visual = np.flatnonzero(prompt.token_map.visual)
     inputs, policy = Inputs(), VisionDrop((1,), (6,), (4,), of=3)
-    run = lmm.make_run([inputs])
-    mx.eval(lmm.logits(prompt, run=run))
+    run = attach(lmm, [inputs])
+    mx.eval(lmm.logits(prompt, hooks=run))
     x = np.array(run.state(inputs, 1)["x"])[0].astype(np.float64)
     layer = watch(lmm, prompt)[1]
     scores = layer.plain[:, visual][..., visual].mean((0, 1))
@@ -129,16 +133,16 @@ def test_visiondrop_in_a_model(sections):
     before, after = np.arange(visual[0]), np.arange(visual[-1] + 1, len(prompt))
     order = np.concatenate([before, visual[stay], visual[rest[targets]], after])
 
-    cache = lmm.make_cache(gate=False, policies=[policy, inputs])
+    cache = lmm.make_cache(gate=False, hooks=attach(lmm, [policy, inputs]))
     prefill(lmm, prompt, cache)
-    np.testing.assert_allclose(cache.run.state(inputs, 1)["x"][0], x[order], atol=1e-4)
-    positions = cache.run.tokens_of(1).positions[0]
+    np.testing.assert_allclose(cache.hooks.state(inputs, 1)["x"][0], x[order], atol=1e-4)
+    positions = cache.hooks.tokens_of(1).positions[0]
     np.testing.assert_array_equal(
         positions, np.tile(np.arange(len(order)), (3, 1)) if sections is None else prompt.token_map.positions[:, order]
     )
     mx.eval(step(lmm, cache, mx.array([40]), prompt.token_map.next_position))
     following = len(order) if sections is None else prompt.token_map.next_position
-    assert cache.run.tokens_of(1).positions[0, :, -1].tolist() == [following] * 3
+    assert cache.hooks.tokens_of(1).positions[0, :, -1].tolist() == [following] * 3
     assert [c.length for c in cache.layers] == [len(prompt) + 1, len(order) + 1, len(order) + 1]
 
 
@@ -149,17 +153,17 @@ def test_visiondrop_goes_through_its_stages(lmm, prompt):
     assert [c.length for c in cache.layers] == [text + prompt.visual_tokens, text + 10, text + 5]
     two = lmm.prepare([ask("Compare.", picture(56, 40), picture(40, 40, 1))])
     with pytest.raises(UsageError, match="one image a prompt"):
-        lmm.logits(two, run=lmm.make_run([policy]))
+        lmm.logits(two, hooks=attach(lmm, [policy]))
 
 
 @pytest.mark.parametrize("chunk", [1, 7])
 def test_visiondrop_reads_in_one_piece(lmm, prompt, chunk):
     policy = VisionDrop((1,), (6,), (4,), of=3)
-    whole = lmm.logits(prompt, run=lmm.make_run([policy]))[:, -1]
+    whole = lmm.logits(prompt, hooks=attach(lmm, [policy]))[:, -1]
     assert relative(whole, lmm.logits(prompt)[:, -1]) > 1e-4
-    assert relative(prefill(lmm, prompt, lmm.make_cache(policies=[policy]), chunk=chunk), whole) < 1e-5
+    assert relative(prefill(lmm, prompt, lmm.make_cache(hooks=attach(lmm, [policy])), chunk=chunk), whole) < 1e-5
     neutral = VisionDrop((1,), (1000,), (4,), of=3)
-    unchanged = lmm.logits(prompt, run=lmm.make_run([neutral]))[:, -1]
+    unchanged = lmm.logits(prompt, hooks=attach(lmm, [neutral]))[:, -1]
     assert relative(unchanged, lmm.logits(prompt)[:, -1]) < 1e-6
 
 
@@ -183,8 +187,8 @@ def test_wrong_stages_are_named(make, message):
 def text_after(lmm, prompt, layer):
     """The block's output after a layer, of the text that follows the image, from the layer's sublayers in float64."""
     outputs, inputs = Outputs(), Inputs()
-    run = lmm.make_run([outputs, inputs])
-    mx.eval(lmm.logits(prompt, run=run))
+    run = attach(lmm, [outputs, inputs])
+    mx.eval(lmm.logits(prompt, hooks=run))
     x = np.array(run.state(inputs, layer)["x"])[0].astype(np.float64)
     x = x + sum(np.array(run.state(outputs, layer)[kind])[0] for kind in ("attention", "mlp"))
     return x[np.flatnonzero(prompt.token_map.visual)[-1] + 1 :]

@@ -7,12 +7,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from command import rave
 from families import cases, write_checkpoint
+from families.aki import write_released as write_aki
 from PIL import Image, ImageDraw, ImageFont
 from policy_watch import softmax
 from support import ask, picture, tiny_model
-from test_aki import write as write_aki
-from test_cli import rave
 
 import rave_mlx
 from rave_mlx.chat.session import Session
@@ -30,13 +30,12 @@ from rave_mlx.look.pointing import score
 from rave_mlx.policies.parse import steering
 from rave_mlx.policies.policy import Policy
 from rave_mlx.policies.rereading.answer_attention import answer_attention
-from rave_mlx.policies.rereading.carve import CARVE
-from rave_mlx.policies.rereading.carving import contrast, fuse, regions
+from rave_mlx.policies.rereading.carve import CARVE, contrast, fuse, regions
 from rave_mlx.policies.rereading.crops import is_reduced
-from rave_mlx.policies.rereading.funnel import VisualFunnel
-from rave_mlx.policies.rereading.funneling import centroid, crops, entropy, factors, normalised
+from rave_mlx.policies.rereading.funnel import VisualFunnel, centroid, crops, entropy, factors, normalised
 from rave_mlx.policies.rereading.page_maps import enlarged, page_maps
 from rave_mlx.policies.rereading.regions import bounds, components, heaviest, highest
+from rave_mlx.policies.runtime import attach
 
 FAMILIES = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
 GATE = GateConfig(rank=4, kv_groups=0.5)
@@ -228,7 +227,7 @@ def matrices(lmm, prompt, gate):
             seen.append((ctx.layer, ctx.rows, np.array(scores).astype(np.float64)))
             return scores
 
-    lmm.logits(prompt, gate=gate, run=lmm.make_run([Watch()]))
+    lmm.logits(prompt, gate=gate, hooks=attach(lmm, [Watch()]))
     found = np.zeros((3, len(prompt), len(prompt)))
     for layer, (start, stop), scores in seen:
         keys = scores.shape[-1]
@@ -244,7 +243,8 @@ def test_profiles_are_rows_of_the_attention_matrix(gated, gate):
     for prompt, rows in zip(prompts, found, strict=True):
         cache = gated.make_cache(gate=gate)
         answer = []
-        from rave_mlx.generation.decode import decode, prefill
+        from rave_mlx.generation.decode import decode
+        from rave_mlx.generation.prefill import prefill
 
         for token in decode(gated, prompt, cache, prefill(gated, prompt, cache), Sampling(), max_tokens=4):
             answer.append(token)

@@ -1,4 +1,4 @@
-"""Panes: what is cut, how sure an answer is, and that the surest one is what a model reads."""
+"""Tiled crops: what is cut, how sure an answer is, and that the surest one is what a model reads."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import rave
 from families import cases, write_checkpoint
 from PIL import Image, ImageFilter
 from policy_watch import softmax
 from support import form, picture, tiny_model
-from test_cli import rave
 
 import rave_mlx
 from rave_mlx.chat.session import Session
@@ -20,12 +20,11 @@ from rave_mlx.errors import UsageError
 from rave_mlx.generation.decode import continued
 from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
 from rave_mlx.policies.parse import Steering, steering
-from rave_mlx.policies.rereading import surest
+from rave_mlx.policies.rereading import tiled_crops
 from rave_mlx.policies.rereading.crop_grid import grid, has_ink, ink, panes, printed, strips
 from rave_mlx.policies.rereading.crops import is_reduced, reading_scale
-from rave_mlx.policies.rereading.multi_scale import Views
-from rave_mlx.policies.rereading.surest import Answer, answer, counts
-from rave_mlx.policies.rereading.tiled_crops import Panes
+from rave_mlx.policies.rereading.multi_scale import MultiScale
+from rave_mlx.policies.rereading.tiled_crops import Answer, TiledCrops, answer, found_something
 from rave_mlx.synthetic import PageConfig, make
 
 RECEIPT = Path(__file__).parents[2] / "examples" / "documents" / "receipt.png"
@@ -81,7 +80,7 @@ def test_a_small_block_on_a_large_page_is_one_pane_of_its_own_pixels(lmm):
     page = Image.new("RGB", (1500, 1900), (250, 250, 250))
     block = form(["Total: 12.40", "Date: 3 May"])
     page.paste(block, (900, 1200))
-    part = Session(lmm, policy=Panes(), image_tokens=600).read(page)
+    part = Session(lmm, policy=TiledCrops(), image_tokens=600).read(page)
     (pane,) = panes(part, part.original, lmm.config.image, most=16, overlap=0.3)
     assert pane.patches.size[0] < 300
     assert not is_reduced(pane.patches, lmm.config.image)
@@ -90,7 +89,7 @@ def test_a_small_block_on_a_large_page_is_one_pane_of_its_own_pixels(lmm):
 @pytest.mark.parametrize("most", [1, 2, 5, 64])
 def test_there_are_no_more_panes_than_asked_for_and_none_when_that_shows_nothing_more(lmm, most):
     page = picture(700, 500)
-    part = Session(lmm, policy=Panes(), image_tokens=256).read(page)
+    part = Session(lmm, policy=TiledCrops(), image_tokens=256).read(page)
     found = panes(part, part.original, lmm.config.image, most=most, overlap=0.25)
     assert len(found) <= most
     assert bool(found) == (most > 1)
@@ -107,7 +106,7 @@ def test_there_are_no_more_panes_than_asked_for_and_none_when_that_shows_nothing
 def test_strips_are_as_wide_as_what_is_printed_and_cover_it(lmm, most):
     page = Image.new("RGB", (760, 620), "white")
     page.paste(picture(620, 500), (70, 60))
-    part = Session(lmm, policy=Panes(), image_tokens=900).read(page)
+    part = Session(lmm, policy=TiledCrops(), image_tokens=900).read(page)
     left, top, right, bottom = printed(ink(np.asarray(page.convert("L"))), page.size)
     found = strips(part, part.original, lmm.config.image, most=most, overlap=0.25)
     assert len(found) <= most
@@ -129,7 +128,7 @@ def test_strips_are_as_wide_as_what_is_printed_and_cover_it(lmm, most):
 
 
 def test_strips_of_a_page_too_wide_for_one_row_are_cut_from_a_smaller_copy(lmm):
-    part = Session(lmm, policy=Panes(), image_tokens=64).read(picture(3000, 500))
+    part = Session(lmm, policy=TiledCrops(), image_tokens=64).read(picture(3000, 500))
     found = strips(part, part.original, lmm.config.image, most=16, overlap=0.3)
     assert 1 < len(found) <= 16
     assert all(strip.patches.tokens <= 64 for strip in found)
@@ -137,7 +136,7 @@ def test_strips_of_a_page_too_wide_for_one_row_are_cut_from_a_smaller_copy(lmm):
 
 
 def test_a_page_as_narrow_as_a_square_needs_no_strips(lmm):
-    part = Session(lmm, policy=Panes(), image_tokens=900).read(picture(220, 900))
+    part = Session(lmm, policy=TiledCrops(), image_tokens=900).read(picture(220, 900))
     assert panes(part, part.original, lmm.config.image, most=16, overlap=0.3)
     assert strips(part, part.original, lmm.config.image, most=16, overlap=0.3) == []
 
@@ -166,7 +165,7 @@ def revised(session: Session, question: str, *images: ImagePart) -> list[ImagePa
     return [part for part in messages[0].parts if isinstance(part, ImagePart)]
 
 
-def by_hand(session: Session, question: str, part: ImagePart, policy: Panes) -> ImagePart:
+def by_hand(session: Session, question: str, part: ImagePart, policy: TiledCrops) -> ImagePart:
     """The candidate whose answer is surest, from one conversation each."""
     config, cut = session.lmm.config.image, {"most": policy.most, "overlap": policy.overlap}
     candidates = [part, *panes(part, part.original, config, **cut), *strips(part, part.original, config, **cut)]
@@ -174,14 +173,14 @@ def by_hand(session: Session, question: str, part: ImagePart, policy: Panes) -> 
     for each in candidates:
         messages = [Message("user", (each, TextPart(question)))]
         given = answer(session.lmm, messages, tokens=policy.tokens, gate=session.policy.gate, features={})
-        if counts(given, policy) and given.certainty > sure:
+        if found_something(given, policy) and given.certainty > sure:
             best, sure = each, given.certainty
     return best
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_surest_answer_decides(lmm, seed):
-    policy = Panes(sure=2.0, tokens=5)
+    policy = TiledCrops(sure=2.0, tokens=5)
     session = Session(lmm, policy=[policy], image_tokens=100)
     part = session.read(picture(300, 260, seed))
     (found,) = revised(session, "What is the total?", part)
@@ -189,7 +188,7 @@ def test_the_surest_answer_decides(lmm, seed):
 
 
 def test_an_answer_that_nothing_was_found_does_not_count(lmm):
-    policy = Panes(sure=2.0, tokens=5)
+    policy = TiledCrops(sure=2.0, tokens=5)
     session = Session(lmm, policy=[policy], image_tokens=100)
     part = session.read(picture(300, 260, 1))
     (first,) = revised(session, "What is the total?", part)
@@ -200,11 +199,16 @@ def test_an_answer_that_nothing_was_found_does_not_count(lmm):
     (second,) = revised(session, "What is the total?", part)
     assert second.patches.digest != first.patches.digest
     assert second.patches.digest == by_hand(session, "What is the total?", part, stricter).patches.digest
-    assert [counts(Answer(text, 1.0), Panes()) for text in ("Not found ", "", " ", "not found: 3")] == [0, 0, 0, 1]
+    assert [found_something(Answer(text, 1.0), TiledCrops()) for text in ("Not found ", "", " ", "not found: 3")] == [
+        0,
+        0,
+        0,
+        1,
+    ]
 
 
 def test_where_the_page_is_sure_no_pane_is_read(lmm):
-    session = Session(lmm, policy=[Panes(sure=0.0)], image_tokens=100)
+    session = Session(lmm, policy=[TiledCrops(sure=0.0)], image_tokens=100)
     part = session.read(picture(300, 260))
     assert revised(session, "What is the total?", part) == [part]
     list(session.send("What is the total?", [part]))
@@ -212,7 +216,7 @@ def test_where_the_page_is_sure_no_pane_is_read(lmm):
 
 
 def test_where_a_square_is_sure_no_strip_is_read(lmm):
-    part = Session(lmm, policy=[Panes()], image_tokens=100).read(picture(300, 260))
+    part = Session(lmm, policy=[TiledCrops()], image_tokens=100).read(picture(300, 260))
     squares = panes(part, part.original, lmm.config.image, most=16, overlap=0.35)
     wide = strips(part, part.original, lmm.config.image, most=16, overlap=0.35)
     messages = [[Message("user", (each, TextPart("Total?")))] for each in (part, *squares)]
@@ -220,13 +224,13 @@ def test_where_a_square_is_sure_no_strip_is_read(lmm):
     assert wide
     assert max(said[1:]) > said[0], "needs a page on which a square is surer than the page"
     for sure, images in ((max(said), 1 + len(squares)), (1.01 * max(said), 1 + len(squares) + len(wide))):
-        session = Session(lmm, policy=[Panes(sure=sure * 0.9999, tokens=3)], image_tokens=100, max_tokens=1)
+        session = Session(lmm, policy=[TiledCrops(sure=sure * 0.9999, tokens=3)], image_tokens=100, max_tokens=1)
         list(session.send("Total?", [part]))
         assert session.stats.images_encoded == images
 
 
 def test_several_images_are_decided_in_turn_and_small_ones_stay(lmm):
-    policy = Panes(sure=2.0, tokens=4)
+    policy = TiledCrops(sure=2.0, tokens=4)
     session = Session(lmm, policy=[policy], image_tokens=100)
     small, large = session.read(picture(64, 48)), session.read(picture(300, 260, 2))
     first, second = revised(session, "Which is it?", small, large)
@@ -238,7 +242,7 @@ def test_several_images_are_decided_in_turn_and_small_ones_stay(lmm):
 
 
 def test_the_next_question_reads_no_pane_anew(lmm):
-    session = Session(lmm, policy=[Panes(sure=2.0, tokens=3)], image_tokens=64, max_tokens=3)
+    session = Session(lmm, policy=[TiledCrops(sure=2.0, tokens=3)], image_tokens=64, max_tokens=3)
     list(session.send("What is the total?", [picture(420, 300)]))
     assert session.stats.images_encoded > 9
     list(session.send("What is the date?"))
@@ -248,7 +252,7 @@ def test_the_next_question_reads_no_pane_anew(lmm):
 @pytest.mark.parametrize("name", ["idefics3", "llava", "qwen2_vl"])
 def test_other_families_read_panes_too(name, tmp_path):
     lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
-    session = Session(lmm, policy=[Panes(sure=2.0, tokens=2, most=6)], max_tokens=2)
+    session = Session(lmm, policy=[TiledCrops(sure=2.0, tokens=2, most=6)], max_tokens=2)
     part = session.read(picture(900, 700))
     if is_reduced(part.patches, lmm.config.image):
         (found,) = revised(session, "What is the total?", part)
@@ -260,7 +264,7 @@ def test_other_families_read_panes_too(name, tmp_path):
 
 
 def test_settings_are_checked():
-    assert steering("rave+panes:most=4,sure=0.5") == Steering(True, (Panes(most=4, sure=0.5),))
+    assert steering("rave+panes:most=4,sure=0.5") == Steering(True, (TiledCrops(most=4, sure=0.5),))
     for text in ("panes:most=0", "panes:overlap=1", "panes:sure=-1", "panes:tokens=0"):
         with pytest.raises(UsageError, match="--attention panes"):
             steering(text)
@@ -274,7 +278,7 @@ def test_settings_are_checked():
 def test_the_config_names_the_policy_unless_another_is_chosen():
     lmm = rave_mlx.load()
     assert lmm.config.attention == "rave+panes+views"
-    assert Session(lmm).policy == Steering(True, (Panes(), Views()))
+    assert Session(lmm).policy == Steering(True, (TiledCrops(), MultiScale()))
     assert Session(lmm, policy="none").policy == Steering(False)
     assert Session(tiny_model()).policy == Steering()
 
@@ -306,5 +310,5 @@ def test_a_value_at_the_other_margin_of_a_large_page_is_read(monkeypatch):
         )
 
     with_strips = right()
-    monkeypatch.setattr(surest, "strips", lambda *_, **__: [])
+    monkeypatch.setattr(tiled_crops, "strips", lambda *_, **__: [])
     assert with_strips >= right() + 5

@@ -10,10 +10,12 @@ from support import ask, picture, relative, tiny_config, tiny_model
 
 from rave_mlx.chat.session import Session
 from rave_mlx.errors import UsageError
-from rave_mlx.generation.decode import continued, prefill, step
+from rave_mlx.generation.decode import continued, step
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.models.rope import text_table
 from rave_mlx.policies.methods.var import VAR
 from rave_mlx.policies.policy import Context
+from rave_mlx.policies.runtime import attach
 from rave_mlx.policies.scores import Shown, Touching, steer
 from rave_mlx.policies.sink_tokens import (
     classify_sinks,
@@ -228,7 +230,7 @@ def test_a_whole_model(lmm, prompt, name):
     assert explicit.kept > 10
     assert all((sink & explicit.visual).any() for sink in explicit.sinks)
     assert any((sink & ~explicit.visual).any() for sink in explicit.sinks)
-    found = lmm.logits(prompt, run=lmm.make_run([POLICIES[name]]))[0]
+    found = lmm.logits(prompt, hooks=attach(lmm, [POLICIES[name]]))[0]
     assert relative(found, expected) < 2e-5
     assert relative(lmm.logits(prompt)[0], expected) > 1e-2
 
@@ -238,7 +240,7 @@ def test_writing_under_var(lmm, prompt, name):
     """Generated tokens: sinks in the paper, never in the released code, although their states would make them so."""
     policy = POLICIES[name]
     answer = np.random.default_rng(0).integers(20, 272, 24).tolist()
-    cache = lmm.make_cache(policies=[policy])
+    cache = lmm.make_cache(hooks=attach(lmm, [policy]))
     rows = [prefill(lmm, prompt, cache)]
     position = prompt.token_map.next_position
     rows += [step(lmm, cache, mx.array([t]), position + i) for i, t in enumerate(answer)]
@@ -364,7 +366,7 @@ def test_layers_without_visual_sinks_take_their_usual_path_while_writing(tau):
     lmm = tiny_model()
     prompt = lmm.prepare([ask("What is the total?", picture(56, 40))])
     policy = VAR.preset("released", **{**DIMS, "tau": tau, "first_layer": 0})
-    caches = [lmm.make_cache(gate=False, policies=policies) for policies in ((policy,), ())]
+    caches = [lmm.make_cache(gate=False, hooks=attach(lmm, policies)) for policies in ((policy,), ())]
     for cache in caches:
         prefill(lmm, prompt, cache)
     for under, without in zip(*(cache.layers for cache in caches), strict=True):

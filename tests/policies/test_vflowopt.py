@@ -17,12 +17,14 @@ import rave_mlx
 from rave_mlx.chat.session import Session
 from rave_mlx.config import ResamplerConfig
 from rave_mlx.errors import UsageError
-from rave_mlx.generation.decode import prefill, step
+from rave_mlx.generation.decode import step
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.inputs.images.preprocess import cut_patches
 from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.policies.methods.dyvte import DyVTE
 from rave_mlx.policies.methods.vflowopt import VFlowOpt
 from rave_mlx.policies.methods.vflowopt_map import Places, patch_entropies, recycle, tile_importance
+from rave_mlx.policies.runtime import attach
 
 NAMES = ["llava", "llava_next", "llava_onevision", "llava_onevision-scaled", "llava-full", "idefics3", "internvl"]
 WHOLE = VFlowOpt(keep=1.0, later=(1.0, 1.0))
@@ -197,7 +199,7 @@ def test_pruning_is_hiding(models, name):
     sizes = [len(prompt), len(prompt) - order.size + first, len(prompt) - order.size + second]
 
     def answer(*policies):
-        cache = lmm.make_cache(gate=False, policies=policies)
+        cache = lmm.make_cache(gate=False, hooks=attach(lmm, policies))
         rows = [prefill(lmm, prompt, cache, features=features)]
         for count, token in enumerate((40, 90)):
             rows.append(step(lmm, cache, mx.array([token]), prompt.token_map.next_position + count))
@@ -219,7 +221,7 @@ def both(lmm, prompt, features, hide):
     class Later(Hide):
         name = "later"
 
-    cache = lmm.make_cache(gate=False, policies=[hide[0], Later(hide[1].keys, hide[1].after)])
+    cache = lmm.make_cache(gate=False, hooks=attach(lmm, [hide[0], Later(hide[1].keys, hide[1].after)]))
     rows = [prefill(lmm, prompt, cache, features=features)]
     for count, token in enumerate((40, 90)):
         rows.append(step(lmm, cache, mx.array([token]), prompt.token_map.next_position + count))
@@ -232,7 +234,7 @@ def test_nothing_changes_when_all_tokens_stay(models, name):
     prompt, features = revised(lmm, WHOLE, picture(88, 70), picture(50, 60, 1))
     plain = lmm.prepare([ask("What is the total?", picture(88, 70), picture(50, 60, 1))])
     np.testing.assert_array_equal(prompt.ids, plain.ids)
-    found = prefill(lmm, prompt, lmm.make_cache(policies=[WHOLE]), features=features)
+    found = prefill(lmm, prompt, lmm.make_cache(hooks=attach(lmm, [WHOLE])), features=features)
     assert relative(found, lmm.logits(plain)[:, -1]) < 1e-6
 
 
@@ -240,10 +242,13 @@ def test_nothing_changes_when_all_tokens_stay(models, name):
 def test_prompts_are_read_in_one_piece(models, chunk):
     lmm = models["llava_onevision"]
     prompt, features = revised(lmm, SMALL, picture(88, 70), picture(50, 60, 1))
-    whole = prefill(lmm, prompt, lmm.make_cache(policies=[SMALL]), features=features)
+    whole = prefill(lmm, prompt, lmm.make_cache(hooks=attach(lmm, [SMALL])), features=features)
     assert relative(whole, prefill(lmm, prompt, lmm.make_cache(), features=features)) > 1e-4
     assert (
-        relative(prefill(lmm, prompt, lmm.make_cache(policies=[SMALL]), features=features, chunk=chunk), whole) < 1e-5
+        relative(
+            prefill(lmm, prompt, lmm.make_cache(hooks=attach(lmm, [SMALL])), features=features, chunk=chunk), whole
+        )
+        < 1e-5
     )
 
 
@@ -297,7 +302,7 @@ def test_models_that_cannot_take_it_are_named(models):
     with pytest.raises(UsageError, match="learned queries"):
         VFlowOpt().check(replace(lmm.config, connector=latents))
     with pytest.raises(UsageError, match="one prompt at a time, not 2"):
-        lmm.logits([lmm.prepare([ask("Read.", picture(40, 40))])] * 2, run=lmm.make_run([VFlowOpt()]))
+        lmm.logits([lmm.prepare([ask("Read.", picture(40, 40))])] * 2, hooks=attach(lmm, [VFlowOpt()]))
     prompt = lmm.prepare([ask("Read.", picture(40, 40))])
     with pytest.raises(UsageError, match="another method that drops"):
-        lmm.logits(prompt, run=lmm.make_run([DyVTE(exit=0), VFlowOpt(later=(0.5,), before=(2,), of=3)]))
+        lmm.logits(prompt, hooks=attach(lmm, [DyVTE(exit=0), VFlowOpt(later=(0.5,), before=(2,), of=3)]))

@@ -19,17 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 
+from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
 from rave_mlx.policies.policy import Context, Policy, Rows
 from rave_mlx.policies.profiling import depths
 from rave_mlx.policies.tokens import KeyRows
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
 
 
 @dataclass(frozen=True)

@@ -18,20 +18,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
+from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.policy import Context, Policy, Rows
 from rave_mlx.policies.profiling import fitted, observe
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.inputs.prompt.prompt import Prompt
-    from rave_mlx.models.lmm import LMM
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
-from rave_mlx.policies.policy import Context, Kept, Policy, Rows
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
+from rave_mlx.models.hooks import KeptTokens
+from rave_mlx.policies.policy import Context, Policy, Rows
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Debias(Policy):
         if ctx.phase != "decode":
             ctx.state["seen"] = mx.mean(weights[:, :, -1], axis=1)
 
-    def after_block(self, ctx: Context, x: mx.array) -> Kept | None:
+    def after_block(self, ctx: Context, x: mx.array) -> KeptTokens | None:
         visual = ctx.tokens.visual
         if ctx.phase == "decode" or visual.sum() <= self.keep:
             return None
@@ -90,7 +89,7 @@ class Debias(Policy):
         seen = np.array(ctx.state["seen"])[0, places].astype(np.float64)
         ranks = image_places(ctx.tokens.image[0, places])
         chosen = places[best(seen * trend_weights(ranks, self.sigma), self.keep)]
-        return Kept(mx.array(np.union1d(np.flatnonzero(~visual[0]), chosen).astype(np.int32)[None]))
+        return KeptTokens(mx.array(np.union1d(np.flatnonzero(~visual[0]), chosen).astype(np.int32)[None]))
 
 
 def one_prompt(policy: Policy, x: mx.array) -> None:

@@ -16,20 +16,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
+from rave_mlx.models.hooks import KeptTokens
+from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.methods.debias import one_prompt
-from rave_mlx.policies.policy import Context, Kept, Policy
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.models.lmm import LMM
-    from rave_mlx.policies.tokens import Tokens
+from rave_mlx.policies.policy import Context, Policy
+from rave_mlx.policies.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class DyVTE(Policy):
     def prepare(self, lmm: LMM) -> Mapping[str, Any]:
         return {} if self.router is None else {"router": Router.open(Path(self.router))}
 
-    def after_block(self, ctx: Context, x: mx.array) -> Kept | None:
+    def after_block(self, ctx: Context, x: mx.array) -> KeptTokens | None:
         visual = ctx.tokens.visual
         if ctx.phase == "decode" or ctx.start > 0 or not visual.any():
             return None
@@ -76,7 +75,7 @@ class DyVTE(Policy):
             scores = ctx.plan["router"](ctx.layer, feature(x, ctx.tokens))
             if not bool((scores[0] < scores[1]).item()):
                 return None
-        return Kept(mx.array(np.flatnonzero(~visual[0]).astype(np.int32)[None]))
+        return KeptTokens(mx.array(np.flatnonzero(~visual[0]).astype(np.int32)[None]))
 
 
 def feature(x: mx.array, tokens: Tokens) -> mx.array:

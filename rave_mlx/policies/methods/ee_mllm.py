@@ -13,15 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import mlx.core as mx
 
+from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
 from rave_mlx.policies.policy import Context, Policy
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
 
 
 @dataclass(frozen=True)

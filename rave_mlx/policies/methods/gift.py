@@ -21,20 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
-from rave_mlx.policies.policy import Context, Kept, Policy, Rows
+from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.hooks import KeptTokens
+from rave_mlx.models.lmm import LMM
+from rave_mlx.policies.policy import Context, Policy, Rows
 from rave_mlx.policies.profiling import content_words, depth, depths, fitted, observe, question
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.inputs.prompt.prompt import Prompt
-    from rave_mlx.models.lmm import LMM
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ class _Rises(Policy):
             found = ctx.state.setdefault("rows", {})
             found |= dict(zip(rows, seen[..., columns].swapaxes(0, 1), strict=True))
 
-    def after_block(self, ctx: Context, x: mx.array) -> Kept | None:
+    def after_block(self, ctx: Context, x: mx.array) -> KeptTokens | None:
         rows = ctx.state.pop("rows")
         rise = mx.stack([mx.maximum(rows[w] - rows[w - 1], 0) for w in self.words], axis=1)
         heads = mx.argsort(-mx.sum(rise, axis=(1, 2)))[: max(1, rise.shape[0] // 2)]

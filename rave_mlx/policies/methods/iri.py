@@ -18,20 +18,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 
 from rave_mlx import backend
+from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
+from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.kv_cache import Cache
+from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.policy import Context, Policy, Sublayer
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.inputs.prompt.prompt import Prompt
-    from rave_mlx.models.kv_cache import Cache
-    from rave_mlx.models.lmm import LMM
+from rave_mlx.policies.runtime import PolicyRuntime
 
 _LEAST_LOSS = 1e-3
 """Mean fall of the probability below which rates would be rounding errors."""
@@ -159,22 +158,20 @@ def recovery_rates(
     count = lmm.config.text.num_layers
     lost, regained = 0.0, np.zeros((count, len(_KINDS)))
     for prompt in prompts:
-        clean = lmm.make_cache(gate=False, policies=(probe,))
-        chances = _chances(lmm, prompt, clean)
+        clean, noised = (PolicyRuntime(lmm, (probe,)) for _ in range(2))
+        chances = _chances(lmm, prompt, lmm.make_cache(gate=False, hooks=clean))
         chosen = int(chances.argmax()) if token is None else token
         noisy = _with_noise(prompt, noise, rng)
-        cache = lmm.make_cache(gate=False, policies=(probe,))
+        cache = lmm.make_cache(gate=False, hooks=noised)
         lmm.read(noisy, cache, len(noisy) - 1)
         base = float(_chances(lmm, noisy, cache)[chosen])
         lost += float(chances[chosen]) - base
-        assert clean.run is not None
-        assert cache.run is not None
         for layer in range(count):
             for column, kind in enumerate(_KINDS):
                 cache.trim(len(noisy) - 1)
-                cache.run.state(probe, layer)[f"{kind} patch"] = clean.run.state(probe, layer)[kind]
+                noised.state(probe, layer)[f"{kind} patch"] = clean.state(probe, layer)[kind]
                 regained[layer, column] += float(_chances(lmm, noisy, cache)[chosen]) - base
-                del cache.run.state(probe, layer)[f"{kind} patch"]
+                del noised.state(probe, layer)[f"{kind} patch"]
     if lost <= _LEAST_LOSS * len(prompts):
         raise UsageError("the noise does not lower the token's probability: raise `noise`, or choose other prompts")
     return Rates(*(tuple(map(float, column / lost)) for column in regained.T))

@@ -10,22 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
+from rave_mlx.inputs.prompt.message import Role
+from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.policy import Context, Policy
 from rave_mlx.policies.tokens import Tokens
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.models.lmm import LMM
-
-_ANSWER = 3
-"""`prompt.Role.ASSISTANT`."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def _opened(tokens: Tokens) -> NDArray[np.bool_]:
     batch, length = tokens.role.shape
     opened = np.zeros((batch, length, length), bool)
     for row in range(batch):
-        answers = np.append(np.flatnonzero(tokens.role[row] == _ANSWER), length)
+        answers = np.append(np.flatnonzero(tokens.role[row] == Role.ASSISTANT), length)
         for image in range(tokens.image[row].max(initial=-1) + 1):
             members = np.flatnonzero(tokens.image[row] == image)
             end = int(members[-1]) + 1

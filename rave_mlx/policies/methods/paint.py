@@ -17,23 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from rave_mlx.config import MlpConnectorConfig, TileVisionConfig
+from rave_mlx.config import LMMConfig, MlpConnectorConfig, TileVisionConfig
 from rave_mlx.errors import UsageError
+from rave_mlx.inputs.images.preprocess import ImagePatches
+from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.lmm import LMM
+from rave_mlx.models.vision.tiled import TileLayer, TileVision
 from rave_mlx.policies.policy import Context, Policy, Rows
 from rave_mlx.policies.profiling import depths, fitted
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.inputs.images.preprocess import ImagePatches
-    from rave_mlx.inputs.prompt.prompt import Prompt
-    from rave_mlx.models.lmm import LMM
-    from rave_mlx.models.vision.tiled import TileLayer, TileVision
 
 
 @dataclass(frozen=True)
@@ -104,8 +101,6 @@ class PAINT(PAI):
             )
 
     def plan(self, lmm: LMM, prompt: Prompt, features: Mapping[str, mx.array]) -> Mapping[str, Any]:
-        from rave_mlx.models.vision.tiled import TileVision
-
         config, tower = lmm.config.vision, lmm.vision
         assert isinstance(config, TileVisionConfig)
         assert isinstance(tower, TileVision)

@@ -19,19 +19,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import mlx.core as mx
 import numpy as np
 
+from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
+from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.policy import Context, Policy
 from rave_mlx.policies.sink_tokens import along, direction, profile, reaches
 from rave_mlx.policies.tokens import KeyRows
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.models.lmm import LMM
 
 _TINY = 1e-20
 _OTHER_SINK = (0.0, 1.0, 0.0)

@@ -24,25 +24,32 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx import backend
-from rave_mlx.config import ResamplerConfig, TileConfig, TileVisionConfig
+from rave_mlx.config import LMMConfig, ResamplerConfig, TileConfig, TileVisionConfig
 from rave_mlx.errors import UsageError
+from rave_mlx.inputs.images.preprocess import ImagePatches
+from rave_mlx.inputs.prompt.message import ImagePart, Message
+from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.hooks import KeptTokens
+from rave_mlx.models.lmm import LMM
+from rave_mlx.models.vision.tiled import TileVision
 from rave_mlx.policies.methods.debias import best, one_prompt
-from rave_mlx.policies.policy import Context, Kept, Policy
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.inputs.images.preprocess import ImagePatches
-    from rave_mlx.inputs.prompt.message import Message
-    from rave_mlx.inputs.prompt.prompt import Prompt
-    from rave_mlx.models.lmm import LMM
-    from rave_mlx.policies.methods.vflowopt_map import Places, PrunedPatches
+from rave_mlx.policies.methods.vflowopt_map import (
+    Places,
+    PrunedPatches,
+    attention,
+    patch_entropies,
+    places,
+    recycle,
+    tile_importance,
+)
+from rave_mlx.policies.policy import Context, Policy
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,6 @@ class VFlowOpt(Policy):
     def revise(
         self, lmm: LMM, messages: Sequence[Message], gate: bool | None, features: MutableMapping[str, mx.array]
     ) -> Sequence[Message]:
-        from rave_mlx.inputs.prompt.message import ImagePart
-
         def pruned(part: Any) -> Any:
             return (
                 replace(part, patches=self._pruned(lmm, part.patches, features))
@@ -132,15 +137,13 @@ class VFlowOpt(Policy):
 
     def plan(self, lmm: LMM, prompt: Prompt, features: Mapping[str, mx.array]) -> Mapping[str, Any]:
         """Importance of the prompt's tokens; images that `revise` has not seen are pruned in the decoder only."""
-        from rave_mlx.policies.methods.vflowopt_map import PrunedPatches
-
         importance = np.full(len(prompt), np.inf)
         for index, image in enumerate(prompt.images):
             found = image.importance if isinstance(image, PrunedPatches) else self.look(lmm, image)[1].importance
             importance[prompt.token_map.image == index] = found
         return {"importance": importance}
 
-    def after_block(self, ctx: Context, x: mx.array) -> Kept | None:
+    def after_block(self, ctx: Context, x: mx.array) -> KeptTokens | None:
         if ctx.phase == "decode":
             return None
         one_prompt(self, x)
@@ -154,13 +157,10 @@ class VFlowOpt(Policy):
         chosen = ranked[best(importance[ranked], count)]
         index = np.union1d(np.flatnonzero(~np.isfinite(importance)), chosen)
         ctx.plan["importance"] = importance[index]
-        return Kept(mx.array(index.astype(np.int32)[None]))
+        return KeptTokens(mx.array(index.astype(np.int32)[None]))
 
     def look(self, lmm: LMM, image: ImagePatches) -> tuple[mx.array, Places]:
         """The image's visual tokens (tokens, hidden) as the decoder would read them, and their places."""
-        from rave_mlx.models.vision.tiled import TileVision
-        from rave_mlx.policies.methods.vflowopt_map import attention, patch_entropies, places, tile_importance
-
         config, tower, connector = lmm.config.vision, lmm.vision, lmm.config.connector
         assert isinstance(config, TileVisionConfig)
         assert isinstance(tower, TileVision)
@@ -177,8 +177,6 @@ class VFlowOpt(Policy):
 
     def _pruned(self, lmm: LMM, image: ImagePatches, features: MutableMapping[str, mx.array]) -> PrunedPatches:
         """The image with fewer visual tokens, whose features are put beside the others."""
-        from rave_mlx.policies.methods.vflowopt_map import PrunedPatches, recycle
-
         tokens, found = self.look(lmm, image)
         index = np.arange(found.importance.size)
         if self.keep < 1:

@@ -20,18 +20,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 
+from rave_mlx.attention import decoder_mask
+from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
+from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.decoder import Step
+from rave_mlx.models.lmm import LMM
+from rave_mlx.models.rope import text_table
 from rave_mlx.policies.policy import Context, Policy
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.inputs.prompt.prompt import Prompt
-    from rave_mlx.models.lmm import LMM
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,6 @@ class _TextBranch:
     """The prompt without its visual tokens, between two decoder layers."""
 
     def __init__(self, lmm: LMM, prompt: Prompt):
-        from rave_mlx.attention import decoder_mask
-        from rave_mlx.models.decoder import Step
-        from rave_mlx.models.rope import text_table
-
         text, ids = lmm.config.text, prompt.ids[:, ~prompt.token_map.visual]
         length = ids.shape[1]
         positions = mx.array(np.tile(np.arange(length, dtype=np.int32), (1, 3, 1)))

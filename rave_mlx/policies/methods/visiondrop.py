@@ -18,19 +18,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
+from rave_mlx.models.hooks import KeptTokens
+from rave_mlx.models.lmm import LMM
+from rave_mlx.models.rope import text_table
 from rave_mlx.policies.methods.debias import best, one_prompt
-from rave_mlx.policies.policy import Context, Kept, Policy
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.models.lmm import LMM
+from rave_mlx.policies.policy import Context, Policy
 
 _ROWS = 128
 """Queries scored at a time."""
@@ -76,7 +76,7 @@ class VisionDrop(Policy):
     def prepare(self, lmm: LMM) -> Mapping[str, Any]:
         return {"lmm": lmm}
 
-    def after_block(self, ctx: Context, x: mx.array) -> Kept | None:
+    def after_block(self, ctx: Context, x: mx.array) -> KeptTokens | None:
         visual = np.flatnonzero(ctx.tokens.visual[0])
         dominant, contextual = self._stages(ctx.num_layers)[ctx.layer]
         if ctx.phase == "decode" or ctx.start > 0 or visual.size <= dominant + contextual:
@@ -97,7 +97,7 @@ class VisionDrop(Policy):
         packed = lmm.config.text.rope.sections is None
         positions = mx.array(np.tile(np.arange(index.size, dtype=np.int32), (1, 3, 1))) if packed else None
         shift = x.shape[1] - index.size if packed else 0
-        return Kept(mx.array(index.astype(np.int32)[None]), x[:, mx.array(index)], positions, shift)
+        return KeptTokens(mx.array(index.astype(np.int32)[None]), x[:, mx.array(index)], positions, shift)
 
     def _stages(self, count: int) -> dict[int, tuple[int, int]]:
         """Dominant and contextual tokens, by the layer after which the others are dropped."""
@@ -129,8 +129,6 @@ def _look(
     lmm: LMM, ctx: Context, x: mx.array, visual: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores (V,) of the visual tokens, and their keys' mean over heads (V, d), in the layer that comes next."""
-    from rave_mlx.models.rope import text_table
-
     text, positions = lmm.config.text, mx.array(ctx.tokens.positions)
     block = lmm.decoder.layers[ctx.layer + 1]
     table = text_table(text.rope, text.head_dim, positions, int(ctx.tokens.positions.max()) + 1)

@@ -1,6 +1,7 @@
-"""A second, closer look: where a model looked, what to cut out there, and the cut from the original's pixels.
+"""Policies that read the page again: crops of it, other sizes of it, or the conversation without it.
 
-What the generation-level methods share (`attention.policies.carve`, `attention.policies.funnel`): `profile` lets the
-model answer and keeps where every token of the answer looked, `maps` lays that over the page, `regions` finds the part
-that matters, `crops` cuts it out of the original and reads it anew. They are policies that rewrite a conversation
-before it is read (`Policy.revise`), so everything after them, gates and other policies included, stays as it is."""
+`policy` is their interface. What they share: `answer_attention` lets the model answer and keeps where every token of
+the answer looked, `page_maps` lays that over the page, `regions` finds the part that matters, `crops` cuts it out of
+the original and reads it anew, `auxiliary_pass` follows an answer with another reading. They change what is read, or
+the logits, so everything after them, gates and other policies included, stays as it is.
+"""

@@ -14,11 +14,13 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from rave_mlx.generation.decode import decode, encode, prefill
+from rave_mlx.generation.decode import decode
+from rave_mlx.generation.prefill import encode, prefill
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.policy import Context, Policy, Rows
+from rave_mlx.policies.runtime import attach
 
 
 @dataclass(eq=False)
@@ -85,7 +87,7 @@ def answer_attention(
         MemoryLimitError: for a prompt that does not fit.
     """
     recorder = _Recorder()
-    cache = lmm.make_cache(gate=gate, policies=(_LastRow(recorder, tuple(layers)),))
+    cache = lmm.make_cache(gate=gate, hooks=attach(lmm, [_LastRow(recorder, tuple(layers))]))
     scaling = lmm.config.text.rope.scaling
     reusable = scaling is None or not scaling.follows_length
     before: Prompt | None = None

@@ -26,7 +26,7 @@ _WHOLE = 0.9
 """Scale from which a page counts as read in its own size."""
 
 
-def check(name: str, config: LMMConfig) -> None:
+def check_locatable(name: str, config: LMMConfig) -> None:
     """Refuse a model in which nothing can be located.
 
     Raises:

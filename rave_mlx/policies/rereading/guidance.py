@@ -1,4 +1,6 @@
-"""Guidance: the answer that the image makes more likely (PAI's second half, arXiv 2407.21771), without training.
+"""Classifier-free guidance: the answer that the image makes more likely. Untrained.
+
+The second half of PAI (arXiv 2407.21771).
 
 A second run reads the conversation without its images and is fed the tokens of the answer. With p the probabilities of
 the next token and q those of the second run, the token is drawn from
@@ -13,25 +15,22 @@ It acts on logits alone and the second run is never steered, as there. PAI and P
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import mlx.core as mx
 
 from rave_mlx.errors import UsageError
-from rave_mlx.generation.sampling import Around, Choose, Sampling
-from rave_mlx.policies.policy import Policy
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.inputs.prompt.message import Message
-    from rave_mlx.inputs.prompt.prompt import Prompt
-    from rave_mlx.policies.rereading.auxiliary_pass import Readings
+from rave_mlx.generation.logits_processors import LogitsProcessor
+from rave_mlx.inputs.prompt.message import ImagePart, Message
+from rave_mlx.policies.policy import Steering
+from rave_mlx.policies.rereading.auxiliary_pass import AuxiliaryPass, AuxiliaryPasses
+from rave_mlx.policies.rereading.policy import RereadingPolicy
 
 
 @dataclass(frozen=True)
-class Guidance(Policy):
+class Guidance(RereadingPolicy):
     """Tokens that the image speaks for.
 
     Attributes:
@@ -41,6 +40,7 @@ class Guidance(Policy):
 
     name: ClassVar[str] = "guidance"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pai": {}, "paint": {"gamma": 2.0}}
+    originals: ClassVar[bool] = False
 
     gamma: float = 1.1
     cut: float = 0.1
@@ -51,21 +51,12 @@ class Guidance(Policy):
                 f"--attention guidance: gamma {self.gamma:g} must be 0 or more, cut {self.cut:g} in [0, 1)"
             )
 
-    def check(self, config: LMMConfig) -> None:
-        if config.vision is None:
-            raise UsageError("--attention guidance: this model reads text only; there is no image to answer from")
-
-    def layers(self, count: int) -> Collection[int]:
-        """None: it acts on logits."""
-        return ()
-
-    def guide(self, messages: Sequence[Message], sampling: Sampling, readings: Readings) -> Sampling:
-        from rave_mlx.inputs.prompt.message import ImagePart
-
+    def logits_processor(self, messages: Sequence[Message], passes: AuxiliaryPasses) -> LogitsProcessor | None:
         text = [replace(m, parts=tuple(p for p in m.parts if not isinstance(p, ImagePart))) for m in messages]
         if self.gamma == 1 or text == list(messages):
-            return sampling
-        return Guided.of(sampling, policy=self, readings=readings, prompt=readings.lmm.prompt(text))
+            return None
+        unseen = passes.open("without images", passes.lmm.prompt(text), Steering(gate=False))
+        return ContrastImages(self, unseen)
 
 
 def guided(scores: mx.array, without: mx.array, gamma: float, cut: float) -> mx.array:
@@ -83,25 +74,17 @@ def guided(scores: mx.array, without: mx.array, gamma: float, cut: float) -> mx.
     return mx.where(seen < mx.max(seen, axis=-1, keepdims=True) + mx.log(mx.array(cut)), -mx.inf, mixed)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Guided(Around):
-    """Sampling from guided logits. `prompt`: the conversation without its images."""
+class ContrastImages:
+    """The logits processor of one answer: `guided` logits, with those of a pass that sees no image."""
 
-    policy: Guidance
-    readings: Readings
-    prompt: Prompt
+    def __init__(self, policy: Guidance, unseen: AuxiliaryPass):
+        self._policy, self._unseen = policy, unseen
+        self._started = False
 
-    def chooser(self) -> Choose:
-        """As of `inner`; every call is for the token after the one that the call before chose."""
-        from rave_mlx.policies.parse import Steering
-
-        policy, draw = self.policy, self.inner.chooser()
-        second = self.readings.open("without images", self.prompt, Steering(gate=False))
-
-        def choose(ids: list[int], logits: mx.array) -> mx.array:
-            scores = guided(logits.astype(mx.float32), second.logits().astype(mx.float32), policy.gamma, policy.cut)
-            token = draw(ids, scores)
-            second.say(token)
-            return token
-
-        return choose
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        """Guided logits (1, vocab) of the token after `tokens`."""
+        if self._started:
+            self._unseen.append_token(tokens[-1:])
+        self._started = True
+        without = self._unseen.logits().astype(mx.float32)
+        return guided(logits.astype(mx.float32), without, self._policy.gamma, self._policy.cut)

@@ -1,4 +1,4 @@
-"""Views: where the next token is in doubt, the page is read at other sizes too, and all readings decide. Untrained.
+"""Multi-scale ensemble (`--attention views`): where a token is in doubt, other sizes of the page are read. Untrained.
 
 A letter that is cut by a patch's edge, or that is small, is read wrongly at one size of the page and rightly at most
 others. While the reading of the page gives its best token a probability of at least `sure`, that token is taken. Where
@@ -17,25 +17,24 @@ question, for every token.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import mlx.core as mx
 import numpy as np
 
 from rave_mlx.errors import PromptError, UsageError
-from rave_mlx.generation.sampling import Around, Choose, Sampling
-from rave_mlx.policies.policy import Policy
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.inputs.prompt.message import Message
-    from rave_mlx.policies.rereading.auxiliary_pass import Readings, SecondRun
+from rave_mlx.generation.logits_processors import LogitsProcessor
+from rave_mlx.inputs.prompt.message import Message
+from rave_mlx.policies.rereading.auxiliary_pass import AuxiliaryPass, AuxiliaryPasses
+from rave_mlx.policies.rereading.crops import Latest
+from rave_mlx.policies.rereading.page_sizes import page_sizes
+from rave_mlx.policies.rereading.policy import RereadingPolicy
 
 
 @dataclass(frozen=True)
-class Views(Policy):
+class MultiScale(RereadingPolicy):
     """Several sizes of the page, where one leaves doubt.
 
     Attributes:
@@ -44,7 +43,6 @@ class Views(Policy):
     """
 
     name: ClassVar[str] = "views"
-    originals: ClassVar[bool] = True
 
     scales: tuple[float, ...] = (0.9, 1.1, 1.2)
     sure: float = 0.95
@@ -56,19 +54,11 @@ class Views(Policy):
                 f"--attention views: scales {shown} must be one or more from 0.1 to 10, sure {self.sure:g} 0 or more"
             )
 
-    def check(self, config: LMMConfig) -> None:
-        if config.vision is None:
-            raise UsageError("--attention views: this model reads text only; there is no image to look at")
-
-    def layers(self, count: int) -> Collection[int]:
-        """None: it acts on logits."""
-        return ()
-
-    def guide(self, messages: Sequence[Message], sampling: Sampling, readings: Readings) -> Sampling:
-        return Together.of(sampling, policy=self, messages=tuple(messages), readings=readings)
+    def logits_processor(self, messages: Sequence[Message], passes: AuxiliaryPasses) -> LogitsProcessor | None:
+        return AverageScales(self, messages, passes)
 
 
-def together(scores: Sequence[mx.array]) -> mx.array:
+def mean_log_probabilities(scores: Sequence[mx.array]) -> mx.array:
     """Logits (1, vocab) to draw from: the mean of the readings' logarithms of probabilities.
 
     Args:
@@ -77,77 +67,72 @@ def together(scores: Sequence[mx.array]) -> mx.array:
     return sum((x - mx.logsumexp(x, axis=-1, keepdims=True) for x in scores), mx.zeros_like(scores[0])) / len(scores)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Together(Around):
-    """Sampling from what several readings say. `messages`: the conversation, as revised."""
+class AverageScales:
+    """The logits processor of one answer: where the page leaves doubt, what its other sizes say is averaged in.
 
-    policy: Views
-    messages: tuple[Message, ...]
-    readings: Readings
+    Args:
+        policy: the sizes and the doubt.
+        messages: the conversation, as revised.
+        passes: where the other readings are had from.
+    """
 
-    def chooser(self) -> Choose:
-        """As of `inner`; every call is for the token after the one that the call before chose."""
-        draw, stop = self.inner.chooser(), self.readings.lmm.config.tokens.stop
-        said: list[mx.array] = []
-        others: list[SecondRun] | None = None
+    def __init__(self, policy: MultiScale, messages: Sequence[Message], passes: AuxiliaryPasses):
+        self._policy, self._messages, self._passes = policy, tuple(messages), passes
+        self._answer_start: int | None = None
+        self._others: list[AuxiliaryPass] | None = None
 
-        def choose(ids: list[int], logits: mx.array) -> mx.array:
-            nonlocal others
-            scores = logits.astype(mx.float32)
-            # One more token than the answer has is prepared: nobody will read what follows a stop token.
-            over = bool(said) and int(np.asarray(said[-1])[0]) in stop
-            if not over and self._in_doubt(scores):
-                if others is None:
-                    others = self._readings(said)
-                scores = self._asked(scores, others)
-            token = draw(ids, scores)
-            said.append(token)
-            for other in others or []:
-                other.say(token)
-            return token
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        """Logits (1, vocab) of the token after `tokens`."""
+        if self._answer_start is None:
+            self._answer_start = len(tokens)
+        for other in self._others or []:
+            other.append_token(tokens[-1:])
+        scores = logits.astype(mx.float32)
+        # One more token than the answer has is prepared: nobody will read what follows a stop token.
+        stop = self._passes.lmm.config.tokens.stop
+        over = len(tokens) > self._answer_start and int(np.asarray(tokens[-1:])[0]) in stop
+        if over or not self._in_doubt(scores):
+            return scores
+        if self._others is None:
+            self._others = self._open_passes(tokens[self._answer_start :])
+        return self._asked(scores, self._others)
 
-        return choose
-
-    def _asked(self, scores: mx.array, others: Sequence[SecondRun]) -> mx.array:
+    def _asked(self, scores: mx.array, others: Sequence[AuxiliaryPass]) -> mx.array:
         """Logits (1, vocab) of the page's `scores` and of as many others as it takes to be sure."""
         asked = [scores]
         for other in others:
             asked.append(other.logits().astype(mx.float32))
-            scores = together(asked)
+            scores = mean_log_probabilities(asked)
             if not self._in_doubt(scores):
                 break
         return scores
 
     def _in_doubt(self, scores: mx.array) -> bool:
         best = mx.exp(mx.max(scores) - mx.logsumexp(scores))
-        return float(best) < self.policy.sure
+        return float(best) < self._policy.sure
 
-    def _readings(self, said: Sequence[mx.array]) -> list[SecondRun]:
-        """One for each scale at which any of the latest images looks different and the prompt still fits.
+    def _open_passes(self, answer: mx.array) -> list[AuxiliaryPass]:
+        """One pass for each scale at which any of the latest images looks different and the prompt still fits.
 
-        They are told what was `said`, and read when they are first asked.
-
-        Images without original stay as they are.
+        They are given the `answer` (n,) so far, and read when they are first asked. Images without original stay as
+        they are.
         """
-        from rave_mlx.policies.rereading.crops import Latest
-        from rave_mlx.policies.rereading.page_sizes import views
-
-        lmm, latest = self.readings.lmm, Latest.of(self.messages)
+        lmm, latest = self._passes.lmm, Latest.of(self._messages)
         config = lmm.config.image
         if latest is None or config is None:
             return []
         sizes = [
-            [] if part.original is None else views(part, part.original, config, self.policy.scales)
+            [] if part.original is None else page_sizes(part, part.original, config, self._policy.scales)
             for part in latest.parts
         ]
-        readings = []
+        opened = []
         for number in range(max(map(len, sizes))):
             shown = [[of[number] if number < len(of) else part] for of, part in zip(sizes, latest.parts, strict=True)]
             try:
-                prompt = lmm.prompt(latest.put(self.messages, shown))
+                prompt = lmm.prompt(latest.put(self._messages, shown))
             except PromptError:
                 continue  # A larger page is longer than the context; the page itself is not.
-            readings.append(self.readings.open(f"view {number}", prompt))
-            for token in said:
-                readings[-1].say(token)
-        return readings
+            opened.append(self._passes.open(f"scale {number}", prompt))
+            for index in range(len(answer)):
+                opened[-1].append_token(answer[index : index + 1])
+        return opened

@@ -12,7 +12,7 @@ from rave_mlx.inputs.images.preprocess import cut_patches, fit_size
 from rave_mlx.inputs.prompt.message import ImagePart, Original
 
 
-def views(page: ImagePart, original: Original, config: Images, scales: Sequence[float]) -> list[ImagePart]:
+def page_sizes(page: ImagePart, original: Original, config: Images, scales: Sequence[float]) -> list[ImagePart]:
     """A page as it would be read at other sizes; those that come out as the page itself, or twice, are left out.
 
     Where tokens follow the image's size, the page is read `scale` times as large as it is; by 1 / `scale` where that

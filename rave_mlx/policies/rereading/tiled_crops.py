@@ -1,4 +1,4 @@
-"""Panes: a page too large to be read whole is read in parts as well, and the surest answer decides. Ours, untrained.
+"""Tiled crops (`--attention panes`): a page too large to be read whole is read in parts as well. Ours, untrained.
 
 A model that reads a page of 1,600 x 2,200 pixels with 1,000 visual tokens reads a small copy, on which small print is
 gone. So it answers from the page and from each of some overlapping panes, cut from the original, that are as large as
@@ -16,23 +16,26 @@ Near to it: ZoomEye (arXiv 2411.16044) searches a tree of crops by the model's c
 
 from __future__ import annotations
 
-from collections.abc import Collection, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import mlx.core as mx
 
 from rave_mlx.errors import UsageError
-from rave_mlx.policies.policy import Policy
-
-if TYPE_CHECKING:
-    from rave_mlx.config import LMMConfig
-    from rave_mlx.inputs.prompt.message import Message
-    from rave_mlx.models.lmm import LMM
+from rave_mlx.generation.confidence import TokenConfidence
+from rave_mlx.generation.decode import decode
+from rave_mlx.generation.prefill import encode, prefill
+from rave_mlx.generation.sampling import Sampling
+from rave_mlx.inputs.prompt.message import ImagePart, Message
+from rave_mlx.models.lmm import LMM
+from rave_mlx.policies.rereading.crop_grid import panes, strips
+from rave_mlx.policies.rereading.crops import Latest, is_reduced
+from rave_mlx.policies.rereading.policy import RereadingPolicy
 
 
 @dataclass(frozen=True)
-class Panes(Policy):
+class TiledCrops(RereadingPolicy):
     """The part of a large page that answers the question most surely.
 
     Attributes:
@@ -45,7 +48,6 @@ class Panes(Policy):
     """
 
     name: ClassVar[str] = "panes"
-    originals: ClassVar[bool] = True
 
     most: int = 16
     sure: float = 0.9
@@ -61,17 +63,95 @@ class Panes(Policy):
                 f"--attention panes: overlap {self.overlap:g} must be in [0, 1), sure {self.sure:g} 0 or more"
             )
 
-    def check(self, config: LMMConfig) -> None:
-        if config.vision is None:
-            raise UsageError("--attention panes: this model reads text only; there is no image to look at")
-
-    def layers(self, count: int) -> Collection[int]:
-        """None: it acts before anything is read."""
-        return ()
-
     def revise(
         self, lmm: LMM, messages: Sequence[Message], gate: bool | None, features: MutableMapping[str, mx.array]
-    ) -> Sequence[Message]:
-        from rave_mlx.policies.rereading.surest import surest
+    ) -> list[Message]:
+        """The conversation with the pane that answers most surely in place of each reduced image of its latest images.
 
-        return surest(self, lmm, messages, gate, features)
+        Images that are read in their own size stay, and so do those without an original (of a saved conversation). Of
+        several images each is decided in turn, the others as they are by then.
+
+        Raises:
+            PromptError, MemoryLimitError: where a pane does not fit.
+        """
+        latest, config = Latest.of(messages), lmm.config.image
+        if latest is None or config is None:
+            return list(messages)
+        shown = list(latest.parts)
+        for index, part in enumerate(latest.parts):
+            original = part.original
+            if original is None or not is_reduced(part.patches, config):
+                continue
+
+            def ask(image: ImagePart, index: int = index) -> Answer:
+                images = [image if i == index else other for i, other in enumerate(shown)]
+                read = latest.put(messages, [[each] for each in images])
+                return answer(lmm, read, tokens=self.tokens, gate=gate, features=features)
+
+            best = _SurestAnswer(self, part)
+            best.consider(part, ask(part))
+            for cut in (panes, strips):
+                if best.certainty >= self.sure:
+                    break
+                for pane in cut(part, original, config, most=self.most, overlap=self.overlap):
+                    best.consider(pane, ask(pane))
+            shown[index] = best.image
+        return latest.put(messages, [[image] for image in shown])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy answer and the probability of its least likely token."""
+
+    text: str
+    certainty: float
+
+
+class _SurestAnswer:
+    """The image whose answer is the surest so far; the page while none has found anything."""
+
+    def __init__(self, policy: TiledCrops, page: ImagePart) -> None:
+        self.policy, self.image, self.certainty = policy, page, -1.0
+
+    def consider(self, image: ImagePart, given: Answer) -> None:
+        """Another image's answer."""
+        if found_something(given, self.policy) and given.certainty > self.certainty:
+            self.image, self.certainty = image, given.certainty
+
+
+def found_something(given: Answer, policy: TiledCrops) -> bool:
+    """Whether an answer says something else than that there is nothing to find."""
+    return given.text.strip().lower() not in ("", policy.absent.lower())
+
+
+def answer(
+    lmm: LMM,
+    messages: Sequence[Message],
+    *,
+    tokens: int,
+    gate: bool | None,
+    features: MutableMapping[str, mx.array],
+) -> Answer:
+    """Answer greedily, `tokens` at most.
+
+    Args:
+        lmm: the model.
+        messages: the conversation.
+        tokens: limit of the answer's length.
+        gate: whether pair gates are used; None: where the model has any that do something.
+        features: of images by digest; those of the conversation's images are added.
+    """
+    prompt = lmm.prompt(messages)
+    for image in prompt.images:
+        if image.digest not in features:
+            features[image.digest] = encode(lmm, image)
+    cache = lmm.make_cache(gate=gate)
+    logits = prefill(lmm, prompt, cache, features=features)
+    limit = min(tokens, lmm.config.text.max_positions - len(prompt))
+    confidence = TokenConfidence()
+    written = decode(
+        lmm, prompt, cache, logits, Sampling(), max_tokens=limit, processors=[confidence], features=features
+    )
+    ids = list(written)
+    text = ids[:-1] if ids[-1] in lmm.config.tokens.stop else ids
+    return Answer(lmm.tokenizer.decode(text), confidence.least(ids))

@@ -30,7 +30,7 @@ class Subject:
 
 def subjects() -> list[Subject]:
     """All entries, by module."""
-    modules = [importlib.import_module(f"policies.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    modules = [importlib.import_module(f"policy_subjects.{module.name}") for module in pkgutil.iter_modules(__path__)]
     found = [subject for module in modules for subject in module.SUBJECTS]
     assert len({subject.name for subject in found}) == len(found)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies import Subject
+from policy_subjects import Subject
 from rave_mlx.policies.methods.mma import MMA
 from rave_mlx.policies.methods.var import VAR
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies import Subject
+from policy_subjects import Subject
 from rave_mlx.policies.methods.act import ACT
 from rave_mlx.policies.methods.aif import AIF
 from rave_mlx.policies.methods.ee_mllm import EEMLLM

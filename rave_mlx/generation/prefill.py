@@ -1,0 +1,118 @@
+"""Reading a prompt: images through the vision tower, tokens through the decoder in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import mlx.core as mx
+
+from rave_mlx import backend
+from rave_mlx.attention import Path
+from rave_mlx.errors import ModelError, UsageError
+from rave_mlx.inputs.images.preprocess import ImagePatches
+from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.kv_cache import Cache
+from rave_mlx.models.lmm import LMM
+
+PREFILL_CHUNK = 2048
+"""Prompt tokens read in one pass; bounds the memory of activations."""
+NOT_A_NUMBER = (
+    "the model's scores are not numbers (NaN): its weights are damaged, or overflow in this type; download or convert "
+    "it again, or load it with dtype float32"
+)
+"""What an answer ends with when the model computes no numbers."""
+
+
+def prefill(
+    lmm: LMM,
+    prompt: Prompt,
+    cache: Cache,
+    *,
+    features: Mapping[str, mx.array] | None = None,
+    chunk: int = PREFILL_CHUNK,
+    path: Path | None = None,
+) -> mx.array:
+    """Read the part of `prompt` that `cache` does not hold yet.
+
+    Where rotary frequencies follow the length, the cache has to be of the prompt's `rope_scaling.rope_bucket`.
+
+    Returns:
+        Logits (1, vocab) of the token after the prompt.
+
+    Raises:
+        UsageError: when there is nothing left to read, or the chunk is not positive.
+        MemoryLimitError: when keys and values of the prompt would not fit.
+        ModelError: when the model computes no numbers.
+    """
+    if chunk < 1:
+        raise UsageError(f"the prefill chunk is {chunk}; it must be at least 1")
+    if cache.length >= len(prompt):
+        raise UsageError("the cache holds the whole prompt already; trim it by one token to read on")
+    if cache.hooks is not None and not cache.hooks.chunkable:
+        chunk = len(prompt)
+    _check_room(lmm, len(prompt), chunk)
+    known = dict(features or {})
+    for index in sorted(set(prompt.token_map.image[cache.length :].tolist()) - {-1}):
+        image = prompt.images[index]
+        if image.digest not in known:
+            known[image.digest] = encode(lmm, image)
+    if cache.hooks is not None:
+        cache.hooks.plan([prompt], known)
+    while True:
+        stop = _chunk_end(prompt, cache.length, chunk)
+        with backend.row_parallel():
+            hidden = lmm.read(prompt, cache, stop, known, path=path)[:, -1:]
+            mx.eval(hidden)
+            cache.evaluate()
+        if stop == len(prompt):
+            break
+    logits = lmm.decoder.logits(hidden)[:, 0]
+    if mx.any(mx.isnan(logits)):
+        raise ModelError(NOT_A_NUMBER)
+    return logits
+
+
+def reuse(cache: Cache, seen: Prompt | None, prompt: Prompt) -> int:
+    """Trim a cache to what it shares with a prompt; at least one token is left to read.
+
+    Args:
+        cache: keys and values.
+        seen: what it holds, or the beginning of it; None: nothing that can be used.
+        prompt: what will be read.
+
+    Returns:
+        How many tokens of the prompt are in the cache.
+    """
+    shared = 0 if seen is None else min(seen.same_until(prompt), len(prompt) - 1, cache.length)
+    if cache.hooks is not None and not cache.hooks.prefix_reusable:
+        shared = 0
+    cache.trim(shared)
+    return shared
+
+
+def encode(lmm: LMM, image: ImagePatches) -> mx.array:
+    """Features (visual tokens, hidden) of one image, computed."""
+    with backend.row_parallel():
+        features = lmm.features(image)
+        mx.eval(features)
+    return features
+
+
+def _chunk_end(prompt: Prompt, start: int, chunk: int) -> int:
+    """Where the chunk from `start` ends: not before tokens that its tokens see ahead."""
+    stop = min(start + chunk, len(prompt))
+    opened = prompt.token_map.opened
+    while opened is not None and (reach := int(opened[1, start:stop].max(initial=0))) > stop:
+        stop = reach
+    return stop
+
+
+def _check_room(lmm: LMM, tokens: int, chunk: int) -> None:
+    """Refuse a prompt whose keys, values and activations exceed the memory at hand, before starting on it."""
+    text = lmm.config.text
+    size = lmm.decoder.norm.weight.dtype.size
+    kept = tokens * text.num_layers * 2 * text.num_kv_heads * text.head_dim * size
+    passing = min(tokens, chunk) * (4 * text.hidden_size + 3 * text.intermediate_size) * size
+    backend.check_memory(
+        kept + passing, f"a prompt of {tokens} tokens", "lower --image-tokens, use fewer images or a smaller model"
+    )
