@@ -357,7 +357,7 @@ def test_sinks_are_told_apart_by_their_lifetime():
 
 
 @pytest.mark.parametrize("tau", [2.2, 6.5])
-def test_layers_without_visual_sinks_take_their_usual_path_while_writing(tau):
+def test_layers_without_visual_sinks_take_their_usual_path_while_writing(tau, monkeypatch):
     """As released, where sinks are those of the prompt: with no sinks at all, to the bit.
 
     Both passes read the same keys and values: those of a prompt read under the policy and of one read without it may
@@ -372,5 +372,8 @@ def test_layers_without_visual_sinks_take_their_usual_path_while_writing(tau):
     for under, without in zip(*(cache.layers for cache in caches), strict=True):
         without.trim(0)
         without.append(*(x[:, :, : under.length] for x in under.arrays))
+    marked, real = [], VAR.key_groups
+    monkeypatch.setattr(VAR, "key_groups", lambda self, ctx: marked.append(real(self, ctx)) or marked[-1])
     steered, plain = (step(lmm, cache, mx.array([40]), prompt.token_map.next_position) for cache in caches)
     assert bool(mx.array_equal(steered, plain)) == (tau > 6)
+    assert all(marks is None for marks in marked) == (tau > 6), "explicit scores only in layers that have marks"
