@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from rave_mlx.checkpoint import build, directory
 from rave_mlx.config import LMMConfig
+from rave_mlx.convert import mlx_format
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import Family
 from rave_mlx.convert.plausible import check_layers, check_plausible
 from rave_mlx.convert.source import Source
 from rave_mlx.convert.stored import Stored
-from rave_mlx.convert.translate import read_quantization, translate
-from rave_mlx.errors import ConfigError
+from rave_mlx.convert.tensor_names import modern_names
+from rave_mlx.convert.tied_head import settle_head
+from rave_mlx.convert.translate import Translation
+from rave_mlx.errors import ConfigError, ModelError
+from rave_mlx.models.lmm import LMM
 
 
 def canonical(source: Source) -> Stored:
@@ -25,22 +30,40 @@ def canonical(source: Source) -> Stored:
     check_layers(source)
     config = _read_config(family, source)
     check_plausible(config, source)
+    config, names = settle_head(source, family, config, modern_names(source, family, config))
     lmm = build.build(config, source.tokenizer, _template(family, source), source.path)
-    expected = lmm.named_weights()
-    packing = read_quantization(source, family, config, expected)
-    tensors = translate(source, family, config, expected)
-    lmm.config = replace(config, quantization=packing)
+    translation, notes = _translation(source, family, lmm, names)
+    lmm.config = replace(config, quantization=translation.quantization())
     return Stored(
         path=source.path,
         name=source.name,
         commit=source.commit,
         lmm=lmm,
-        tensors=tensors,
+        tensors=translation.tensors(),
         bytes=sum(tensor.nbytes for tensor in source.tensors.values()),
         files=tuple(source.files()),
         tokenizer=source.tokenizer,
         hub=source.hub_files(),
+        notes=tuple(notes),
     )
+
+
+def _translation(source: Source, family: Family, lmm: LMM, names: Mapping[str, str]) -> tuple[Translation, list[str]]:
+    """Where the weights lie, and notes about a configuration that speaks of a quantization that they do not have."""
+    method = mlx_format.foreign_method(source)
+    try:
+        translation = Translation.read(source, family, lmm.config, lmm.named_weights(), names)
+    except ModelError:
+        if method is None:
+            raise
+        # Whatever does not fit is how that method stores its weights: no list of its tensors is needed.
+        raise mlx_format.refusal(source, method) from None
+    if method is None and (mlx_format.declared(source) is None or translation.packed):
+        return translation, []
+    return translation, [
+        f"warning: {source.path / directory.CONFIG} speaks of quantization by {method or 'mlx'!r}, and the weights are "
+        "plain numbers; they are read as they are"
+    ]
 
 
 def _template(family: Family, source: Source) -> str:

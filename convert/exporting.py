@@ -23,7 +23,7 @@ from rave_mlx.checkpoint.packed import expand
 from rave_mlx.checkpoint.safetensors_writer import write_files
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import GATE_KEY
-from rave_mlx.convert.translate import untranslate
+from rave_mlx.convert.untranslate import untranslate
 from rave_mlx.errors import ModelError
 
 _MUTUAL = {"aki"}

@@ -2,7 +2,7 @@
 
 Nothing is quantized again. How a matrix is packed follows from its shape and that of its scales, since the model says
 how wide it is; what config.json says must agree where it names the matrix, and is not needed where it does not (as
-mlx-lm reads it). Other packings (GPTQ, AWQ, bitsandbytes, ...) are refused by name.
+mlx-lm reads it). Other packings (GPTQ, AWQ, bitsandbytes, ...) are refused by name, where the weights are packed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rave_mlx.errors import ConfigError, ModelError
 _MODELOPT = "hf_quant_config.json"
 """Where NVIDIA's ModelOpt says how it quantized."""
 _SETTINGS = ("group_size", "bits", "mode")
+_KNOWN = (*_SETTINGS, "quant_method")
 _MODES = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}
 """The modes with integer scales by bits and group size."""
 
@@ -41,42 +42,63 @@ class Declared:
 
 
 def declared(source: Source) -> Declared | None:
-    """The quantization that a configuration declares; None for a checkpoint without.
+    """The MLX quantization that a configuration declares; None for a checkpoint without.
 
     Raises:
-        ModelError: for one that is not MLX's own.
         ConfigError: for keys that are not understood.
     """
-    config, where = source.config, f"{source.path / 'config.json'}"
-    text = config.get("text_config")
-    inner: Mapping[str, Any] = text if isinstance(text, Mapping) else {}
-    key, data = next(
-        (
-            (key, section[key])
-            for key in ("quantization", "quantization_config", "compression_config")
-            for section in (config, inner)
-            if section.get(key)
-        ),
-        ("", None),
-    )
-    if data is None:
-        if not (source.path / _MODELOPT).is_file():
-            return None
-        key, data = _MODELOPT, {}
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where}: {key} should be an object, found {data!r}")
-    method = data.get("quant_method") or data.get("quant_algo")
-    if method is not None or not {"group_size", "bits"} <= data.keys():
-        raise ModelError(
-            f"{source.path}: is quantized by {str(method or key)!r}, which is not read; convert the 16-bit model "
-            "(with --quantize if it should be small), or take its MLX version (mlx-community on the Hub)"
-        )
-    unknown = [n for n, v in data.items() if n not in _SETTINGS and not isinstance(v, (Mapping, bool))]
+    key, data = _declaration(source)
+    if data is None or _method(key, data) is not None:
+        return None
+    where = f"{source.path / 'config.json'}: {key}"
+    unknown = [n for n, v in data.items() if n not in _KNOWN and not isinstance(v, (Mapping, bool))]
     if unknown:
-        raise ConfigError(f"{where}: {key} has unknown keys {', '.join(unknown)}")
-    base = _setting({name: data[name] for name in _SETTINGS if name in data}, f"{where}: {key}")
-    modules = {n: v for n, v in data.items() if n not in _SETTINGS and v is not True}
-    return Declared(base, {n: None if v is False else _setting(v, f"{where}: {key}.{n}") for n, v in modules.items()})
+        raise ConfigError(f"{where} has unknown keys {', '.join(unknown)}")
+    base = _setting({name: data[name] for name in _SETTINGS if name in data}, where)
+    modules = {n: v for n, v in data.items() if n not in _KNOWN and v is not True}
+    return Declared(base, {n: None if v is False else _setting(v, f"{where}.{n}") for n, v in modules.items()})
+
+
+def foreign_method(source: Source) -> str | None:
+    """The quantization method of another package that a configuration names ("gptq", ...); None for none.
+
+    It may be a leftover: training in few bits leaves it in the configuration of the merged model.
+
+    Raises:
+        ConfigError: for a declaration that is not an object.
+    """
+    key, data = _declaration(source)
+    return None if data is None else _method(key, data)
+
+
+def refusal(source: Source, method: str) -> ModelError:
+    """The error for weights that another package packed."""
+    return ModelError(
+        f"{source.path}: is quantized by {method!r}, which is not read; convert the 16-bit model "
+        "(with --quantize if it should be small), or take its MLX version (mlx-community on the Hub)"
+    )
+
+
+def _declaration(source: Source) -> tuple[str, Mapping[str, Any] | None]:
+    """The key of a configuration that speaks of quantization, and what it says."""
+    text = source.config.get("text_config")
+    inner: Mapping[str, Any] = text if isinstance(text, Mapping) else {}
+    for key in ("quantization", "quantization_config", "compression_config"):
+        for section in (source.config, inner):
+            data = section.get(key)
+            if data and not isinstance(data, Mapping):
+                raise ConfigError(f"{source.path / 'config.json'}: {key} should be an object, found {data!r}")
+            if data:
+                return key, data
+    return (_MODELOPT, {}) if (source.path / _MODELOPT).is_file() else ("", None)
+
+
+def _method(key: str, data: Mapping[str, Any]) -> str | None:
+    """Who packed, where that is not MLX."""
+    method = data.get("quant_method") or data.get("quant_algo")
+    if method == "mlx" or (method is None and {"group_size", "bits"} <= data.keys()):
+        return None
+    return str(method or key)
 
 
 def _setting(data: Mapping[str, Any], where: str) -> QuantizationConfig:

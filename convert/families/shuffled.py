@@ -36,7 +36,7 @@ def read_model(
     section = whole.section("text_config")
     kind = section.get("model_type", str, text)
     part = Keys(with_defaults(source.config["text_config"], kind, section.where), section.where)
-    decoder = read_text(part, whole, kind, tie_embeddings=_tied(source, whole, part, tied))
+    decoder = read_text(part, whole, kind, tie_embeddings=_tied(whole, part, tied))
     return LMMConfig(
         family=whole.need("model_type", str),
         text=decoder,
@@ -55,11 +55,7 @@ def tile_tokens(tower: TileVisionConfig, scale: int, where: str) -> int:
     return (tower.side // scale) ** 2
 
 
-def _tied(source: Source, whole: Keys, text: Keys, default: bool) -> bool:
-    """Whether the embeddings serve as the head.
-
-    A head that the checkpoint holds is used even where its configuration ties it, as in transformers: some
-    configurations leave the key out, and what that means has changed between versions.
-    """
-    declared = whole.get("tie_word_embeddings", bool, default) or text.get("tie_word_embeddings", bool, False)
-    return declared and not any(name.endswith("lm_head.weight") for name in source.tensors)
+def _tied(whole: Keys, text: Keys, default: bool) -> bool:
+    """Whether the configuration says that the embeddings serve as the head."""
+    declared: bool = whole.get("tie_word_embeddings", bool, default)
+    return declared or text.get("tie_word_embeddings", bool, False)

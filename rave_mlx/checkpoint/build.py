@@ -33,7 +33,8 @@ def build(config: LMMConfig, tokenizer: Path, template: str, path: Path | None) 
     if not tokenizer.is_file():
         raise ModelError(f"{tokenizer.parent}: {tokenizer.name} is missing; download or convert the model again")
     core = Tokenizer(tokenizer, [i for i in (config.tokens.image, config.tokens.answer) if i is not None])
-    chat = ChatTemplate(template, bos_token=core.token(config.tokens.bos), eos_token=core.token(config.tokens.stop[0]))
+    named = {"bos_token": core.token(config.tokens.bos), "eos_token": core.token(config.tokens.stop[0])}
+    chat = ChatTemplate(template, {name: token for name, token in named.items() if token is not None})
     return LMM(config, core, chat, path)
 
 
