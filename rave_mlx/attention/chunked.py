@@ -2,31 +2,30 @@
 
 Scores exist for one block only, so memory is O(block * Lk) instead of O(Lq * Lk) a head; keys after a block's
 last query are never touched, which halves causal work. Blocks and head sets are independent, and on a CPU each
-MLX stream runs on a thread of its own, so they are dealt out over the backend's lanes.
+MLX stream runs on a thread of its own, so they are dealt out over the backend's streams.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 
 from rave_mlx import backend
 from rave_mlx.attention.gate import GateTerms, squash
-from rave_mlx.attention.masks import Mask, causal
-from rave_mlx.backend.activations import exp2, tanh_limit
+from rave_mlx.attention.head_groups import PARALLEL_SCORES, take
+from rave_mlx.attention.masks import Mask, causal, with_a_key
+from rave_mlx.backend.activations import LOG2E, exp2, tanh_limit
 from rave_mlx.backend.decode_ops import is_one_token, tanh_bias
 
-_LOG2E = 1.4426950408889634
 _SCORES = 1 << 21
 """Scores of one block, so that they stay in a core's cache between the softmax's passes over them."""
 _ROWS = (16, 256)
 """Fewest and most queries of a block."""
 _FEW = 8
 """Queries up to which one pass over all heads costs less than passes over gated and ungated heads apart."""
-_LANE_WORK = 1 << 20
-"""Scores below which a second thread costs more than it saves."""
+_LOWEST = -1e30
+"""Below every score, and finite: the maximum of a query without a key."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,24 @@ def chunked(
     block: int | None = None,
     fused: bool | None = None,
 ) -> mx.array:
-    """softmax(scale * q k^T + bias + mask) v in query blocks. Shapes as in `attend`.
+    """softmax(scale * q k^T + bias + mask) v, one block of queries at a time.
 
-    `block` queries are taken at a time; None keeps a block's scores in the cache of a core.
-    `fused` True gives each block to MLX's fused attention with the bias as its mask, False computes the softmax
-    here; None takes the first on a GPU, and the second on a CPU, where MLX's own softmax is slow.
+    Args:
+        q: queries (B, H, Lq, d).
+        k: keys (B, G, Lk, d).
+        v: values (B, G, Lk, dv).
+        scale: factor of the dot products.
+        mask: None, "causal" (with Lq <= Lk) or boolean and the same for all heads.
+        gate: bias terms.
+        block: queries taken at a time; None keeps a block's scores in the cache of a core.
+        fused: True gives each block to MLX's fused attention with the bias as its mask, False computes the softmax
+            here; None takes the first on a GPU, and the second on a CPU, where MLX's own softmax is slow.
+
+    Returns:
+        (B, H, Lq, dv) in q's dtype; zero for a query that may attend to no key.
+
+    Raises:
+        ValueError: for a mask that differs between heads.
     """
     batch, num_heads, num_queries, _ = q.shape
     num_kv, num_keys = k.shape[1], k.shape[2]
@@ -64,18 +76,18 @@ def chunked(
     blocks = [(i, min(i + block, num_queries)) for i in range(0, num_queries, block)]
     fused = backend.current().kind != "cpu" if fused is None else fused
     one_block = _fused_block if fused else _block
-    lanes = backend.lanes() if q.size // q.shape[-1] * num_keys >= _LANE_WORK else [None]
-    if len(lanes) > 1 and len(sets) == len(blocks) == 1:
+    streams = backend.streams() if q.size // q.shape[-1] * num_keys >= PARALLEL_SCORES else [None]
+    if len(streams) > 1 and len(sets) == len(blocks) == 1:
         sets = [part for whole in sets for part in _halve(whole)]
     outputs: list[mx.array] = []
     task = 0
     for heads in sets:
-        qs, ks, vs = (_take(x, heads.groups, num_kv) for x in (q, k, v))
+        qs, ks, vs = (take(x, heads.groups) for x in (q, k, v))
         rows: list[mx.array] = []
         for start, stop in blocks:
-            lane = lanes[task % len(lanes)]
+            stream = streams[task % len(streams)]
             task += 1
-            with mx.stream(lane or mx.default_stream(mx.default_device())):
+            with mx.stream(stream or mx.default_stream(mx.default_device())):
                 rows.append(one_block(qs, ks, vs, heads, mask, scale, start, stop))
         outputs.append(rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=3))
     out = outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=1)
@@ -93,16 +105,20 @@ def _block(
     rows = stop - start
     num_keys = _seen(mask, k.shape[2], num_queries, stop)
     k, v = (x[:, :, :num_keys].astype(mx.float32) for x in (k, v))
-    queries = q[..., start:stop, :].astype(mx.float32) * (scale * _LOG2E)
+    queries = q[..., start:stop, :].astype(mx.float32) * (scale * LOG2E)
     scores = queries.reshape(batch, groups, ratio * rows, -1) @ k.swapaxes(-1, -2)
     if heads.gate is not None:
-        scores = scores + _block_bias(heads.gate, groups, ratio, start, stop, num_keys, factor=_LOG2E)
+        scores = scores + _block_bias(heads.gate, groups, ratio, start, stop, num_keys, factor=LOG2E)
     allowed = _block_mask(mask, start, stop, num_keys)
     if allowed is not None:
         split = scores.reshape(batch, groups, ratio, rows, num_keys)
         scores = mx.where(allowed, split, -mx.inf).reshape(scores.shape)
-    weights = exp2(scores - mx.stop_gradient(mx.max(scores, axis=-1, keepdims=True)))
-    out = (weights @ v) / mx.sum(weights, axis=-1, keepdims=True)
+    top = mx.max(scores, axis=-1, keepdims=True)
+    # Only a boolean mask can leave a query without a key: its weights are then 0, and so is its output.
+    top = mx.maximum(top, _LOWEST) if isinstance(mask, mx.array) else top
+    weights = exp2(scores - mx.stop_gradient(top))
+    total = mx.sum(weights, axis=-1, keepdims=True)
+    out = (weights @ v) / (mx.where(total > 0, total, 1.0) if isinstance(mask, mx.array) else total)
     return out.astype(q.dtype).reshape(batch, groups, ratio, rows, -1)
 
 
@@ -121,13 +137,17 @@ def _fused_block(
         split = (batch, groups, ratio, rows, num_keys)
         bias = _block_bias(heads.gate, groups, ratio, start, stop, num_keys).reshape(split)
     allowed = _block_mask(mask, start, stop, num_keys)
+    has_key = None
     if allowed is not None:
+        if isinstance(mask, mx.array):
+            allowed, has_key = with_a_key(allowed)
         bias = mx.where(allowed, bias, -mx.inf)
     additive = mx.broadcast_to(bias, (batch, groups, ratio, rows, num_keys)).reshape(batch, -1, rows, num_keys)
     queries = q[..., start:stop, :].reshape(batch, groups * ratio, rows, width)
     inputs = (x.astype(mx.float32) for x in (queries, k[:, :, :num_keys], v[:, :, :num_keys]))
     out = mx.fast.scaled_dot_product_attention(*inputs, scale=scale, mask=additive)
-    return out.astype(q.dtype).reshape(batch, groups, ratio, rows, -1)
+    out = out.astype(q.dtype).reshape(batch, groups, ratio, rows, -1)
+    return out if has_key is None else mx.where(has_key, out, mx.zeros((), out.dtype))
 
 
 def _seen(mask: Mask, num_keys: int, num_queries: int, stop: int) -> int:
@@ -177,16 +197,8 @@ def _head_sets(num_kv: int, gate: GateTerms | None, *, together: bool) -> list[_
 
 
 def _halve(heads: _HeadSet) -> list[_HeadSet]:
-    """Two sets of half the KV heads each, for one long block on two lanes; gates stay whole."""
+    """Two sets of half the KV heads each, for one long block on two streams; gates stay whole."""
     if heads.gate is not None or len(heads.groups) < 2:
         return [heads]
     middle = len(heads.groups) // 2
     return [_HeadSet(heads.groups[:middle], None), _HeadSet(heads.groups[middle:], None)]
-
-
-def _take(x: mx.array, groups: Sequence[int], total: int) -> mx.array:
-    """KV heads `groups` of axis 1; a view where they are neighbours."""
-    first = groups[0]
-    if tuple(groups) != tuple(range(first, first + len(groups))):
-        return x[:, list(groups)]
-    return x if len(groups) == total else x[:, first : first + len(groups)]

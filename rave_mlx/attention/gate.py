@@ -20,17 +20,22 @@ from typing import Literal, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from rave_mlx.backend.activations import LN2
 from rave_mlx.backend.decode_ops import is_one_token, normalised_affine
 from rave_mlx.config import GateConfig, TextConfig
 
 Squash = Literal["tanh", "identity", "suppress", "boost"]
 
 _EPS = 1e-6
-_LN2 = 0.6931471805599453
 
 
 class QueryMap(NamedTuple):
-    """u = q^ project + offset: `project` (H_s, d, R) = [U' / sqrt(r), a, 0], `offset` (H_s, 1, R) = [0, beta, 1]."""
+    """What takes normalised queries q^ to gate features: u = q^ project + offset.
+
+    Attributes:
+        project: (H_s, d, R) = [U' / sqrt(r), a, 0].
+        offset: (H_s, 1, R) = [0, beta, 1].
+    """
 
     project: mx.array
     offset: mx.array
@@ -118,7 +123,12 @@ class PairGate(nn.Module):
 
 
 def squash(x: mx.array, kind: Squash, limit: float) -> mx.array:
-    """phi(x) elementwise in float32; finite for every finite x, and phi(0) = 0.
+    """phi(x), the gate's nonlinearity, elementwise in float32; finite for every finite x, and phi(0) = 0.
+
+    Args:
+        x: pair terms of any shape.
+        kind: identity, tanh, suppress or boost.
+        limit: bound of tanh; the other kinds have none.
 
     tanh: limit * tanh(x / limit). suppress: log sigmoid(x) + log 2, at most log 2. boost: softplus(x) - log 2, at
     least -log 2.
@@ -128,8 +138,8 @@ def squash(x: mx.array, kind: Squash, limit: float) -> mx.array:
     if kind == "tanh":
         return limit * mx.tanh(x / limit)
     if kind == "suppress":
-        return _LN2 - mx.logaddexp(-x, 0.0)
-    return mx.logaddexp(x, 0.0) - _LN2
+        return LN2 - mx.logaddexp(-x, 0.0)
+    return mx.logaddexp(x, 0.0) - LN2
 
 
 def _heads(x: mx.array, groups: tuple[int, ...], ratio: int) -> mx.array:

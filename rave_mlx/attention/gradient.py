@@ -7,8 +7,8 @@ of queries at a time from them: with p = exp(s - lse), dp = do . v and delta = d
     du = dx w,             dw = dx^T u        (u, w: the gate's query and key features)
 
 and the gate's parameters get theirs from du and dw. Everything is float32 inside. Blocks are chained, so that the
-scores of one are gone before those of the next exist; on a CPU the heads are dealt out over the backend's lanes, one
-chain a lane.
+scores of one are gone before those of the next exist; on a CPU the heads are dealt out over the backend's streams,
+one chain a stream.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from typing import cast
 import mlx.core as mx
 
 from rave_mlx.attention.gate import GateTerms, Squash, squash
-from rave_mlx.attention.head_groups import Heads, after, head_sets, joined, lanes, rows, to_keys, unstack
+from rave_mlx.attention.head_groups import Heads, after, head_sets, joined, rows, streams_of, to_keys, unstack
 from rave_mlx.attention.masks import Mask
-from rave_mlx.backend.activations import exp2, tanh_limit
+from rave_mlx.backend.activations import LOG2E, exp2, tanh_limit
 
 Forward = Callable[[mx.array, mx.array, mx.array, Mask, GateTerms | None], tuple[mx.array, mx.array]]
 """(q, k, v, mask, gate) to (out, lse); lse in natural log, -inf for a query without a key."""
 
-_LOG2E = 1.4426950408889634
 _BLOCK = 128
 
 
@@ -58,9 +57,19 @@ def train(
     gate: GateTerms | None = None,
     block: int = _BLOCK,
 ) -> mx.array:
-    """softmax(scale * q k^T + bias + mask) v with a gradient of linear memory. Shapes as in `attend`.
+    """softmax(scale * q k^T + bias + mask) v for training: its gradient takes memory that is linear in the length.
 
-    A query that may attend to no key gives zero and has no gradient.
+    Args:
+        q: queries (B, H, Lq, d).
+        k: keys (B, G, Lk, d).
+        v: values (B, G, Lk, d).
+        scale: factor of the dot products.
+        mask: None, "causal" or boolean, as of `attend`; it may differ between heads.
+        gate: bias terms; u and v have gradients too, inside the gate's span.
+        block: queries whose scores are in memory at a time.
+
+    Returns:
+        (B, H, Lq, d) in q's dtype. A query that may attend to no key gives zero and has no gradient.
     """
 
     def forward(q: mx.array, k: mx.array, v: mx.array, mask: Mask, gate: GateTerms | None) -> tuple[mx.array, mx.array]:
@@ -80,7 +89,21 @@ def differentiable(
     gate: GateTerms | None = None,
     block: int = _BLOCK,
 ) -> tuple[mx.array, mx.array]:
-    """`forward` with the gradient of this module: (out, lse), differentiable in q, k, v, u and w."""
+    """Attention computed by `forward`, with the gradient of this module.
+
+    Args:
+        forward: what computes output and log-sum-exp from the arguments that follow.
+        q: queries (B, H, Lq, d).
+        k: keys (B, G, Lk, d).
+        v: values (B, G, Lk, d).
+        scale: factor of the dot products.
+        mask: None, "causal" or boolean, as of `attend`.
+        gate: bias terms.
+        block: queries whose scores the backward pass keeps in memory at a time.
+
+    Returns:
+        Output (B, H, Lq, d) and log-sum-exp (B, H, Lq), differentiable in q, k, v and the gate's u and v.
+    """
     constants = None if gate is None else _Gate.of(gate)
     primals = [q, k, v] + ([] if gate is None else [gate.u, gate.v]) + ([mask] if isinstance(mask, mx.array) else [])
 
@@ -109,8 +132,8 @@ def _forward(
 ) -> tuple[mx.array, mx.array]:
     sets = head_sets(q, k, v, gate)
     parts = []
-    for heads, lane in zip(sets, lanes(sets, q, k), strict=True):
-        with mx.stream(lane):
+    for heads, stream in zip(sets, streams_of(sets, q, k), strict=True):
+        with mx.stream(stream):
             parts.append(_set_forward(heads, scale, mask, gate, block))
     out, lse = (joined([part[i] for part in parts], sets) for i in range(2))
     return out.reshape(q.shape).astype(q.dtype), lse.reshape(q.shape[:3])
@@ -130,7 +153,7 @@ def _set_forward(
         total = mx.sum(weights, axis=-1, keepdims=True)
         out = (weights @ now.v[:, :, : scores.shape[-1]]) / mx.maximum(total, 1e-30)
         values.append(unstack(out, now))
-        totals.append(unstack((top + mx.log2(total)) / _LOG2E, now))
+        totals.append(unstack((top + mx.log2(total)) / LOG2E, now))
     return mx.concatenate(values, axis=3), mx.concatenate(totals, axis=3)
 
 
@@ -148,8 +171,8 @@ def _backward(
     """Gradients of q, k, v and, with a gate, of u and w."""
     sets = head_sets(q, k, v, gate, cotangents, outputs)
     parts = []
-    for heads, lane in zip(sets, lanes(sets, q, k), strict=True):
-        with mx.stream(lane):
+    for heads, stream in zip(sets, streams_of(sets, q, k), strict=True):
+        with mx.stream(stream):
             parts.append(_set_backward(heads, scale, mask, gate, block))
     grads = [joined([part[i] for part in parts], sets) for i in range(3)]
     shaped = [g.reshape(x.shape).astype(x.dtype) for g, x in zip(grads, (q, k, v), strict=True)]
@@ -175,7 +198,7 @@ def _set_backward(heads: Heads, scale: float, mask: Mask, gate: GateTerms | None
         rebuilt = _scores(now, scale, mask, gate, start, stop)
         keys = rebuilt.scores.shape[-1]
         lse, do = rows(now.lse, start, stop), rows(now.do, start, stop)
-        p = exp2(rebuilt.scores - mx.where(mx.isinf(lse), 0.0, lse) * _LOG2E)
+        p = exp2(rebuilt.scores - mx.where(mx.isinf(lse), 0.0, lse) * LOG2E)
         ds = p * (do @ now.v[:, :, :keys].swapaxes(-1, -2) - rows(now.delta, start, stop))
         dq.append(unstack(scale * (ds @ now.k[:, :, :keys]), now))
         dk = dk + to_keys(scale * (ds.swapaxes(-1, -2) @ rows(now.q, start, stop)), 0, num_keys)
@@ -220,14 +243,14 @@ def _scores(heads: Heads, scale: float, mask: Mask, gate: GateTerms | None, star
     num_queries, num_keys = heads.q.shape[3], heads.k.shape[2]
     if isinstance(mask, str):
         num_keys = max(num_keys - num_queries + stop, 1)
-    scores = (rows(heads.q, start, stop) * (scale * _LOG2E)) @ heads.k[:, :, :num_keys].swapaxes(-1, -2)
+    scores = (rows(heads.q, start, stop) * (scale * LOG2E)) @ heads.k[:, :, :num_keys].swapaxes(-1, -2)
     x = bias = None
     if heads.u is not None and heads.w is not None and gate is not None:
         low, high = (min(edge, num_keys) for edge in gate.span)
         if low < high:
             x = rows(heads.u, start, stop) @ heads.w[:, :, low:high].swapaxes(-1, -2)
             bias = _bias(x, gate)
-            scores = scores + mx.pad(bias * _LOG2E, [(0, 0), (0, 0), (0, 0), (low, num_keys - high)])
+            scores = scores + mx.pad(bias * LOG2E, [(0, 0), (0, 0), (0, 0), (low, num_keys - high)])
     allowed = _allowed(mask, heads, start, stop, num_keys)
     if allowed is not None:
         split = scores.reshape(*heads.q.shape[:3], stop - start, num_keys)

@@ -1,4 +1,4 @@
-"""KV heads that the train path computes together, and the reshapes between their layouts."""
+"""Which KV heads are computed together, and the reshapes between their layouts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,24 @@ import mlx.core as mx
 from rave_mlx import backend
 from rave_mlx.attention.gate import GateTerms
 
-_LANE_WORK = 1 << 20
+PARALLEL_SCORES = 1 << 20
 """Scores below which a second thread costs more than it saves."""
 
 
 @dataclass(frozen=True)
 class Heads:
-    """The float32 arrays of KV heads `groups`; q, do (B, g, ratio, Lq, d), lse, delta (B, g, ratio, Lq, 1), k, v
-    (B, g, Lk, d); gated heads have u (B, g, ratio, Lq, R) and w (B, g, Lk, R)."""
+    """The float32 arrays of one set of KV heads, g of them, each shared by `ratio` query heads.
+
+    Attributes:
+        groups: indices of the KV heads.
+        q: queries (B, g, ratio, Lq, d).
+        k, v: keys and values (B, g, Lk, d).
+        do: gradient of the output (B, g, ratio, Lq, d). In a forward pass, which has none, q stands here.
+        lse: log-sum-exp (B, g, ratio, Lq, 1); in a forward pass q.
+        delta: sum over d of the output times its gradient, minus that of lse, (B, g, ratio, Lq, 1); in a forward
+            pass q.
+        u, w: gate features of queries (B, g, ratio, Lq, R) and keys (B, g, Lk, R); None for heads without a gate.
+    """
 
     groups: tuple[int, ...]
     q: mx.array
@@ -38,16 +48,25 @@ def head_sets(
     cotangents: Sequence[mx.array] = (),
     outputs: Sequence[mx.array] = (),
 ) -> list[Heads]:
-    """KV heads that are computed together: gated ones apart from the rest, each in two sets where it is worth it."""
+    """KV heads that are computed together: gated ones apart from the rest, each in two sets where it is worth it.
+
+    Args:
+        q: queries (B, H, Lq, d).
+        k: keys (B, G, Lk, d).
+        v: values (B, G, Lk, d).
+        gate: bias terms.
+        cotangents: in a backward pass the gradients of output (B, H, Lq, d) and log-sum-exp (B, H, Lq).
+        outputs: in a backward pass that output and log-sum-exp.
+    """
     num_kv = k.shape[1]
 
-    def spread(x: mx.array, groups: int = num_kv) -> mx.array:
+    def by_group(x: mx.array, groups: int = num_kv) -> mx.array:
         return x.astype(mx.float32).reshape(x.shape[0], groups, -1, *x.shape[2:])
 
-    arrays = [spread(q), k.astype(mx.float32), v.astype(mx.float32)]
+    arrays = [by_group(q), k.astype(mx.float32), v.astype(mx.float32)]
     if outputs:
-        do, lse = spread(cotangents[0]), spread(outputs[1][..., None])
-        delta = mx.sum(do * spread(outputs[0]), axis=-1, keepdims=True) - spread(cotangents[1][..., None])
+        do, lse = by_group(cotangents[0]), by_group(outputs[1][..., None])
+        delta = mx.sum(do * by_group(outputs[0]), axis=-1, keepdims=True) - by_group(cotangents[1][..., None])
         arrays += [do, lse, delta]
     else:
         arrays += [arrays[0]] * 3
@@ -56,8 +75,8 @@ def head_sets(
         u = w = None
         if gate is not None and groups[0] in gate.groups:
             slots = [gate.groups.index(g) for g in groups]
-            u, w = _take(spread(gate.u, len(gate.groups)), slots), _take(gate.v.astype(mx.float32), slots)
-        taken = [_take(x, groups) for x in arrays]
+            u, w = take(by_group(gate.u, len(gate.groups)), slots), take(gate.v.astype(mx.float32), slots)
+        taken = [take(x, groups) for x in arrays]
         made.append(Heads(groups, taken[0], taken[1], taken[2], taken[3], taken[4], taken[5], u, w))
     return made
 
@@ -66,15 +85,15 @@ def _group_sets(num_kv: int, gate: GateTerms | None, work: int) -> list[tuple[in
     every = tuple(range(num_kv))
     gated = () if gate is None else tuple(sorted(gate.groups))
     sets = [s for s in (gated, tuple(g for g in every if g not in gated)) if s]
-    if len(backend.lanes()) > 1 and work >= _LANE_WORK:
+    if len(backend.streams()) > 1 and work >= PARALLEL_SCORES:
         sets = [part for s in sets for part in (s[: len(s) // 2], s[len(s) // 2 :]) if part]
     return sets
 
 
-def lanes(sets: Sequence[Heads], q: mx.array, k: mx.array) -> Sequence[mx.Stream | mx.ThreadLocalStream]:
+def streams_of(sets: Sequence[Heads], q: mx.array, k: mx.array) -> Sequence[mx.Stream | mx.ThreadLocalStream]:
     """A stream for each set; one thread where the work is small."""
-    found = backend.lanes()
-    if len(found) < 2 or q.size // q.shape[-1] * k.shape[2] < _LANE_WORK:
+    found = backend.streams()
+    if len(found) < 2 or q.size // q.shape[-1] * k.shape[2] < PARALLEL_SCORES:
         return [mx.default_stream(mx.default_device())] * len(sets)
     return [found[i % len(found)] for i in range(len(sets))]
 
@@ -96,7 +115,7 @@ def joined(parts: Sequence[mx.array], sets: Sequence[Heads]) -> mx.array:
     return out if order == sorted(order) else out[:, [order.index(g) for g in sorted(order)]]
 
 
-def _take(x: mx.array, groups: Sequence[int]) -> mx.array:
+def take(x: mx.array, groups: Sequence[int]) -> mx.array:
     """KV heads `groups` of axis 1; a view where they are neighbours."""
     first = groups[0]
     if list(groups) != list(range(first, first + len(groups))):

@@ -1,5 +1,8 @@
-"""Attention masks. Three forms: None (every key), "causal" (aligned to the last key), or a boolean array
-broadcastable to (B, H, Lq, Lk) in which True means "may attend"."""
+"""Which keys a query may attend to.
+
+A mask has one of three forms: None (every key), "causal" (aligned to the last key), or a boolean array broadcastable
+to (B, H, Lq, Lk) in which True means "may attend".
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,17 @@ def as_bool(mask: Mask, num_queries: int, num_keys: int) -> mx.array | None:
     if isinstance(mask, str):
         return causal(num_queries, num_keys)
     return mask
+
+
+def with_a_key(mask: mx.array) -> tuple[mx.array, mx.array]:
+    """A mask under which every query has a key, for the sake of the softmax, which is 0 / 0 over none.
+
+    Returns:
+        The mask, with every key open to the queries that had none, and (..., Lq, 1) marks of the queries that had one:
+        the output of the others is to be set to zero. A gradient meets no NaN on the way.
+    """
+    has_key = mx.any(mask, axis=-1, keepdims=True)
+    return mask | ~has_key, has_key
 
 
 def decoder_mask(

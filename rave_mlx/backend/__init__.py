@@ -1,17 +1,16 @@
 """Which MLX backend is there, and how to get the best of it.
 
 `prepare()` comes before the first computation. On Metal and CUDA it only looks. On a Linux CPU it gives MLX a fast
-BLAS (`rave_mlx.backend.cpu.blas`), keeps the C library from returning large buffers to the system after every operation,
-and makes sure that `mx.compile` can build kernels. Importing this module does none of that.
+BLAS (`cpu.blas`), keeps the C library from returning large buffers to the system after every operation
+(`cpu.allocator`), and makes sure that `mx.compile` can build kernels (`cpu.compilation`). Importing this module does
+none of that.
 
 What a CPU wants of callers: float32 (half precision and quantized products are far slower there), and independent
-work spread over `lanes()`.
+work spread over `streams()`.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import platform
 import sys
 import threading
@@ -24,14 +23,14 @@ from typing import Literal
 import mlx.core as mx
 
 from rave_mlx.backend import system
-from rave_mlx.backend.cpu import blas
+from rave_mlx.backend.cpu import allocator, blas, compilation
 from rave_mlx.backend.system import Memory
 from rave_mlx.errors import MemoryLimitError
 
-_MAX_LANES = 4
+_MAX_STREAMS = 4
+"""Streams of a CPU at most; with more, the parts of one layer's rows get small."""
 _HEADROOM = 1.25
 """Share of memory that expanded weights need on top of their size: activations, the file being read."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _lock = threading.Lock()
 
 
@@ -39,9 +38,15 @@ _lock = threading.Lock()
 class Backend:
     """The compute backend of this process.
 
-    `dtype` is the type weights are computed in by default, None for the checkpoint's own. `binding` ties MLX to the
-    BLAS it was given, None for its own; `blas_note` says which, or why not. `compiler` is the g++ behind
-    `mx.compile` on a CPU; `jit_note` says why it builds no kernels, "" where it does.
+    Attributes:
+        kind: what MLX computes on.
+        device: its name, for people.
+        dtype: type that weights are computed in by default; None for the checkpoint's own.
+        cores: processor cores that this process may use.
+        binding: ties MLX to the BLAS it was given; None for MLX's own.
+        blas_note: which BLAS that is, or why MLX keeps its own.
+        compiler: path of the g++ behind `mx.compile` on a CPU.
+        jit_note: why `mx.compile` builds no kernels; "" where it does.
     """
 
     kind: Literal["metal", "cuda", "cpu"]
@@ -79,45 +84,42 @@ def current() -> Backend:
     return prepare()
 
 
-def lanes(n: int | None = None) -> list[mx.ThreadLocalStream]:
-    """Streams for independent pieces of work: `with mx.stream(lane): ...`.
+def streams() -> list[mx.ThreadLocalStream]:
+    """Streams for independent pieces of work: `with mx.stream(stream): ...`.
 
-    On a CPU MLX runs each stream on one thread of its own, so there is a lane for each core, four at most. A GPU
-    fills itself: one lane. The lanes are the same on every call, and each may be used in any Python thread.
-
-    Args:
-        n: how many at most.
+    On a CPU MLX runs each stream on one thread of its own, so there is a stream for each core, four at most. A GPU
+    fills itself: one stream. They are the same on every call, and each may be used in any Python thread.
     """
-    found = _lanes()
-    return list(found[: max(1, n)] if n is not None else found)
+    return list(_streams())
 
 
 @contextmanager
 def blas_threads(count: int) -> Iterator[None]:
-    """Let a matrix product use `count` BLAS threads: 1 where the lanes already keep every core busy.
+    """Let a matrix product use `count` BLAS threads: 1 where the streams already keep every core busy.
 
     It holds for the whole process and counts when a product is computed, not when it is written down: evaluate
-    inside. Without a library of ours, and where that does not tell its threads, nothing changes.
+    inside. Blocks may be nested and may overlap in several Python threads: the one entered last counts, and after
+    the last one has ended the number is what it was before the first. Without a library of ours, and where that does
+    not tell its threads, nothing changes.
+
+    Raises:
+        BackendError: when `count` is below 1.
     """
     library = current().blas
-    before = None if library is None else library.threads
-    if library is None or before is None:
+    if library is None:
         yield
         return
-    library.set_threads(count)
-    try:
+    with library.limited_to(count):
         yield
-    finally:
-        library.set_threads(before)
 
 
 @contextmanager
 def row_parallel() -> Iterator[None]:
-    """A block that evaluates work cut over the lanes (`parallel.by_rows`): one BLAS thread a lane.
+    """A block that evaluates work cut over the streams (`split_rows.by_rows`): one BLAS thread a stream.
 
-    Two lanes that share two BLAS threads wait for each other, many times longer when another program is running.
+    Two streams that share two BLAS threads wait for each other, many times longer when another program is running.
     """
-    with blas_threads(1) if len(lanes()) > 1 else nullcontext():
+    with blas_threads(1) if len(streams()) > 1 else nullcontext():
         yield
 
 
@@ -166,51 +168,20 @@ def _prepare() -> Backend:
     cores = system.cores()
     device = str(mx.device_info(mx.Device(mx.cpu, 0)).get("device_name") or platform.processor() or platform.machine())
     if sys.platform == "linux":
-        _keep_buffers()
+        allocator.keep_buffers()
         binding, note = blas.bind(cores)
     else:
         binding, note = None, "MLX uses the system's BLAS on this platform"
     compiler = system.compiler()
-    return Backend("cpu", device, mx.float32, cores, binding, note, compiler, _compile_problem(compiler))
+    return Backend("cpu", device, mx.float32, cores, binding, note, compiler, compilation.problem(compiler))
 
 
 @cache
-def _lanes() -> tuple[mx.ThreadLocalStream, ...]:
+def _streams() -> tuple[mx.ThreadLocalStream, ...]:
     backend = current()
     if backend.kind != "cpu":
         return (mx.new_thread_local_stream(mx.default_device()),)
-    return tuple(mx.new_thread_local_stream(mx.cpu) for _ in range(min(backend.cores, _MAX_LANES)))
-
-
-def _keep_buffers() -> None:
-    """Let glibc's malloc keep freed buffers.
-
-    MLX allocates every result anew. By default glibc hands large buffers back to the system at once, and the next
-    operation pays for mapping and zeroing each page again: a 16 MB chain of operations ran 2 to 4 times slower.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt") and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-        libc.mallopt(_M_TRIM_THRESHOLD, min(1 << 30, system.memory().available // 8))
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-
-
-def _compile_problem(compiler: str | None) -> str:
-    """Why `mx.compile` builds no kernels on this CPU, or "".
-
-    MLX runs operations one by one where it finds no g++, but fails where the one it finds cannot build (no
-    headers, no place for temporary files); compilation is then switched off for the whole process. The trial takes
-    a second once, afterwards MLX finds the result in its folder of temporary files.
-    """
-    if compiler is None:
-        return "no g++"
-    if "MLX_DISABLE_COMPILE" in os.environ:
-        return "MLX_DISABLE_COMPILE is set"
-    try:
-        right = mx.array_equal(mx.compile(lambda x: x * 2.0 + 1.0)(mx.arange(16.0)), mx.arange(1.0, 33.0, 2.0)).item()
-    except RuntimeError as error:
-        mx.disable_compile()
-        return f"g++ failed: {str(error).splitlines()[-1][-200:]}"
-    return "" if right else "g++ builds wrong kernels"
+    return tuple(mx.new_thread_local_stream(mx.cpu) for _ in range(min(backend.cores, _MAX_STREAMS)))
 
 
 def _gb(size: float) -> str:

@@ -15,6 +15,7 @@ others), and rounded to float32. Gradients are given explicitly, since bit patte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Any, cast
@@ -23,14 +24,14 @@ import mlx.core as mx
 
 from rave_mlx import backend
 
+LN2 = math.log(2.0)
+LOG2E = math.log2(math.e)
 _LARGE = 1 << 12
 """Elements from which compiled kernels pay for their dispatch (20 us)."""
 _LARGE_EXP2 = 1 << 16
 """The same for 2^x, whose plain form is cheaper and whose shape, that of attention scores, changes with every
 decoded token: here a trace (0.2 ms) has to pay as well."""
 _SHAPES = 256
-_LN2 = 0.6931471805599453
-_LOG2E = 1.4426950408889634
 _SQRT_HALF = 0.7071067811865476
 _INV_SQRT_2PI = 0.3989422804014327
 _ROUND = 12582912.0
@@ -72,7 +73,7 @@ def silu(x: mx.array) -> mx.array:
 
 
 def silu_mul(gate: mx.array, up: mx.array) -> mx.array:
-    """silu(gate) * up for two arrays of one shape: the inside of a SwiGLU MLP."""
+    """The inside of a SwiGLU MLP: silu(gate) * up for two arrays of one shape."""
     return _silu_mul(gate, up) if _is_large(gate) and _is_large(up) else _stock(_plain_silu_mul)(gate, up)
 
 
@@ -114,7 +115,7 @@ def _sigmoid_of(x: mx.array, argument: mx.array) -> mx.array:
     """x * sigmoid(argument)."""
     if not _is_large(x):
         return x * mx.sigmoid(argument)
-    return x / (1.0 + exp2(_clip(argument, -80.0, 80.0) * -_LOG2E))
+    return x / (1.0 + exp2(_clip(argument, -80.0, 80.0) * -LOG2E))
 
 
 def _plain_gelu(x: mx.array) -> mx.array:
@@ -183,7 +184,7 @@ def _exp2_forward(x: mx.array) -> mx.array:
 
 
 def _exp2_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
-    return cotangent * output * _LN2
+    return cotangent * output * LN2
 
 
 _exp2 = _with_gradient(_exp2_forward, _exp2_vjp)
@@ -191,7 +192,7 @@ _exp2 = _with_gradient(_exp2_forward, _exp2_vjp)
 
 def _exp_minus(x: mx.array) -> mx.array:
     """exp(-x)."""
-    return _exp2(x * -_LOG2E)
+    return _exp2(x * -LOG2E)
 
 
 def _times_sigmoid(x: mx.array, e: mx.array) -> mx.array:
@@ -250,7 +251,7 @@ def _gelu_forward(x: mx.array) -> mx.array:
 
 def _gelu_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
     # The density is 0 in float32 at the clamp, which only keeps an infinity from giving NaN.
-    density = _exp2(x * x * (-0.5 * _LOG2E)) * _INV_SQRT_2PI
+    density = _exp2(x * x * (-0.5 * LOG2E)) * _INV_SQRT_2PI
     return cotangent * (0.5 * (1.0 + mx.erf(x * _SQRT_HALF)) + _clip(x, -_GELU_CLIP, _GELU_CLIP) * density)
 
 

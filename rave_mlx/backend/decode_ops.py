@@ -19,7 +19,7 @@ _SHAPES = 64
 
 
 class RMSNorm(nn.RMSNorm):
-    """`nn.RMSNorm`."""
+    """`nn.RMSNorm`, in one kernel where it normalises a single float32 token on a CPU."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """x (..., L, width) / rms(x) * weight."""
@@ -35,17 +35,36 @@ def is_one_token(x: mx.array) -> bool:
 
 
 def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
-    """x (B, H, 1, d) times `cos`, plus x with its halves swapped times `sin`, each (B, 1, 1, d)."""
+    """Rotary positions of one token: x times `cos`, plus x with its halves swapped times `sin`.
+
+    Args:
+        x: (B, H, 1, d).
+        cos: (B, 1, 1, d).
+        sin: (B, 1, 1, d), negative in its first half.
+    """
     return _compiled(_rotate, tuple(x.shape))(x, cos, sin)
 
 
 def normalised_affine(x: mx.array, project: mx.array, offset: mx.array, eps: float) -> mx.array:
-    """x / rms(x) @ project + offset for x (B, H, 1, d), project (H, d, R), offset (H, 1, R)."""
+    """x / rms(x) @ project + offset: the gate's features of one query.
+
+    Args:
+        x: (B, H, 1, d).
+        project: (H, d, R).
+        offset: (H, 1, R).
+        eps: added to the mean square of x.
+    """
     return _compiled(_scaled_affine, tuple(x.shape))(x @ project, x, offset, mx.array(eps))
 
 
 def tanh_bias(x: mx.array, limit: float, factor: float) -> mx.array:
-    """factor * limit * tanh(x / limit) for the scores of one token, whose number of keys stays the same."""
+    """factor * limit * tanh(x / limit), the gate's bias on the scores of one token.
+
+    Args:
+        x: pair terms (B, G, heads, keys); the keys are those of the images, as many for every token of an answer.
+        limit: bound of the bias.
+        factor: unit of the scores, log2(e) where they are for 2^x.
+    """
     return _compiled(_tanh_bias, tuple(x.shape))(x, mx.array(1 / limit), mx.array(factor * limit))
 
 

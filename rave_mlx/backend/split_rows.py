@@ -1,8 +1,8 @@
 """Row-parallel work on CPUs.
 
 MLX runs a CPU stream on one thread, and everything but matrix products is single-threaded. Work that treats rows
-(tokens, patches) independently is therefore cut into as many parts as there are lanes, each on a stream of its own;
-matrix products inside a part then use one BLAS thread (`backend.blas_threads`). On a GPU there is one lane and
+(tokens, patches) independently is therefore cut into as many parts as there are streams, each on a stream of its own;
+matrix products inside a part then use one BLAS thread (`backend.blas_threads`). On a GPU there is one stream and
 nothing is cut.
 """
 
@@ -21,17 +21,20 @@ _MIN_ROWS = 32
 def by_rows(function: Callable[..., Sequence[mx.array]], *arrays: mx.array, axis: int) -> list[mx.array]:
     """`function(*arrays)`, computed in parts along `axis` of every input and output.
 
-    The function must treat rows independently and return arrays with as many rows along `axis` as it was given.
+    Args:
+        function: treats rows independently and returns arrays with as many rows along `axis` as it was given.
+        arrays: its inputs, all with the same number of rows along `axis`.
+        axis: the rows' axis.
     """
-    lanes = backend.lanes()
+    streams = backend.streams()
     rows = arrays[0].shape[axis]
-    parts = min(len(lanes), rows // _MIN_ROWS)
+    parts = min(len(streams), rows // _MIN_ROWS)
     if parts < 2:
         return list(function(*arrays))
     cuts = [rows * i // parts for i in range(1, parts)]
     split = zip(*(mx.split(x, cuts, axis=axis) for x in arrays), strict=True)
     outputs: list[Sequence[mx.array]] = []
-    for lane, part in zip(lanes, split, strict=False):
-        with mx.stream(lane):
+    for stream, part in zip(streams, split, strict=False):
+        with mx.stream(stream):
             outputs.append(function(*part))
     return [mx.concatenate(list(same), axis=axis) for same in zip(*outputs, strict=True)]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rave_mlx import __version__
 from rave_mlx.errors import RaveError
 
 if TYPE_CHECKING:
@@ -64,7 +63,8 @@ def doctor(
 
 def examine() -> Iterator[Finding]:
     """All findings, the dependent ones after what they depend on."""
-    yield Finding("rave-mlx", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    version = importlib.metadata.version("rave-mlx")
+    yield Finding("rave-mlx", f"{version}, Python {platform.python_version()}, {platform.platform()}")
     try:
         from rave_mlx import backend
     except ImportError as error:
@@ -111,8 +111,8 @@ def _speed(found: Backend) -> Iterator[Finding]:
         threads = "" if library.threads is None else f", {library.threads} threads"
         yield Finding("BLAS", f"{library.name} {library.version}{threads}, {library.path}")
         yield Finding("matmul", f"{speed}; {own:,.1f} with the BLAS that comes with MLX")
-        if found.binding.vectors_note:
-            note = found.binding.vectors_note
+        if found.binding.gemv_note:
+            note = found.binding.gemv_note
             yield Finding(
                 "vectors", f"{note}: a written token reads weights 2 to 3 times slower", "slow", _install_compiler(note)
             )

@@ -125,7 +125,7 @@ def test_lengths_and_ragged_blocks(lq, lk):
     compare(q, k, v, terms, "causal", 2e-6, block=32)
 
 
-def test_work_that_is_dealt_out_over_lanes():
+def test_work_that_is_dealt_out_over_streams():
     compare(*draw(4, batch=1, heads=8, groups=4, lq=400, lk=420, gated=(0, 1, 3)), "causal", 3e-6, block=128)
 
 

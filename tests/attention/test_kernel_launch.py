@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from support import relative
 
-from rave_mlx import attention, backend
-from rave_mlx.attention import GateTerms, Packed, attend, attend_packed, attend_with_mass, choose_path
+from rave_mlx import backend
+from rave_mlx.attention import GateTerms, Packed, attend, attend_packed, attend_with_mass, choose_path, dispatch
 from rave_mlx.attention.kernels import launch as launching
 from rave_mlx.attention.kernels.fused import Request, choose_tile, fused
 from rave_mlx.attention.kernels.launch import DTYPES, GATE_WIDTHS, WIDTHS, launch, refusal, shape_refusal
@@ -123,7 +123,7 @@ def as_metal(monkeypatch):
     monkeypatch.setattr(launching, "self_check", lambda run: None)
     found = replace(backend.current(), kind="metal")
     monkeypatch.setattr(backend, "current", lambda: found)
-    attention._note.cache_clear()
+    dispatch._note.cache_clear()
 
 
 @pytest.mark.usefixtures("as_metal")

@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -16,7 +17,7 @@ from rave_mlx.backend import system
 from rave_mlx.backend.cpu import gemv
 
 CPU = backend.prepare().kind == "cpu"
-BOUND = CPU and backend.current().binding is not None and not backend.current().binding.vectors_note
+BOUND = CPU and backend.current().binding is not None and not backend.current().binding.gemv_note
 needs_binding = pytest.mark.skipif(not BOUND, reason="MLX keeps its BLAS here, or there is no g++")
 FUNCTION = ctypes.CFUNCTYPE(
     None, *[ctypes.c_int] * 6, ctypes.c_float, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int,
@@ -97,7 +98,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-NOTE = "from rave_mlx import backend; print(repr(backend.prepare().binding.vectors_note))"
+NOTE = "from rave_mlx import backend; print(repr(backend.prepare().binding.gemv_note))"
 
 
 @needs_binding
@@ -120,6 +121,74 @@ def test_where_nothing_can_be_kept_it_is_built_for_the_process(tmp_path):
     (file,) = broken.iterdir()
     file.write_bytes(b"not a library")
     assert run(NOTE, XDG_CACHE_HOME=str(broken.parent)).stdout == "''\n"
+
+
+PLANTED = """
+#include <cstdio>
+#include <cstdlib>
+__attribute__((constructor)) static void run() { std::fclose(std::fopen(std::getenv("MARKER"), "w")); }
+extern "C" void rave_bind(void*, void*) {}
+extern "C" void rave_sgemm() {}
+"""
+
+
+def as_link(file: Path) -> None:
+    file.rename(file.parent.parent / "elsewhere.so")
+    file.symlink_to(file.parent.parent / "elsewhere.so")
+
+
+def as_linked_folder(file: Path) -> None:
+    folder = file.parent
+    folder.rename(folder.parent / "elsewhere")
+    folder.symlink_to(folder.parent / "elsewhere", target_is_directory=True)
+
+
+FOREIGN = {
+    "a file that its group may write": lambda file: file.chmod(0o770),
+    "a file that all may write": lambda file: file.chmod(0o666),
+    "a file of another user": lambda file: os.chown(file, 12345, 12345),
+    "a link": as_link,
+    "a folder that its group may write": lambda file: file.parent.chmod(0o770),
+    "a folder that all may write": lambda file: file.parent.chmod(0o1777),
+    "a folder of another user": lambda file: os.chown(file.parent, 12345, 12345),
+    "a linked folder": as_linked_folder,
+}
+
+
+@needs_binding
+@pytest.mark.parametrize("how", [None, *FOREIGN])
+def test_what_others_may_have_written_is_not_loaded(tmp_path, how):
+    """A planted library runs as soon as it is loaded; the first case shows that the test can see that."""
+    if how is not None and "another user" in how and os.getuid():
+        pytest.skip("only root can give files away")
+    cache, marker = tmp_path / "cache", tmp_path / "ran"
+    assert run(NOTE, XDG_CACHE_HOME=str(cache)).stdout == "''\n"
+    (file,) = (cache / "rave-mlx").iterdir()
+    file.unlink()
+    command = [system.compiler(), "-shared", "-fPIC", "-x", "c++", "-", "-o", file]
+    subprocess.run(command, input=PLANTED.encode(), check=True)
+    file.chmod(0o700)
+    if how is not None:
+        FOREIGN[how](file)
+    done = run(NOTE, XDG_CACHE_HOME=str(cache), MARKER=str(marker))
+    assert marker.exists() == (how is None), done.stderr
+    if how is not None:
+        assert done.stdout == "''\n", "a library of our own is built instead"
+    if how is not None and "folder" not in how:
+        (kept,) = (cache / "rave-mlx").iterdir()
+        assert not kept.is_symlink()
+        assert (kept.stat().st_uid, kept.stat().st_mode & 0o777) == (os.geteuid(), 0o600)
+
+
+@needs_binding
+def test_a_umask_that_lets_others_write_does_not_reach_the_cache(tmp_path):
+    code = "import os; os.umask(0); " + NOTE
+    for _ in range(2):
+        assert run(code, XDG_CACHE_HOME=str(tmp_path)).stdout == "''\n"
+        (file,) = (tmp_path / "rave-mlx").iterdir()
+        built = file.stat().st_mtime_ns
+    assert file.stat().st_mtime_ns == built
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
 @needs_binding

@@ -4,6 +4,8 @@ MLX's Linux wheel calls the reference BLAS, on one thread. Nearly all of a model
 three functions that MLX imports from it, so this module loads an optimised library privately and redirects those
 three imports of libmlx.so (`elf_import_table`). No other library in the process is touched, and the redirection is
 taken back when a trial product is not right. `RAVE_MLX_BLAS` names a library file, or `none` for MLX's own.
+
+No package does this: MLX takes its BLAS when it is built, and threadpoolctl only sets threads of what is loaded.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import re
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
@@ -23,6 +25,7 @@ import numpy as np
 
 from rave_mlx.backend import system
 from rave_mlx.backend.cpu import elf_import_table, gemv
+from rave_mlx.backend.cpu.thread_blocks import ThreadBlocks
 from rave_mlx.errors import RaveError
 
 VARIABLE = "RAVE_MLX_BLAS"
@@ -49,13 +52,22 @@ class _Unusable(Exception):
 
 @dataclass(frozen=True)
 class Library:
-    """An optimised BLAS in the process. `prefix` stands before its function names."""
+    """An optimised BLAS in the process.
+
+    Attributes:
+        name: OpenBLAS, MKL, BLIS, or its file's name.
+        version: as it says itself; "" where it does not.
+        path: its file.
+        prefix: what stands before its function names.
+        handle: the loaded library.
+    """
 
     name: str
     version: str
     path: str
     prefix: str
     handle: ctypes.CDLL
+    _blocks: ThreadBlocks = field(default_factory=ThreadBlocks, init=False, repr=False, compare=False)
 
     @property
     def threads(self) -> int | None:
@@ -66,7 +78,11 @@ class Library:
         return None
 
     def set_threads(self, count: int) -> None:
-        """Let products that start from now on use `count` threads."""
+        """Let products that start from now on use `count` threads.
+
+        Raises:
+            BackendError: when `count` is below 1.
+        """
         if count < 1:
             raise BackendError(f"a BLAS needs at least 1 thread, not {count}")
         for name in (f"{self.prefix}openblas_set_num_threads", "MKL_Set_Num_Threads", "bli_thread_set_num_threads"):
@@ -74,6 +90,15 @@ class Library:
                 # BLIS takes a 64-bit integer, the others an int; a 64-bit register holds both.
                 self.handle[name](ctypes.c_int64(count))
                 return
+
+    @contextmanager
+    def limited_to(self, count: int) -> Iterator[None]:
+        """`count` threads while the block runs; blocks may overlap (see `ThreadBlocks`)."""
+        if self.threads is None:
+            yield
+            return
+        with self._blocks.enter(count, lambda: self.threads or 1, self.set_threads):
+            yield
 
     def address(self, function: str) -> int:
         """Where a CBLAS function starts."""
@@ -88,16 +113,19 @@ class Library:
 
 @dataclass(frozen=True)
 class Binding:
-    """MLX calls `library`; `before` and `after` are the contents of its import slots.
+    """MLX calls a library of ours.
 
-    `vectors_note` says why products with a single row are not handed to the library's own function for them; "" where
-    they are.
+    Attributes:
+        library: the library.
+        before, after: contents of MLX's import slots, by address, without and with it.
+        gemv_note: why products with a single row are not handed to the library's own function for them; "" where
+            they are.
     """
 
     library: Library
     before: dict[int, int]
     after: dict[int, int]
-    vectors_note: str = ""
+    gemv_note: str = ""
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
@@ -113,7 +141,7 @@ def bind(threads: int) -> tuple[Binding | None, str]:
     """Make MLX use the best BLAS there is, with so many threads unless OPENBLAS_NUM_THREADS or the like is set.
 
     Returns:
-        the binding, and a line for the user; without a binding the line says why MLX keeps its own BLAS.
+        The binding, and a line for the user; without a binding the line says why MLX keeps its own BLAS.
 
     Raises:
         BackendError: when RAVE_MLX_BLAS names a library that cannot be used.
@@ -123,7 +151,7 @@ def bind(threads: int) -> tuple[Binding | None, str]:
         return None, f"{VARIABLE}=none"
     try:
         slots = _slots()
-    except (elf_import_table.GotError, _Unusable) as error:
+    except (elf_import_table.ImportTableError, _Unusable) as error:
         if wanted:
             raise BackendError(f"{VARIABLE}: MLX's BLAS cannot be replaced here ({error}); unset it") from None
         return None, str(error)
@@ -136,7 +164,7 @@ def bind(threads: int) -> tuple[Binding | None, str]:
             # A soname that the system does not have is no problem worth a line.
             problems += [str(error)] if wanted or os.sep in path else []
             continue
-        except (elf_import_table.GotError, _Unusable) as error:
+        except (elf_import_table.ImportTableError, _Unusable) as error:
             problems.append(f"{path}: {error}")
             continue
         return binding, f"{library.name} {library.version}"
@@ -215,7 +243,7 @@ def _file_of(handle: ctypes.CDLL, name: str) -> str:
 
 def _redirect(library: Library, slots: dict[str, list[int]], threads: int) -> Binding:
     addresses = {name: library.address(name) for name in slots}
-    compiler, vectors_note = system.compiler(), ""
+    compiler, gemv_note = system.compiler(), ""
     try:
         if compiler is None:
             raise gemv.CannotBuild("no g++")
@@ -223,12 +251,12 @@ def _redirect(library: Library, slots: dict[str, list[int]], threads: int) -> Bi
             compiler, addresses["cblas_sgemm"], library.address("cblas_sgemv")
         )
     except (gemv.CannotBuild, _Unusable) as problem:
-        vectors_note = str(problem)
+        gemv_note = str(problem)
     after = {slot: addresses[name] for name, places in slots.items() for slot in places}
     if not any(os.environ.get(f"{name}_NUM_THREADS") for name in ("OPENBLAS", "OMP", "MKL", "BLIS", "GOTO")):
         library.set_threads(threads)
     before = elf_import_table.store(after)
-    binding = Binding(library, before, after, vectors_note)
+    binding = Binding(library, before, after, gemv_note)
     if not _products_are_right():
         elf_import_table.store(before)
         raise _Unusable("gives wrong products")

@@ -3,7 +3,8 @@
 A library calls an imported function through a slot that the dynamic linker has filled. Storing another address
 there redirects the calls of this one library, whatever was loaded first and whatever names other libraries
 export: neither LD_PRELOAD nor RTLD_GLOBAL gives that. Linux with 64-bit little-endian ELF (x86-64, aarch64) only;
-everything read is checked against the library's own segments, and anything unexpected raises `GotError`.
+everything read is checked against the library's own segments, and anything unexpected raises `ImportTableError`. No
+library does it: pyelftools and lief read and write files, while this changes a library that is loaded already.
 Format: System V ABI, chapter 5 (dynamic linking), with the psABI relocation types of the two processors.
 """
 
@@ -27,7 +28,7 @@ _RELA = struct.Struct("<QQq")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 
 
-class GotError(Exception):
+class ImportTableError(Exception):
     """The library's dynamic section is not what this module knows how to change."""
 
 
@@ -44,7 +45,7 @@ class Image:
         for kind, start, length in self.segments:
             if kind == _PT_LOAD and start <= address and address + size <= start + length:
                 return address
-        raise GotError(f"{self.path}: a table lies outside the loaded file")
+        raise ImportTableError(f"{self.path}: a table lies outside the loaded file")
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes of the mapped library."""
@@ -66,10 +67,10 @@ def loaded() -> list[Image]:
     """All shared libraries of this process.
 
     Raises:
-        GotError: on a system other than 64-bit little-endian Linux.
+        ImportTableError: on a system other than 64-bit little-endian Linux.
     """
     if sys.platform != "linux" or sys.byteorder != "little" or platform.machine() not in _SLOT_TYPES:
-        raise GotError(f"not supported on {sys.platform} {platform.machine()}")
+        raise ImportTableError(f"not supported on {sys.platform} {platform.machine()}")
     images: list[Image] = []
     signature = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_HeaderInfo), ctypes.c_size_t, ctypes.c_void_p)
 
@@ -93,7 +94,7 @@ class ImportTable:
         self._dynamic = self._read_dynamic()
         for tag, size in ((_DT_RELAENT, _RELA.size), (_DT_SYMENT, 24), (_DT_PLTREL, _DT_RELA)):
             if self._dynamic.get(tag, [size])[0] != size:
-                raise GotError(f"{image.path}: dynamic entry {tag} is {self._dynamic[tag][0]}, expected {size}")
+                raise ImportTableError(f"{image.path}: dynamic entry {tag} is {self._dynamic[tag][0]}, expected {size}")
         self._strings = image.read(self._pointer(_DT_STRTAB), self._number(_DT_STRSZ))
 
     @property
@@ -112,7 +113,7 @@ class ImportTable:
                 if name in names:
                     slot = self.image.check(self.image.base + offset, 8)
                     if slot % 8:
-                        raise GotError(f"{self.image.path}: the slot of {name} is not aligned")
+                        raise ImportTableError(f"{self.image.path}: the slot of {name} is not aligned")
                     found.setdefault(name, []).append(slot)
         return found
 
@@ -121,13 +122,13 @@ class ImportTable:
             if table in self._dynamic:
                 raw = self.image.read(self._pointer(table), self._number(size))
                 if len(raw) % _RELA.size:
-                    raise GotError(f"{self.image.path}: a relocation table is cut short")
+                    raise ImportTableError(f"{self.image.path}: a relocation table is cut short")
                 yield from ((offset, info) for offset, info, _ in _RELA.iter_unpack(raw))
 
     def _read_dynamic(self) -> dict[int, list[int]]:
         section = [(start, size) for kind, start, size in self.image.segments if kind == _PT_DYNAMIC]
         if len(section) != 1:
-            raise GotError(f"{self.image.path}: no dynamic section")
+            raise ImportTableError(f"{self.image.path}: no dynamic section")
         start, size = section[0]
         entries: dict[int, list[int]] = {}
         for tag, value in struct.iter_unpack("<QQ", self.image.read(start, size // 16 * 16)):
@@ -140,7 +141,7 @@ class ImportTable:
         try:
             return self._dynamic[tag][0]
         except KeyError:
-            raise GotError(f"{self.image.path}: dynamic entry {tag} is missing") from None
+            raise ImportTableError(f"{self.image.path}: dynamic entry {tag} is missing") from None
 
     def _pointer(self, tag: int) -> int:
         # glibc turns these entries into addresses when it loads a library, musl leaves the file's offsets.
@@ -150,7 +151,7 @@ class ImportTable:
     def _string(self, offset: int) -> str:
         end = self._strings.find(b"\0", offset)
         if not 0 <= offset <= end:
-            raise GotError(f"{self.image.path}: a name lies outside the string table")
+            raise ImportTableError(f"{self.image.path}: a name lies outside the string table")
         return os.fsdecode(self._strings[offset:end])
 
 
@@ -158,13 +159,13 @@ def store(values: Mapping[int, int]) -> dict[int, int]:
     """Write addresses into slots and return what stood there, in the same form.
 
     Raises:
-        GotError: when a page cannot be made writable; slots written before it are put back.
+        ImportTableError: when a page cannot be made writable; slots written before it are put back.
     """
     before: dict[int, int] = {}
     try:
         for slot, value in values.items():
             before[slot] = _store_one(slot, value)
-    except GotError:
+    except ImportTableError:
         for slot, value in before.items():
             _store_one(slot, value)
         raise
@@ -195,12 +196,12 @@ def _protection(address: int) -> int:
                 if start <= address < end:
                     return sum(bits.get(letter, 0) for letter in access)
     except OSError as error:
-        raise GotError(f"the memory map cannot be read ({error.strerror})") from None
-    raise GotError("a slot lies outside the memory map")
+        raise ImportTableError(f"the memory map cannot be read ({error.strerror})") from None
+    raise ImportTableError("a slot lies outside the memory map")
 
 
 def _protect(slot: int, protection: int) -> None:
     page = slot & -mmap.PAGESIZE
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(mmap.PAGESIZE), protection):
-        raise GotError(f"mprotect: {os.strerror(ctypes.get_errno())}")
+        raise ImportTableError(f"mprotect: {os.strerror(ctypes.get_errno())}")

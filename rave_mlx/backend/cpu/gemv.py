@@ -2,8 +2,12 @@
 
 MLX asks its BLAS for a matrix product (`cblas_sgemm`) even where one side is a single row. OpenBLAS then packs the
 whole matrix before it multiplies, and reads memory at a third of the speed of its `cblas_sgemv`. The function built
-here stands between them: it passes products of up to three rows or one column to `cblas_sgemv`, all others on. It takes
-a g++, as `mx.compile` does, and half a second once; the result is kept in the user's cache folder.
+here stands between them: it passes products of up to three rows or one column to `cblas_sgemv`, all others on. No
+library does it, since it has to stand behind MLX's own call. It takes a g++, as `mx.compile` does, and half a second
+once; the result is kept in the user's cache folder.
+
+Loading a library runs its code, so what is kept is loaded only from a folder and a file that belong to this user and
+that nobody else can write to (`own_file`). Otherwise it is built again, in place or for this process alone.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import platform
 import subprocess
 import tempfile
 from pathlib import Path
+
+from rave_mlx.backend.cpu import own_file
 
 _SOURCE = """
 #include <cstring>
@@ -74,34 +80,30 @@ def matrix_product(compiler: str, sgemm: int, sgemv: int) -> int:
     Raises:
         CannotBuild: when it cannot be compiled or loaded, with the reason.
     """
-    library = _load(compiler)
-    library.rave_bind(ctypes.c_void_p(sgemm), ctypes.c_void_p(sgemv))
-    address = ctypes.cast(library.rave_sgemm, ctypes.c_void_p).value
+    try:
+        library = _load(compiler)
+        library.rave_bind(ctypes.c_void_p(sgemm), ctypes.c_void_p(sgemv))
+        address = ctypes.cast(library.rave_sgemm, ctypes.c_void_p).value
+    except (OSError, AttributeError) as error:
+        raise CannotBuild(str(error)) from None
     assert address is not None
     return address
 
 
 def _load(compiler: str) -> ctypes.CDLL:
-    name = hashlib.sha256(f"{platform.machine()} {_FLAGS} {_SOURCE}".encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "rave-mlx"
-    file = folder / f"vectors-{name}.so"
+    digest = hashlib.sha256(f"{platform.machine()} {_FLAGS} {_SOURCE}".encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     try:
-        if not file.is_file():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as place:
-                _build(compiler, Path(place) / file.name).replace(file)
-        return ctypes.CDLL(str(file))
+        return own_file.load(cache / "rave-mlx", f"gemv-{digest}.so", lambda: _compiled(compiler))
     except OSError:
-        # No home, a full disk, or a folder that nothing may be run from: built for this process only.
-        return _for_this_process(compiler)
-
-
-def _for_this_process(compiler: str) -> ctypes.CDLL:
-    try:
+        # No home, a full disk, a folder that others may write to or that nothing may be run from.
         with tempfile.TemporaryDirectory(prefix="rave-mlx-") as place:
-            return ctypes.CDLL(str(_build(compiler, Path(place) / "vectors.so")))
-    except OSError as error:
-        raise CannotBuild(str(error)) from None
+            return ctypes.CDLL(str(_build(compiler, Path(place) / "gemv.so")))
+
+
+def _compiled(compiler: str) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="rave-mlx-") as place:
+        return _build(compiler, Path(place) / "gemv.so").read_bytes()
 
 
 def _build(compiler: str, file: Path) -> Path:
