@@ -1,39 +1,34 @@
 """How many tokens an image will take, from the header of its file alone.
 
-A sketch is an image without pixels: enough to lay out a prompt. What decides about its tokens is the code that cuts
+A stub is an image without pixels: enough to lay out a prompt. What decides about its tokens is the code that cuts
 real images; only the pixels are missing.
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import io
 import os
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from rave_mlx.config import ImageConfig, Images, TileConfig
 from rave_mlx.errors import ImageError
-from rave_mlx.inputs.images.decode import _DAMAGE, named
-from rave_mlx.inputs.images.formats import HEAD, HEIC, PDF, PNG, TIFF, kind_of
+from rave_mlx.inputs.image_reference import ImageReference
+from rave_mlx.inputs.images.header import header_size
 from rave_mlx.inputs.images.preprocess import ImagePatches, cut_patches, fit_size, read_patches
-from rave_mlx.inputs.images.quiet import quiet
-from rave_mlx.inputs.images.tiling import _PLANS, TILED_IMAGE_TOKENS
+from rave_mlx.inputs.images.sources import named
+from rave_mlx.inputs.images.tiling import PLANS, TILED_IMAGE_TOKENS
 from rave_mlx.inputs.images.tiling.markers import layout
-from rave_mlx.train.rows import DataError, Picture
+from rave_mlx.train.rows import DataError
 
 _NONE = np.zeros((0, 0), np.float32)
-_SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations that exchange width and height."""
-
-
-_TAIL = 1 << 16
 
 
 class Spool:
@@ -75,6 +70,20 @@ class ImageStub(ImagePatches):
     source: Path | Spooled = Path()
     page: int = 1
 
+    def content_digest(self) -> str:
+        """SHA-256 of its encoded bytes, in hexadecimal.
+
+        Raises:
+            DataError: when its file is gone or cannot be read.
+        """
+        if isinstance(self.source, Spooled):
+            return hashlib.sha256(self.source.read()).hexdigest()
+        try:
+            with self.source.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{self.source}: cannot be read ({error.strerror})") from None
+
     def read(self, config: Images, image_tokens: int | None) -> ImagePatches:
         """The image itself.
 
@@ -89,20 +98,20 @@ class ImageStub(ImagePatches):
         return patches
 
 
-def make_stub(picture: Picture, config: Images, image_tokens: int | None, spool: Spool) -> ImageStub:
-    """A picture's sketch.
+def make_stub(image: ImageReference, config: Images, image_tokens: int | None, spool: Spool) -> ImageStub:
+    """The stub of an image.
 
     Raises:
         ImageError: when its file is no image, or one the model cannot take.
     """
-    size = _header_size(picture)
+    size = _size(image)
     if size is None:
-        made = read_patches(picture.source, config, page=picture.page, image_tokens=image_tokens)
+        made = read_patches(image.source, config, page=image.page, image_tokens=image_tokens)
     else:
-        with named(picture.source):
+        with named(image.source):
             made = _sized(size, config, image_tokens)
-    source = picture.source if isinstance(picture.source, Path) else spool.add(picture.source)
-    return ImageStub(_NONE, made.grid, "", made.size, made.layout, source=source, page=picture.page)
+    source = image.source if isinstance(image.source, Path) else spool.add(image.source)
+    return ImageStub(_NONE, made.grid, "", made.size, made.layout, source=source, page=image.page)
 
 
 def check_budget(config: Images, image_tokens: int | None) -> None:
@@ -110,35 +119,15 @@ def check_budget(config: Images, image_tokens: int | None) -> None:
     cut_patches(Image.new("RGB", (64, 64)), config, image_tokens)
 
 
-def _header_size(picture: Picture) -> tuple[int, int] | None:
-    """(width, height) upright; None where only decoding tells (PDF, HEIC, later pages, damaged headers)."""
-    try:
-        source = io.BytesIO(picture.source) if isinstance(picture.source, bytes) else picture.source.open("rb")
-    except OSError:
+def _size(image: ImageReference) -> tuple[int, int] | None:
+    """(width, height) in pixels, upright; None where only decoding tells."""
+    if image.page > 1:
         return None
-    with source as file:
-        kind = kind_of(file.read(HEAD))
-        if not kind.formats or kind in (PDF, HEIC) or picture.page > 1:
-            return None
-        # Whatever goes wrong here goes wrong again in the decoder, which has the words for it.
-        with contextlib.suppress(*_DAMAGE, Image.DecompressionBombError), quiet():
-            image = Image.open(file, formats=kind.formats)
-            if kind is PNG and _ends_in_metadata(file):
-                return None
-            if kind is TIFF:
-                return image.size  # Pillow gives it upright
-            # The method of the base class: that of PNG decodes the image first.
-            turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
-            return (image.height, image.width) if turned else image.size
-    return None
-
-
-def _ends_in_metadata(file: IO[bytes]) -> bool:
-    """Whether a PNG may have its orientation behind its pixels."""
-    file.seek(0, os.SEEK_END)
-    file.seek(max(0, file.tell() - _TAIL))
-    tail = file.read(_TAIL)
-    return any(chunk in tail for chunk in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
+    try:
+        with io.BytesIO(image.source) if isinstance(image.source, bytes) else image.source.open("rb") as file:
+            return header_size(file)
+    except OSError:
+        return None  # the decoder fails as well, and has the words for it
 
 
 @lru_cache(maxsize=4096)
@@ -155,7 +144,7 @@ def _tiled(size: tuple[int, int], config: TileConfig, budget: int) -> ImagePatch
     if min(size) < 1:
         raise ImageError(f"the image has no pixels ({size[0]} x {size[1]}); pass one with both sides above 0")
     blank = Image.new("RGB", size) if config.fit == "pad" else _Blank(size)
-    tiling = _PLANS[config.plan](blank, config, budget)
+    tiling = PLANS[config.plan](blank, config, budget)
     side = config.tile_size // config.patch_size
     return ImagePatches(_NONE, (len(tiling.levels), side, side), "", size, layout(tiling, config, size))
 

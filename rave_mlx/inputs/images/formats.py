@@ -7,6 +7,7 @@ a web page saved in place of the picture, a Word document, a Git LFS pointer, a 
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 
 HEAD = 1024
@@ -17,8 +18,12 @@ HEAD = 1024
 class Kind:
     """One kind of file.
 
-    `formats` are the Pillow readers to try, empty when it is not read, and then `remedy` says what to do.
-    `codec` is the module that must be there to read it, `install` what pip needs to bring it.
+    Attributes:
+        name: for messages.
+        formats: the Pillow readers to try; empty when files of this kind are not read.
+        remedy: what to do with a file that is not read.
+        codec: the module that must be there to read it; None where Pillow itself does.
+        install: what pip needs to bring that module.
     """
 
     name: str
@@ -47,11 +52,24 @@ _SVG = Kind("SVG or XML", remedy="export it as PNG or PDF")
 _WEB_PAGE = Kind("a web page", remedy="the picture itself was not saved, download it again")
 _VIDEO = Kind("a video", remedy="save one of its frames as PNG or JPEG")
 _JPEG_XL = Kind("JPEG XL")
+_CAMERA_RAW = Kind("camera raw", remedy="open it in a photo program and export it as JPEG or TIFF")
+_TEXT = Kind("a text file", remedy="name a picture or a PDF, and put text into the question")
 _UNKNOWN = Kind(
     "no known picture format", remedy="PNG, JPEG, WebP, TIFF, GIF, BMP, PPM, JPEG 2000, AVIF, HEIC and PDF are read"
 )
 
 _SIGNATURES: tuple[tuple[bytes, Kind], ...] = (
+    (b"II*\0\x10\0\0\0CR", _CAMERA_RAW),  # Canon CR2, which is a TIFF of previews for those who do not know it
+    (b"II*\0\x08\0\0\0IIII", _CAMERA_RAW),  # Phase One IIQ, likewise
+    (b"MM\0*\0\0\0\x08MMMM", _CAMERA_RAW),
+    (b"IIRO", _CAMERA_RAW),  # Olympus ORF
+    (b"IIRS", _CAMERA_RAW),
+    (b"MMOR", _CAMERA_RAW),
+    (b"IIU\0", _CAMERA_RAW),  # Panasonic RW2
+    (b"II\x1a\0\0\0HEAPCCDR", _CAMERA_RAW),  # Canon CRW
+    (b"FUJIFILMCCD-RAW", _CAMERA_RAW),
+    (b"FOVb", _CAMERA_RAW),  # Sigma X3F
+    (b"\0MRM", _CAMERA_RAW),  # Minolta
     (b"\x89PNG\r\n\x1a\n", PNG),
     (b"\xff\xd8\xff", JPEG),
     (b"GIF87a", GIF),
@@ -67,6 +85,7 @@ _SIGNATURES: tuple[tuple[bytes, Kind], ...] = (
     (b"\xc5\xd0\xd3\xc6", _POSTSCRIPT),
     (b"8BPS", Kind("a Photoshop document")),
     (b"\0\0\1\0", Kind("an icon")),
+    (b"icns", Kind("an icon")),
     (b"\xff\x0a", _JPEG_XL),
     (b"\0\0\0\x0cJXL ", _JPEG_XL),
     (b"PK\x03\x04", _OFFICE),
@@ -96,7 +115,15 @@ def kind_of(head: bytes) -> Kind:
         return _WEB_PAGE
     if text.startswith((b"<svg", b"<?xml")):
         return _SVG
-    return _UNKNOWN
+    return _TEXT if _is_text(head) else _UNKNOWN
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether these are the first bytes of a text: UTF-8 (the last character may be cut), or UTF-16 with its mark."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
+    return bool(text) and all(c.isprintable() or c in "\t\n\f\r\ufeff" for c in text) and "\ufffd" not in text
 
 
 def _boxed(head: bytes) -> Kind:
@@ -106,6 +133,8 @@ def _boxed(head: bytes) -> Kind:
     brands = {head[8:12], *(listed[i : i + 4] for i in range(0, len(listed), 4))}
     if brands & {b"avif", b"avis"}:
         return AVIF
+    if b"crx " in brands:  # Canon CR3
+        return _CAMERA_RAW
     if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
         return HEIC
     return _VIDEO

@@ -15,8 +15,9 @@ from PIL import Image
 
 from rave_mlx.config import ImageConfig, Images
 from rave_mlx.errors import ImageError
-from rave_mlx.inputs.images.decode import ImageSource, named, open_image
+from rave_mlx.inputs.images.decode import open_image
 from rave_mlx.inputs.images.patches import DEFAULT_IMAGE_TOKENS, RESAMPLE, ImagePatches, digest, normalised
+from rave_mlx.inputs.images.sources import ImageSource, named
 from rave_mlx.inputs.images.tiling import TILED_IMAGE_TOKENS, cut_tiles
 
 __all__ = [

@@ -23,13 +23,13 @@ from rave_mlx.inputs.images.tiling.plan import Tiling
 from rave_mlx.inputs.images.tiling.split_grid import split
 from rave_mlx.inputs.images.tiling.unpad import visual_tokens
 
-__all__ = ["TILED_IMAGE_TOKENS", "Tiling", "cut_tiles"]
+__all__ = ["PLANS", "TILED_IMAGE_TOKENS", "Tiling", "cut_tiles"]
 
 TILED_IMAGE_TOKENS = 3840
 """Visual tokens a tiled image may take when nothing else is asked for. Models that read tiles were trained on few
 fixed arrangements and read fine print badly with fewer; nearly all of them stay below this on their own."""
 
-_PLANS: dict[str, Callable[[Image.Image, TileConfig, int], Tiling]] = {
+PLANS: dict[str, Callable[[Image.Image, TileConfig, int], Tiling]] = {
     "single": single,
     "pinpoints": pinpoints,
     "closest": closest,
@@ -55,7 +55,7 @@ def cut_tiles(image: Image.Image, config: TileConfig, image_tokens: int | None =
     rgb = image if image.mode == "RGB" else open_image(image)
     if min(rgb.size) < 1:
         raise ImageError(f"the image has no pixels ({rgb.width} x {rgb.height}); pass one with both sides above 0")
-    tiling = _PLANS[config.plan](rgb, config, budget)
+    tiling = PLANS[config.plan](rgb, config, budget)
     patch, side = config.patch_size, config.tile_size // config.patch_size
     used = side * patch
     levels = tiling.levels[:, :used, :used].reshape(-1, side, patch, side, patch, 3)
