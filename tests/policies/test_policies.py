@@ -149,7 +149,7 @@ def test_grouped_heads_give_what_repeated_keys_and_values_give(subject):
 
 @ALL
 def test_rows_are_independent_of_their_block(lmm, prompts, subject, monkeypatch):
-    """Blocks of three rows, dealt out over the backend's lanes, give what one block gives."""
+    """Blocks of three rows, dealt out over the backend's streams, give what one block gives."""
     whole = logits(lmm, prompts[1], subject.active)
     monkeypatch.setattr(scores, "_ROWS", (2, 3))
     assert relative(logits(lmm, prompts[1], subject.active), whole) < EXACT

@@ -20,7 +20,7 @@ from rave_mlx.train.parameters import projections
 
 GATE = GateConfig(rank=3)
 LENGTH = 96
-"""Tokens, enough of them for rows to be dealt out over the lanes."""
+"""Tokens, enough of them for rows to be dealt out over the streams."""
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_dropout_leaves_out_the_same_both_times():
 
 def test_what_is_left_out_takes_no_memory(monkeypatch):
     # With rows cut over streams the peak depends on which thread comes first.
-    monkeypatch.setattr(backend, "lanes", lambda: [])
+    monkeypatch.setattr(backend, "streams", lambda: [])
     lmm = model("lora", gate=None, intermediate_size=512, num_layers=8)
     length = 512
 
