@@ -6,18 +6,21 @@ ONNX, the author's own layout) stays where it is.
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rave_mlx.checkpoint import directory
-from rave_mlx.checkpoint.safetensors_reader import Entry, parse_header
+from rave_mlx.checkpoint.safetensors_reader import Entry, read_entry
 from rave_mlx.errors import ModelError
+
+if TYPE_CHECKING:
+    from huggingface_hub.utils import TensorInfo
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -78,14 +81,23 @@ def read_headers(name: str, folder: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for file in files:
         request = partial(api.parse_safetensors_file_metadata, name, file, revision=commit)
-        tensors = asking(request, name).tensors
-        header = {
-            tensor: {"dtype": info.dtype, "shape": info.shape, "data_offsets": info.data_offsets}
-            for tensor, info in tensors.items()
-        }
-        end = max((info.data_offsets[1] for info in tensors.values()), default=0)
-        entries |= parse_header(json.dumps(header).encode(), end, Path(name) / file)
+        for tensor, info in asking(request, name).tensors.items():
+            entries[tensor] = _read_info(tensor, info, Path(name) / file)
     return entries
+
+
+def _read_info(tensor: str, info: TensorInfo, file: Path) -> Entry:
+    """A tensor that the client read from a header; what stands there it hands on as it is."""
+    shape, offsets = info.shape, info.data_offsets
+    if not all(isinstance(v, (list, tuple)) and all(type(n) is int for n in v) for v in (shape, offsets)):
+        raise ModelError(f"{file}: the header of tensor {tensor[:80]!r} is malformed; choose another model or revision")
+    entry = read_entry(tensor, str(info.dtype), shape, file)
+    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * entry.dtype.size:
+        raise ModelError(
+            f"{file}: tensor {tensor} has not the bytes that {info.dtype} {list(shape)} needs; choose another model or "
+            "revision"
+        )
+    return entry
 
 
 def provenance(folder: Path) -> tuple[str, str] | None:

@@ -3,6 +3,8 @@
 MLX tells shape and type of an array before it is computed, so sizes and headers are known before the first byte is
 read. Each tensor is then computed, written and dropped, while the next ones are being computed already; whatever the
 size of the model, memory holds a few of them (and what their computation takes).
+
+No library does this: `safetensors` and MLX write tensors that all are in memory.
 """
 
 from __future__ import annotations

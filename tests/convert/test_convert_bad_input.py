@@ -54,44 +54,44 @@ def raw(path, header, data=b"", length=None):
 @pytest.mark.parametrize(
     ("header", "data", "error"),
     [
-        (b"\xff\xfe{}", b"", "not UTF-8"),
-        (b'{"a": ' + json.dumps(F32).encode(), b"\0" * 8, "not valid JSON"),
-        ("[1, 2]", b"", "not a JSON object"),
-        ("3", b"", "not a JSON object"),
-        (" {}", b"", "not a JSON object"),
-        ("[" * 100_000, b"", "not valid JSON"),
+        (b"\xff\xfe{}", b"", "utf-8"),
+        (b'{"a": ' + json.dumps(F32).encode(), b"\0" * 8, "invalid JSON in header"),
+        ("[1, 2]", b"", "invalid JSON in header"),
+        ("3", b"", "invalid JSON in header"),
+        ("[" * 100_000, b"", "invalid JSON in header"),
         (f'{{"a": {json.dumps(F32)}, "a": {json.dumps(F32)}}}', b"\0" * 8, "'a' occurs twice"),
-        ('{"a": {"dtype": "F32", "dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}', b"\0" * 8, "'dtype' occurs"),
-        ({"a": F32, "b": F32}, b"\0" * 8, "tensor b overlaps the tensor before it"),
-        ({"a": F32, "b": F32 | {"data_offsets": [4, 12]}}, b"\0" * 12, "tensor b overlaps"),
-        ({"a": F32 | {"data_offsets": [8, 16]}}, b"\0" * 16, "tensor a leaves a hole before it (bytes 8 to 16)"),
-        ({"a": F32}, b"\0" * 7, "its tensors have 8 bytes, 7 are there"),
-        ({"a": F32}, b"\0" * 9, "its tensors have 8 bytes, 9 are there"),
-        ({"a": F32 | {"shape": [3]}}, b"\0" * 8, "tensor a needs 12 bytes for F32 [3] and has 8"),
-        ({"a": F32 | {"shape": [2**63]}}, b"\0" * 8, "tensor a has the shape [9223372036854775808]"),
-        ({"a": F32 | {"shape": [2**31 - 1] * 4}}, b"\0" * 8, "tensor a needs"),
-        ({"a": F32 | {"shape": [-1, -2]}}, b"\0" * 8, "tensor a has the shape [-1, -2]"),
-        ({"a": F32 | {"shape": [2.0]}}, b"\0" * 8, "tensor a has the shape [2.0]"),
-        ({"a": F32 | {"shape": [True, 2]}}, b"\0" * 8, "tensor a has the shape [true, 2]"),
-        ({"a": F32 | {"shape": "2"}}, b"\0" * 8, 'tensor a has the shape "2"'),
+        ('{"a": {"dtype": "F32", "dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}', b"\0" * 8, "duplicate field"),
+        ({"a": F32, "b": F32}, b"\0" * 8, "invalid offset for tensor"),
+        ({"a": F32, "b": F32 | {"data_offsets": [4, 12]}}, b"\0" * 12, "invalid offset for tensor `b`"),
+        ({"a": F32 | {"data_offsets": [8, 16]}}, b"\0" * 16, "invalid offset for tensor `a`"),
+        ({"a": F32}, b"\0" * 7, "file not fully covered"),
+        ({"a": F32}, b"\0" * 9, "file not fully covered"),
+        ({"a": F32 | {"shape": [3]}}, b"\0" * 8, "invalid shape, data type, or offset for tensor"),
+        ({"a": F32 | {"shape": [2**63]}}, b"\0" * 8, "overflow computing buffer size"),
+        ({"a": F32 | {"shape": [2**31 - 1] * 4}}, b"\0" * 8, "overflow computing buffer size"),
+        ({"a": F32 | {"shape": [-1, -2]}}, b"\0" * 8, "invalid value: integer `-1`, expected usize"),
+        ({"a": F32 | {"shape": [2.0]}}, b"\0" * 8, "floating point `2.0`, expected usize"),
+        ({"a": F32 | {"shape": [True, 2]}}, b"\0" * 8, "boolean `true`, expected usize"),
+        ({"a": F32 | {"shape": "2"}}, b"\0" * 8, 'string "2", expected a sequence'),
         ({"a": F32 | {"shape": [1] * 20 + [2]}}, b"\0" * 8, "tensor a has the shape"),
-        ({"a": F32 | {"data_offsets": [0, 2**63]}}, b"\0" * 8, "tensor a needs 8 bytes"),
-        ({"a": F32 | {"data_offsets": [8, 0]}}, b"\0" * 8, "tensor a needs 8 bytes for F32 [2] and has -8"),
-        ({"a": F32 | {"data_offsets": [0]}}, b"\0" * 8, "tensor a has the byte range [0]"),
-        ({"a": F32 | {"data_offsets": None}}, b"\0" * 8, "tensor a has the byte range null"),
-        ({"a": {"dtype": "F32", "shape": [2]}}, b"\0" * 8, "exactly dtype, shape and data_offsets"),
+        ({"a": F32 | {"data_offsets": [0, 2**63]}}, b"\0" * 8, "invalid shape, data type, or offset for tensor"),
+        ({"a": F32 | {"data_offsets": [8, 0]}}, b"\0" * 8, "invalid offset for tensor `a`"),
+        ({"a": F32 | {"data_offsets": [0]}}, b"\0" * 8, "invalid length 1, expected a tuple of size 2"),
+        ({"a": F32 | {"data_offsets": None}}, b"\0" * 8, "null, expected a tuple of size 2"),
+        ({"a": {"dtype": "F32", "shape": [2]}}, b"\0" * 8, "missing field `data_offsets`"),
         ({"a": F32 | {"more": 1}}, b"\0" * 8, "exactly dtype, shape and data_offsets"),
-        ({"a": None}, b"", "exactly dtype, shape and data_offsets"),
+        ({"a": None}, b"", "null, expected struct TensorInfo"),
         ({"a": F32 | {"dtype": "F8_E4M3", "shape": [8]}}, b"\0" * 8, "tensor a has type 'F8_E4M3', which is not read"),
         ({"a": F32 | {"dtype": "F64", "shape": [1]}}, b"\0" * 8, "use the 16-bit version"),
-        ({"a": F32 | {"dtype": "Q4_K"}}, b"\0" * 8, "tensor a has type 'Q4_K'"),
-        ({"a": F32 | {"dtype": 32}}, b"\0" * 8, "tensor a has type '32'"),
+        ({"a": F32 | {"dtype": "Q4_K"}}, b"\0" * 8, "unknown variant `Q4_K`"),
+        ({"a": F32 | {"dtype": 32}}, b"\0" * 8, "integer `32`, expected string"),
+        ({"a": F32 | {"dtype": "\x1b[2J"}}, b"\0" * 8, "unknown variant `?[2J`"),
         ({"": F32}, b"\0" * 8, "'' is no name"),
         ({"a\x1b[2J": F32}, b"\0" * 8, "is no name of a tensor"),
-        ('{"\\ud800": ' + json.dumps(F32) + "}", b"\0" * 8, "is no name of a tensor"),
-        ({"__metadata__": {"format": 1}, "a": F32}, b"\0" * 8, "__metadata__ is not an object of strings"),
-        ({"__metadata__": [], "a": F32}, b"\0" * 8, "__metadata__ is not an object of strings"),
-        ('{"a": [1' + "0" * 5000 + "]}", b"\0" * 8, "not valid JSON"),
+        ('{"\\ud800": ' + json.dumps(F32) + "}", b"\0" * 8, "invalid JSON in header"),
+        ({"__metadata__": {"format": 1}, "a": F32}, b"\0" * 8, "invalid JSON in header"),
+        ({"__metadata__": [], "a": F32}, b"\0" * 8, "invalid JSON in header"),
+        ('{"a": [1' + "0" * 5000 + "]}", b"\0" * 8, "number out of range"),
     ],
 )  # fmt: skip
 def test_hostile_headers(checkpoint, tmp_path, header, data, error):
@@ -114,7 +114,7 @@ def test_a_header_longer_than_any_is_not_read(checkpoint, tmp_path):
     with (checkpoint / "model.safetensors").open("wb") as stream:
         stream.write((300_000_000).to_bytes(8, "little"))
         stream.truncate(400_000_000)
-    refused(checkpoint, tmp_path / "out", "25000000 is the most that is read")
+    refused(checkpoint, tmp_path / "out", "header too large")
 
 
 @pytest.mark.parametrize("keep", [0, 7, 8, 200, -1, -100_000])
@@ -349,6 +349,6 @@ def test_an_unreadable_file(checkpoint, tmp_path):
 def test_a_rave_directory_with_a_hostile_file(checkpoint, tmp_path):
     out = convert(checkpoint, tmp_path / "out")
     raw(out / "model.safetensors", {"a": F32, "b": F32}, b"\0" * 8)
-    with pytest.raises(ModelError, match="tensor b overlaps"):
+    with pytest.raises(ModelError, match="invalid offset for tensor"):
         rave_mlx.load(out)
     assert directory.is_rave_directory(Path(out))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import gguf
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from rave_mlx.checkpoint.directory import BUILT_IN
 from rave_mlx.convert import convert
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.gguf import read_gguf
-from rave_mlx.convert.gguf_blocks import BLOCKS, parts
+from rave_mlx.convert.gguf.blocks import PACKED, parts
+from rave_mlx.convert.gguf.container import Stored
 from rave_mlx.errors import ModelError, RaveError
 
 CASES = cases()
@@ -156,12 +159,11 @@ def test_a_rave_directory_and_an_export(tmp_path):
 @pytest.mark.parametrize("pack", ["Q4_0", "Q4_1", "Q8_0", "mixed"])
 def test_packed_weights_stay_packed(pack, tmp_path):
     """Files that the `gguf` package packed: the numbers are the ones it unpacks."""
-    gguf = pytest.importorskip("gguf")
     case, path = CASES["llama"], tmp_path / "model.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     for name, value in metadata(case).items():
         if name != "general.architecture":
-            add(writer, gguf, name, value)
+            add(writer, name, value)
     expected = {}
     for name, weights in tensors(case).items():
         plain = np.array(weights)
@@ -194,30 +196,45 @@ def test_packed_weights_stay_packed(pack, tmp_path):
     assert (np.array(again.logits(prompt)) == np.array(lmm.logits(prompt))).all()
 
 
-@pytest.mark.parametrize("block", BLOCKS.values(), ids=lambda block: block.name)
-def test_every_packing(block):
+KINDS = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
+         "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0",
+         "MXFP4"]  # fmt: skip
+SCALES = {"F32": (), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2),
+          "Q5_K": (0, 2), "Q6_K": (208,), "TQ1_0": (52,), "TQ2_0": (64,), "IQ1_M": (), "MXFP4": ()}  # fmt: skip
+"""Where the float16 scales of a block lie; at its first byte where nothing is said."""
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_packing(name):
     """Random bytes with sane scales, against the unpacking of the `gguf` package."""
-    gguf = pytest.importorskip("gguf")
-    rng = np.random.default_rng(0)
-    shape = (6, 512 // block.weights, block.bytes)
+    rng, kind = np.random.default_rng(0), gguf.GGMLQuantizationType[name]
+    weights, size = gguf.GGML_QUANT_SIZES[kind]
+    shape = (6, 512 // weights, size)
     data = rng.integers(0, 256, shape, dtype=np.uint8)
-    scales = {"F32": (), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
-    for first in scales.get(block.name, (0,)):
+    for first in SCALES.get(name, (0,)):
         data[..., first : first + 2] = rng.normal(0, 0.01, shape[:2]).astype(np.float16)[..., None].view(np.uint8)
-    if block.name == "F32":
+    if name == "F32":
         data = rng.normal(0, 1, shape[:2]).astype(np.float32).view(np.uint8)
+    if name == "MXFP4":
+        data[..., 0] = rng.integers(120, 132, shape[:2])  # an exponent
+    if name == "IQ1_M":
+        data[..., 48:56] &= 0x0F  # the scale's float16 lies in the upper halves of four bytes
+        data[..., 55] |= 0x20
     data = data.reshape(6, -1)
-    expected = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[block.name])
-    found = parts(block, (6, 512), data)
+    expected = gguf.quants.dequantize(data, kind)
+    found = parts(Stored(kind, (6, 512), data.view({"F32": np.float32, "F16": np.float16}.get(name, np.uint8))))
     weight = found.pop("weight")
-    if block.bits is not None:
+    if kind in PACKED:
         wide = [found[name].astype(mx.float32) for name in ("scales", "biases")]
-        weight = mx.dequantize(weight, *wide, group_size=32, bits=block.bits)
-    # The scales of K-quants are products, which are rounded to float16.
-    assert relative(weight.astype(mx.float32), expected) <= (5e-4 if block.name.endswith("K") else 0)
+        weight = mx.dequantize(weight, *wide, group_size=32, bits=PACKED[kind].bits)
+    else:
+        assert not found
+        expected = expected if name in ("F32", "BF16") else expected.astype(np.float16)
+    # The scales of Q4_K and Q5_K are products, which are rounded to float16.
+    assert relative(weight.astype(mx.float32), expected) <= (5e-4 if name in ("Q4_K", "Q5_K") else 0)
 
 
-def add(writer, gguf, name, value):
+def add(writer, name, value):
     """One setting, in the type that llama.cpp's converter gives it."""
     kinds = gguf.GGUFValueType
     if isinstance(value, str):
@@ -242,14 +259,15 @@ REFUSED = {
     ),
     "part of a head": ({"llama.rope.dimension_count": mx.array(8, mx.uint32)}, "dimension_count 8"),
     "a rope scaling": ({"llama.rope.scaling.type": "ntk"}, "rope scaling 'ntk'"),
-    "a sentencepiece tokenizer": ({"tokenizer.ggml.model": "llama"}, "tokenizer 'llama'"),
+    "another tokenizer": ({"tokenizer.ggml.model": "t5"}, "tokenizer 't5'"),
+    "sentencepiece without scores": ({"tokenizer.ggml.model": "llama"}, "scores is missing"),
     "an unknown split": ({"tokenizer.ggml.pre": "poro-chat"}, "'poro-chat'"),
     "no split": ({"tokenizer.ggml.pre": None}, "pre None"),
     "no merges": ({"tokenizer.ggml.merges": None}, "merges is missing"),
     "a merge of nothing": ({"tokenizer.ggml.merges": ["a nothing"]}, "merges do not fit"),
     "no template": ({"tokenizer.chat_template": None}, "base model"),
     "no heads": ({"llama.attention.head_count": mx.array(0, mx.uint32)}, "head_count is 0"),
-    "tokens that are numbers": ({"tokenizer.ggml.merges": mx.array([1, 2], mx.uint32)}, "do not fit"),
+    "tokens that are numbers": ({"tokenizer.ggml.merges": mx.array([1, 2], mx.uint32)}, "holds something else"),
     "an end that is no token": ({"tokenizer.ggml.eos_token_id": mx.array(272, mx.uint32)}, "272, which is no token"),
     "no end": ({"tokenizer.ggml.eos_token_id": None}, "eos_token_id"),
 }
@@ -280,14 +298,23 @@ def test_an_incomplete_file_is_refused(keep, tmp_path):
         rave_mlx.load(path)
 
 
-def test_types_that_are_not_read_are_named(tmp_path):
-    data = write(tmp_path / "model.gguf", CASES["llama"]).read_bytes()
+@pytest.mark.parametrize(("number", "message"), [(15, r"blk\.1\.ffn_up\.weight has type Q8_K, which is not read"),
+                                               (99, "99 is not a valid")])  # fmt: skip
+def test_types_that_are_not_read_are_named(number, message, tmp_path):
+    case = CASES["llama"]
+    path = write(tmp_path / "model.gguf", replace(case, config=case.config | {"hidden_size": 256}), wide(case))
+    data = path.read_bytes()
     name = b"blk.1.ffn_up.weight"
     at = data.index(name) + len(name) + 4 + 2 * 8
     assert data[at : at + 4] == bytes(4)
-    (tmp_path / "model.gguf").write_bytes(data[:at] + bytes([11, 0, 0, 0]) + data[at + 4 :])
-    with pytest.raises(ModelError, match=r"blk\.1\.ffn_up\.weight has type Q3_K, which is not read"):
-        rave_mlx.load(tmp_path / "model.gguf")
+    path.write_bytes(data[:at] + bytes([number, 0, 0, 0]) + data[at + 4 :])
+    with pytest.raises(ModelError, match=message):
+        rave_mlx.load(path)
+
+
+def wide(case):
+    """The case's weights, and rows of 256 in one of them, which every type can have."""
+    return tensors(case) | {"blk.1.ffn_up.weight": mx.zeros((96, 256))}
 
 
 def test_damaged_settings_never_crash(tmp_path):

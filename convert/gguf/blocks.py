@@ -1,7 +1,8 @@
 """How ggml packs weights, and what they are in MLX.
 
 A row is cut into blocks of 32 or 256 weights with their scales. Where 32 weights share a scale and a shift, a block is
-what MLX calls an affine group and keeps its codes; Q6_K has a scale for 16, which MLX has not, and is expanded.
+what MLX calls an affine group and keeps its codes: these types are taken apart here, because the `gguf` package gives
+numbers only. All others are expanded by that package, into float16.
 https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h, ggml-quants.c
 """
 
@@ -13,10 +14,16 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
 from numpy.typing import NDArray
+
+from rave_mlx.convert.gguf.container import Stored
 
 GROUP = 32
 """Weights of an affine group."""
+_ROWS = 4096
+"""Rows expanded in one go: the numbers come in float32, which is twice what is kept."""
 
 Bytes = NDArray[Any]
 """Of np.uint8."""
@@ -25,38 +32,53 @@ Codes = tuple[Bytes, NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Block:
-    """A type of ggml: its name, weights and bytes a block, and how it is read.
+class Packing:
+    """A type that stays packed: the width of a code in bits, and how blocks (n, bytes) are taken apart."""
 
-    Attributes:
-        bits: of a code; None for types that are not packed in MLX.
-        read: codes from blocks (n, bytes), or floating-point weights (n, weights).
+    bits: int
+    read: Callable[[Bytes], Codes]
+
+
+def packing(stored: Stored) -> Packing | None:
+    """How MLX holds a tensor packed; None where it is expanded."""
+    return PACKED.get(stored.kind) if len(stored.shape) == 2 else None
+
+
+def parts(stored: Stored) -> dict[str, mx.array]:
+    """A tensor for MLX: "weight", and if it is packed "scales" and "biases" in float16.
+
+    Raises:
+        NotImplementedError: for a type that neither this module nor the `gguf` package reads.
     """
-
-    name: str
-    weights: int
-    bytes: int
-    bits: int | None
-    read: Callable[[Bytes], Any]
-
-
-def parts(block: Block, shape: tuple[int, ...], data: Bytes) -> dict[str, mx.array]:
-    """A tensor for MLX: "weight", and if it is packed "scales" and "biases" in float16."""
-    blocks = data.reshape(-1, block.bytes)
-    if block.bits is None or len(shape) != 2:
-        values = block.read(blocks)
-        if block.bits is not None:
-            codes, factor, shift = values
-            values = (np.repeat(factor, GROUP, 1) * codes + np.repeat(shift, GROUP, 1)).astype(np.float16)
-        array = mx.array(values.reshape(shape))
-        return {"weight": array.astype(mx.bfloat16) if block.name == "BF16" else array}
-    codes, factor, shift = block.read(blocks)
-    rows = shape[0]
+    packed = packing(stored)
+    if packed is None:
+        return {"weight": expand(stored)}
+    codes, factor, shift = packed.read(stored.data.reshape(-1, GGML_QUANT_SIZES[stored.kind][1]))
+    rows = stored.shape[0]
     return {
-        "weight": mx.array(_pack(codes.reshape(rows, -1), block.bits)),
+        "weight": mx.array(_pack(codes.reshape(rows, -1), packed.bits)),
         "scales": mx.array(factor.astype(np.float16).reshape(rows, -1)),
         "biases": mx.array(shift.astype(np.float16).reshape(rows, -1)),
     }
+
+
+def expand(stored: Stored) -> mx.array:
+    """A tensor as numbers: float32, float16 and bfloat16 as they are, packed types in float16.
+
+    Raises:
+        NotImplementedError: for a type that the `gguf` package does not read.
+    """
+    if stored.kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
+        return mx.array(stored.data.reshape(stored.shape))
+    if stored.kind == GGMLQuantizationType.BF16:
+        return mx.array(stored.data.view(np.uint16).reshape(stored.shape)).view(mx.bfloat16)
+    rows = stored.data.reshape(-1, stored.data.shape[-1])
+    expanded = np.empty((len(rows), stored.shape[-1]), np.float16)
+    # What is too large for float16 becomes infinite, which the check of every conversion reports.
+    with np.errstate(over="ignore"):
+        for first in range(0, len(rows), _ROWS):
+            expanded[first : first + _ROWS] = dequantize(rows[first : first + _ROWS], stored.kind)
+    return mx.array(expanded.reshape(stored.shape))
 
 
 def _pack(codes: Bytes, bits: int) -> NDArray[np.uint32]:
@@ -130,40 +152,13 @@ def _q5_k(blocks: Bytes) -> Codes:
     return (codes, *_scales_k(blocks))
 
 
-def _q6_k(blocks: Bytes) -> NDArray[np.float16]:
-    low = blocks[:, :128].reshape(-1, 2, 1, 64)
-    high = blocks[:, 128:192].reshape(-1, 2, 1, 32)
-    low = np.concatenate([low & 15, low >> 4], axis=2).reshape(-1, 2, 4, 32)
-    high = high >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
-    codes = (low | high << 4).astype(np.float32).reshape(-1, 16, 16) - 32
-    factor = _half(blocks, 208) * blocks[:, 192:208].view(np.int8)
-    weights: NDArray[np.float16] = (factor[..., None] * codes).astype(np.float16)
-    return weights
-
-
-def _float32(blocks: Bytes) -> NDArray[np.float32]:
-    return blocks.view(np.float32)
-
-
-def _float16(blocks: Bytes) -> NDArray[np.float16]:
-    return blocks.view(np.float16)
-
-
-def _bfloat16(blocks: Bytes) -> NDArray[np.float32]:
-    return (blocks.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-
-
-BLOCKS = {
-    0: Block("F32", 1, 4, None, _float32),
-    1: Block("F16", 1, 2, None, _float16),
-    2: Block("Q4_0", 32, 18, 4, _q4_0),
-    3: Block("Q4_1", 32, 20, 4, _q4_1),
-    6: Block("Q5_0", 32, 22, 5, _q5_0),
-    7: Block("Q5_1", 32, 24, 5, _q5_1),
-    8: Block("Q8_0", 32, 34, 8, _q8_0),
-    12: Block("Q4_K", 256, 144, 4, _q4_k),
-    13: Block("Q5_K", 256, 176, 5, _q5_k),
-    14: Block("Q6_K", 256, 210, None, _q6_k),
-    30: Block("BF16", 1, 2, None, _bfloat16),
+PACKED = {
+    GGMLQuantizationType.Q4_0: Packing(4, _q4_0),
+    GGMLQuantizationType.Q4_1: Packing(4, _q4_1),
+    GGMLQuantizationType.Q5_0: Packing(5, _q5_0),
+    GGMLQuantizationType.Q5_1: Packing(5, _q5_1),
+    GGMLQuantizationType.Q8_0: Packing(8, _q8_0),
+    GGMLQuantizationType.Q4_K: Packing(4, _q4_k),
+    GGMLQuantizationType.Q5_K: Packing(5, _q5_k),
 }
-"""Types by ggml's number."""
+"""Types that stay packed."""
