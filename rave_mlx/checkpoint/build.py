@@ -32,9 +32,12 @@ def build(config: LMMConfig, tokenizer: Path, template: str, path: Path | None) 
     """A model without weights."""
     if not tokenizer.is_file():
         raise ModelError(f"{tokenizer.parent}: {tokenizer.name} is missing; download or convert the model again")
-    core = Tokenizer(tokenizer, [i for i in (config.tokens.image, config.tokens.answer) if i is not None])
-    named = {"bos_token": core.token(config.tokens.bos), "eos_token": core.token(config.tokens.stop[0])}
-    chat = ChatTemplate(template, {name: token for name, token in named.items() if token is not None})
+    tokens = config.tokens
+    core = Tokenizer(tokenizer, [i for i in (tokens.image, tokens.answer) if i is not None], tokens.added)
+    named = tokens.named
+    if named is None:
+        named = {"bos_token": core.token(tokens.bos) or "", "eos_token": core.token(tokens.stop[0]) or ""}
+    chat = ChatTemplate(template, named)
     return LMM(config, core, chat, path)
 
 

@@ -11,13 +11,14 @@ from rave_mlx.config.connector import (
     ShuffleConnectorConfig,
 )
 from rave_mlx.config.image import ImageConfig, Images, Resample, TileConfig
-from rave_mlx.config.model import FORMAT, GateConfig, LMMConfig, QuantizationConfig, TokenConfig
+from rave_mlx.config.model import FORMAT, AddedTokenConfig, GateConfig, LMMConfig, QuantizationConfig, TokenConfig
 from rave_mlx.config.text import RopeConfig, RopeScaling, TextConfig
 from rave_mlx.config.vision import Activation, TileVisionConfig, Tower, VisionConfig
 
 __all__ = [
     "FORMAT",
     "Activation",
+    "AddedTokenConfig",
     "Connector",
     "ConnectorConfig",
     "GateConfig",

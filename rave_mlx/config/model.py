@@ -26,14 +26,46 @@ _MODES = {
 
 
 @dataclass(frozen=True)
+class AddedTokenConfig(Part):
+    """A token that a checkpoint's tokenizer has beyond its `tokenizer.json`, or with other settings than there.
+
+    Attributes:
+        content: its text.
+        single_word: whether it counts only where it is a word of its own.
+        lstrip, rstrip: whether it swallows the white space before and after it.
+        normalized: whether it is looked for in the normalized text.
+        special: whether it is a control token and no text.
+    """
+
+    content: str
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = False
+    special: bool = True
+
+
+@dataclass(frozen=True)
 class TokenConfig(Part):
-    """Ids of the tokens with a meaning for the runtime. `stop` ends an answer, `answer` stands where one begins."""
+    """The tokens with a meaning for the runtime.
+
+    Attributes:
+        stop: ids that end an answer; one outside the vocabulary never comes and does no harm.
+        image: id of the placeholder that the chat template writes for an image.
+        bos, pad: ids of the start token and of the padding token.
+        answer: id of the token where an answer begins.
+        named: the special tokens that the chat template sees as variables, as {"bos_token": "<s>"}. None: the start
+            token, and the first stop token as `eos_token`.
+        added: tokens beyond those of `tokenizer.json`, in the order in which they are added.
+    """
 
     stop: tuple[int, ...]
     image: int | None = None
     bos: int | None = None
     pad: int | None = None
     answer: int | None = None
+    named: dict[str, str] | None = None
+    added: tuple[AddedTokenConfig, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.stop:

@@ -83,6 +83,7 @@ class LMM(nn.Module):
             self.tokenizer,
             self.template,
             tokens=self.config.tokens,
+            vocab_size=text.vocab_size,
             mutual=self.config.mask == "mutual",
             merge_size=image.merge_size if isinstance(image, ImageConfig) and text.rope.sections else None,
             add_generation_prompt=add_generation_prompt,

@@ -150,7 +150,7 @@ def test_reasoning_that_only_some_prompts_open_is_not_taken_for_it():
     source = lmm.template.source
     assert source.count("<|im_start|>assistant\n") == 1
     more = source.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<|im_end|>")
-    lmm.template = ChatTemplate(more, bos_token=None, eos_token="<|im_end|>")
+    lmm.template = ChatTemplate(more, {"eos_token": "<|im_end|>"})
     assert answer_token(lmm) == START
 
 
@@ -160,7 +160,7 @@ def test_a_template_without_such_a_token_is_refused():
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant:{% endif %}"
     )
-    lmm.template = ChatTemplate(words, bos_token=None, eos_token="<|im_end|>")
+    lmm.template = ChatTemplate(words, {"eos_token": "<|im_end|>"})
     with pytest.raises(UsageError, match="chat template begins an answer with no token of its own"):
         use_mutual_mask(lmm)
 

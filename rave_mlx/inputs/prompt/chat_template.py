@@ -1,73 +1,67 @@
-"""Chat templates: Jinja in a sandbox, with the few globals that model makers rely on.
+"""The chat template of a model: from messages to the one text that it was trained to read.
 
-A template comes with a checkpoint, so it is untrusted: it runs in Jinja's immutable sandbox, cannot reach Python
-objects, and its failures are reported as prompt errors.
+A template comes with a checkpoint, so it is untrusted: it runs in a sandbox (`template_environment`), on a budget of
+steps and characters (`template_limits`), and whatever it does wrong is a prompt error of one line.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2 import TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template, TemplateError
 
 from rave_mlx.errors import PromptError
+from rave_mlx.inputs.prompt.template_environment import Environment
+from rave_mlx.inputs.prompt.template_limits import TemplateLimit, metered
+
+_LONGEST_SOURCE = 200_000
+"""Characters of a template's own text; the longest published ones have some 20,000."""
+_FAILURES = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, NotImplementedError)
+"""What a template that meets a conversation it was not written for may raise."""
 
 
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
-
-
-class _Generation(Extension):
-    """`{% generation %}` marks what the model writes, for trainers; it changes nothing that is rendered."""
-
-    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
-
-    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-        """The block's own content."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+class TemplateLimitError(PromptError):
+    """A chat template that runs or grows too far."""
 
 
 class ChatTemplate:
-    """A compiled template. Rendering is a pure function of the messages (and of the clock, where it asks for it)."""
+    """A compiled template. Rendering is a pure function of the messages (and of the clock, where it asks for it).
 
-    def __init__(self, source: str, *, bos_token: str | None = None, eos_token: str | None = None):
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation], autoescape=False
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = _strftime_now
-        try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise PromptError(f"the model's chat template does not compile: {error}") from None
+    Args:
+        source: the template's text, Jinja.
+        tokens: the named special tokens that the template sees as variables, as `{"bos_token": "<s>"}`.
+
+    Raises:
+        PromptError: for a text that is no template, or is too long or too deeply nested.
+    """
+
+    def __init__(self, source: str, tokens: Mapping[str, str] | None = None):
+        if len(source) > _LONGEST_SOURCE:
+            raise PromptError(f"the model's chat template has {len(source):,} characters; it is damaged or hostile")
         self.source = source
-        self._tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
+        self._tokens = dict(tokens or {})
+        try:
+            self._template: Template = Environment().from_string(source)
+        except (RecursionError, MemoryError):
+            raise PromptError("the model's chat template does not compile: it is nested too deeply") from None
+        except (TemplateError, SyntaxError, ValueError, OverflowError) as error:
+            raise PromptError(f"the model's chat template does not compile: {error}") from None
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> str:
         """The conversation as one string.
 
         Raises:
             PromptError: when the template refuses the messages (roles out of order, say) or fails.
+            TemplateLimitError: when it takes too many steps or writes too much.
         """
+        given = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
         try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, tools=None, **self._tokens
-            )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+            with metered(len(messages)):
+                return self._template.render(self._tokens | given)
+        except TemplateLimit as error:
+            raise TemplateLimitError(f"the model's chat template {error}; use another one, or another model") from None
+        except (RecursionError, MemoryError):
+            raise TemplateLimitError("the model's chat template is nested too deeply, or calls itself") from None
+        except _FAILURES as error:
             raise PromptError(f"the model's chat template refuses this conversation: {error}") from None

@@ -80,7 +80,10 @@ class Prompt:
         return int(self.token_map.visual.sum())
 
     def same_until(self, other: Prompt) -> int:
-        """How many leading tokens two prompts share; a visual token counts as equal when its image's content is."""
+        """How many leading tokens two prompts share, so that a cache of them can be kept.
+
+        A visual token counts as equal when the content of its image is.
+        """
         length = min(len(self), len(other))
         equal = self.ids[0, :length] == other.ids[0, :length]
         equal &= self._digests()[:length] == other._digests()[:length]
@@ -98,7 +101,7 @@ class Prompt:
 
 @dataclass
 class _Builder:
-    """Collects tokens; `finish` turns them into a Prompt."""
+    """Collects tokens and what is known of each, in the order of the prompt."""
 
     ids: list[int] = field(default_factory=list)
     role: list[int] = field(default_factory=list)
@@ -125,23 +128,26 @@ def build_prompt(
     template: ChatTemplate,
     *,
     tokens: TokenConfig,
+    vocab_size: int | None = None,
     merge_size: int | None = None,
     mutual: bool = False,
     add_generation_prompt: bool = True,
 ) -> Prompt:
-    """Render, tokenize and map a conversation.
+    """Turn a conversation into ids, with what is known of every token.
 
     Args:
         messages: the conversation.
         tokenizer: text to ids.
         template: the chat template.
         tokens: ids with a meaning; `image` is the placeholder that templates write.
+        vocab_size: rows of the model's embedding; no token of the prompt may have an id beyond. None: any may.
         merge_size: patches a side of a visual token, for multimodal rotary positions; None for plain ones.
         mutual: whether an image's tokens see the rest of their turn, up to `tokens.answer`.
         add_generation_prompt: end where the answer begins.
 
     Raises:
-        PromptError: when the template refuses or drops a message, or does not place every image.
+        PromptError: when the template refuses or drops a message, or does not place every image, or a token has no
+            row in the embedding.
     """
     images = [part.patches for message in messages for part in message.parts if isinstance(part, ImagePart)]
     if images and tokens.image is None:
@@ -164,11 +170,12 @@ def build_prompt(
     _flush(run, builder, tokenizer)
     if placed != len(images):
         raise PromptError(f"the conversation has {len(images)} images, the model's chat template placed {placed}")
-    image = np.array(builder.image, dtype=np.int32)
     if tokens.image is not None and tuple(builder.ids[: len(tokenizer.prefix)]) != tokenizer.prefix:
         # Processors of vision-language models add the start token that their tokenizer adds to every text.
         builder.put_before(tokenizer.prefix)
-    ids = np.array([builder.ids], dtype=np.int32)
+    if vocab_size is not None:
+        _check_ids(builder, vocab_size, tokenizer)
+    image, ids = np.array(builder.image, dtype=np.int32), np.array([builder.ids], dtype=np.int32)
     grids = [patches.grid for patches in images]
     token_map = TokenMap(
         role=np.array(builder.role, np.int8),
@@ -178,6 +185,19 @@ def build_prompt(
         opened=opened_keys(ids[0], image, tokens.answer) if mutual else None,
     )
     return Prompt(ids, tuple(images), token_map)
+
+
+def _check_ids(builder: _Builder, vocab_size: int, tokenizer: Tokenizer) -> None:
+    """Refuse an id that has no row in the embedding: the backend would read whatever lies behind the last one."""
+    place = next((i for i, index in enumerate(builder.ids) if index >= vocab_size), None)
+    if place is None:
+        return
+    index, message = builder.ids[place], builder.message[place]
+    where = f"message {message + 1}" if message >= 0 else "the chat template"
+    raise PromptError(
+        f"{where} has {tokenizer.token(index)!r}, which is token {index} of the tokenizer, but the model has only the "
+        f"ids 0 to {vocab_size - 1}; leave it out, or get the tokenizer that belongs to the model"
+    )
 
 
 def _add_template(

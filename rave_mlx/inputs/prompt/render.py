@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rave_mlx.errors import PromptError
-from rave_mlx.inputs.prompt.chat_template import ChatTemplate
+from rave_mlx.inputs.prompt.chat_template import ChatTemplate, TemplateLimitError
 from rave_mlx.inputs.prompt.message import ImagePart, Message, Role, TextPart
 
 _ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
@@ -40,6 +40,8 @@ def render(messages: Sequence[Message], template: ChatTemplate, add_generation_p
             raise PromptError(f"message {number}: unknown role {message.role!r}; use system, user or assistant")
     try:
         return _render_as(messages, template, add_generation_prompt)
+    except TemplateLimitError:
+        raise
     except PromptError:
         if not any(message.plain for message in messages):
             raise

@@ -9,18 +9,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as _Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from rave_mlx.errors import ModelError
+from rave_mlx.config import AddedTokenConfig
+from rave_mlx.errors import ModelError, PromptError
+from rave_mlx.inputs.prompt.tokenizer_patterns import check_patterns, is_panic
 
 
 @dataclass(frozen=True)
-class Control:
-    """A control token: its id, and whether it swallows white space on either side."""
+class ControlToken:
+    """A token that steers the model instead of being text.
+
+    Attributes:
+        id: its id.
+        lstrip, rstrip: whether it swallows the white space before and after it.
+    """
 
     id: int
     lstrip: bool
@@ -34,23 +43,29 @@ class Tokenizer:
         path: the file.
         control: ids that count as control tokens though the file does not mark them as special, as some checkpoints'
             image placeholders.
+        added: tokens to add to those of the file, or whose settings replace the file's.
 
     Raises:
-        ModelError: for a file that is no usable tokenizer.
+        ModelError: for a file that is no usable tokenizer, or whose regular expressions may not end.
     """
 
-    def __init__(self, path: Path, control: Collection[int] = ()):
+    def __init__(self, path: Path, control: Collection[int] = (), added: Sequence[AddedTokenConfig] = ()):
         try:
             self._core: _Tokenizer = _Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every kind of bad file
+        except BaseException as error:  # tokenizers raises bare Exception, or panics, for every kind of bad file
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
             raise ModelError(f"{path}: not a usable tokenizer ({error}); download or convert the model again") from None
+        check_patterns(self._core, path)
+        self._core.add_tokens([AddedToken(**token.to_dict()) for token in added])
         self._core.no_padding()
         self._core.no_truncation()
         self._core.encode_special_tokens = True
-        self._later = _without_first_space(self._core)
+        self._path = path
+        self._inner = _without_first_space(self._core)
         self.prefix = self._find_prefix()
         self.control = {
-            token.content: Control(index, token.lstrip, token.rstrip)
+            token.content: ControlToken(index, token.lstrip, token.rstrip)
             for index, token in self._core.get_added_tokens_decoder().items()
             if token.special or index in control
         }
@@ -60,20 +75,39 @@ class Tokenizer:
     def encode(self, text: str, *, first: bool = True) -> tuple[list[int], list[int]]:
         """Ids of `text` with control tokens read as plain text, and the character at which each token starts.
 
-        `first` says that the text begins the prompt: some tokenizers put a space before the first word of a text, and
-        would put one before every stretch between control tokens.
+        Args:
+            text: any text.
+            first: whether it begins the prompt: some tokenizers put a space before the first word of a text, and
+                would put one before every stretch between control tokens.
+
+        Raises:
+            PromptError: when the tokenizer gives up on the text.
         """
-        encoding = (self._core if first else self._later).encode(text, add_special_tokens=False)
+        with self._giving_up():
+            encoding = (self._core if first else self._inner).encode(text, add_special_tokens=False)
         return encoding.ids, [start for start, _ in encoding.offsets]
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """Turn a panic of the tokenizer's engine into an error of one line."""
+        try:
+            yield
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise PromptError(
+                f"{self._path}: the tokenizer gives up on this text ({error}); shorten it, or use another model"
+            ) from None
 
     def _find_prefix(self) -> tuple[int, ...]:
         """Ids that the tokenizer's post-processor puts before every text (a start token), often none."""
-        plain = self._core.encode("a", add_special_tokens=False).ids
-        whole = self._core.encode("a", add_special_tokens=True).ids
+        with self._giving_up():
+            plain = self._core.encode("a", add_special_tokens=False).ids
+            whole = self._core.encode("a", add_special_tokens=True).ids
         starts = (i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain)
         return tuple(whole[: next(starts, 0)])
 
-    def find_control(self, text: str) -> Iterator[tuple[int, int, Control]]:
+    def find_control(self, text: str) -> Iterator[tuple[int, int, ControlToken]]:
         """Control tokens in template text: (start, stop, token), with the white space they swallow."""
         position = 0
         while match := self._pattern.search(text, position):
@@ -91,8 +125,8 @@ class Tokenizer:
         return self._core.decode(list(ids), skip_special_tokens=True)
 
     def token(self, index: int | None) -> str | None:
-        """The text of one token as the vocabulary writes it."""
-        return None if index is None else self._core.id_to_token(index)
+        """The text of one token as the vocabulary writes it; None for an id that there is not."""
+        return None if index is None or not 0 <= index < 1 << 32 else self._core.id_to_token(index)
 
     def stream(self) -> TextStream:
         """A decoder for ids that arrive one by one."""
@@ -109,9 +143,9 @@ def _without_first_space(core: _Tokenizer) -> _Tokenizer:
     spaces = [p for p in (parts, *parts.get("pretokenizers", ())) if p.get("prepend_scheme") == "first"]
     for part in spaces:
         part["prepend_scheme"] = "never"
-    later: _Tokenizer = _Tokenizer.from_str(json.dumps(state))
-    later.encode_special_tokens = True
-    return later
+    inner: _Tokenizer = _Tokenizer.from_str(json.dumps(state))
+    inner.encode_special_tokens = True
+    return inner
 
 
 class TextStream:
