@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from rave_mlx.errors import ModelError, PromptError, UsageError
 from rave_mlx.generation.confidence import TokenConfidence
-from rave_mlx.generation.decode import Clock, Finish, Piece, decode
+from rave_mlx.generation.decode import Clock, Finish, Piece, continued, decode
 from rave_mlx.generation.logits_processors import LogitsProcessor
 from rave_mlx.generation.prefill import NOT_A_NUMBER, encode, prefill, reuse
 from rave_mlx.generation.sampling import Sampling
@@ -24,6 +24,7 @@ from rave_mlx.inputs.images.preprocess import ImageSource
 from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart, latest_turn
 from rave_mlx.inputs.prompt.parse_messages import read_image, read_messages
 from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.inputs.prompt.tokenizer import TextStream
 from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.lmm import LMM
 from rave_mlx.models.rope_scaling import kept_bucket, rope_bucket
@@ -147,6 +148,8 @@ class Session:
     def answer(self, messages: Sequence[Mapping[str, Any]]) -> Generator[Piece]:
         """Replace the conversation by `messages` (as in `LMM.prepare`) and stream the next answer.
 
+        Where the last message is the assistant's, it is the beginning of the answer, and its continuation is streamed.
+
         What the new conversation shares with the old one is not read again.
         """
         config, kept = self.lmm.config.image, self._keeps_originals
@@ -189,7 +192,7 @@ class Session:
         processors = [*self._logits_processors(shown), confidence]
         limit = min(self.max_tokens, self.lmm.config.text.max_positions - len(prompt))
         features, ids, text = self._features, list[int](), ""
-        words = self.lmm.tokenizer.stream()
+        words = self._words(prompt, shown)
         finish: Finish | None = None
         try:
             logits = prefill(self.lmm, prompt, cache, features=features)
@@ -219,6 +222,15 @@ class Session:
             if ids:
                 self.stats = _stats(prompt, reused, encoded, ids, clock, confidence.least(ids))
 
+    def _words(self, prompt: Prompt, shown: list[Message]) -> TextStream:
+        """A decoder of the answer's ids, which knows the words with which the answer has begun, if it has: at the
+        beginning of a text some tokenizers leave out a space."""
+        words = self.lmm.tokenizer.stream()
+        if shown[-1].role == "assistant":
+            for token in prompt.ids[0, prompt.token_map.message == len(shown) - 1].tolist():
+                words.add(token)
+        return words
+
     def _revised(self, messages: list[Message]) -> list[Message]:
         """The messages that are read: the last turn only, where the model takes no more, as policies want them."""
         shown = latest_turn(messages) if self.lmm.config.turns == "last" else messages
@@ -228,13 +240,16 @@ class Session:
         return shown
 
     def _prompt(self, shown: list[Message]) -> Prompt:
+        """The prompt; errors say whether the question is too long, or what came before it."""
         prompt, most = self.lmm.tokenize(shown), self.lmm.config.text.max_positions
-        if len(prompt) >= most and any(message.role == "assistant" for message in shown):
+        if len(prompt) < most:
+            return prompt
+        if len(shown) > len(self._opening) + 1 and len(self.lmm.tokenize([*self._opening, shown[-1]])) < most:
             raise PromptError(
                 f"the conversation is full: with this question it has {len(prompt):,} tokens, and the model's context "
                 f"is {most:,}, answer included; begin a new one (/reset in rave-mlx chat)"
             )
-        return prompt if len(prompt) < most else self.lmm.prompt(shown)
+        return self.lmm.prompt(shown)
 
     def _logits_processors(self, shown: list[Message]) -> list[LogitsProcessor]:
         """Those of the policies that have one, in the order in which the policies are written."""
@@ -289,9 +304,15 @@ class Session:
         length = prompt.token_map.next_position
         self._bucket = kept_bucket(self.lmm.config.text.rope, length, length + cache.length - len(prompt))
         said = ids[:-1] if finish == "stop" else ids
+        cache.trim(len(prompt) + len(said))
+        if messages[-1].role == "assistant":  # an answer that had begun is one message with what was added to it
+            begun = messages[-1]
+            answer = replace(begun, parts=(*begun.parts, TextPart(text, tuple(said))))
+            self.messages = [*_without_originals(messages[:-1], self._keeps_originals), answer]
+            self._seen = continued(prompt, said)
+            return
         answer = Message("assistant", (TextPart(text, tuple(said)),))
         self.messages = [*_without_originals(messages, self._keeps_originals), answer]
-        cache.trim(len(prompt) + len(said))
         self._seen = self.lmm.tokenize([*shown, answer], add_generation_prompt=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -56,3 +57,15 @@ class Message:
     role: str
     parts: tuple[TextPart | ImagePart, ...]
     plain: bool = False
+
+
+def latest_turn(messages: Sequence[Message]) -> list[Message]:
+    """The latest images of a conversation and its last question as one message, and the answer where it has begun."""
+    begun = [messages[-1]] if messages[-1].role == "assistant" else []
+    if len(begun) == len(messages):
+        return begun
+    images = [[p for p in m.parts if isinstance(p, ImagePart)] for m in messages]
+    latest = next((shown for shown in reversed(images) if shown), [])
+    question = messages[-1 - len(begun)]
+    parts: list[TextPart | ImagePart] = [*latest, *(p for p in question.parts if isinstance(p, TextPart))]
+    return [Message(question.role, tuple(parts), question.plain and not latest), *begun]

@@ -31,6 +31,10 @@ class Piece:
 def render(messages: Sequence[Message], template: ChatTemplate, add_generation_prompt: bool) -> list[Piece]:
     """The rendered conversation as template and content pieces, in order.
 
+    With `add_generation_prompt` it ends where the answer begins; where the last message is the assistant's, it is an
+    answer that has begun, and the conversation ends with its last word, as in transformers with
+    `continue_final_message`.
+
     Templates of vision-language models often know content as a list of parts only, and leave out what is given as
     a string; where that fails, all messages are rendered as parts.
     """
@@ -56,11 +60,17 @@ def _render_as(messages: Sequence[Message], template: ChatTemplate, add_generati
     nonce = secrets.token_hex(8)
     stand_ins: dict[str, Piece] = {}
     shown: list[Mapping[str, Any]] = []
+    begun = add_generation_prompt and bool(messages) and messages[-1].role == "assistant"
+    end = f"\ue000{nonce}.end\ue001"
     for index, message in enumerate(messages):
         content = [_show(part, index, message.role, nonce, stand_ins) for part in message.parts]
+        if begun and index == len(messages) - 1:
+            _mark_end(content, end, index)
         plain = message.plain and all("text" in part for part in content)
         shown.append({"role": message.role, "content": "".join(p["text"] for p in content) if plain else content})
-    text = template.render(shown, add_generation_prompt=add_generation_prompt)
+    text = template.render(shown, add_generation_prompt=add_generation_prompt and not begun)
+    if begun:
+        text = _until(text, end, len(messages))
     pieces: list[Piece] = []
     seen: set[str] = set()
     while text:
@@ -96,3 +106,22 @@ def _show(part: TextPart | ImagePart, index: int, role: str, nonce: str, stand_i
         return {"type": "text", "text": mark}
     before = part.text[: len(part.text) - len(part.text.lstrip())]
     return {"type": "text", "text": before + mark + part.text[len(part.text.rstrip()) :]}
+
+
+def _mark_end(content: list[dict[str, Any]], end: str, index: int) -> None:
+    """Put a mark behind the last text of an answer that has begun.
+
+    The space behind the mark tells whether the template keeps the white space at the end of a message.
+    """
+    texts = [part for part in content if "text" in part]
+    if not texts:
+        raise PromptError(f"message {index + 1}: an answer that has begun needs a text to go on with")
+    texts[-1]["text"] += f"{end} "
+
+
+def _until(text: str, end: str, number: int) -> str:
+    """A rendered conversation up to the mark of `_mark_end`; without the white space that the template takes off."""
+    before, mark, after = text.rpartition(end)
+    if not mark:
+        raise PromptError(f"the model's chat template leaves out message {number} (assistant)")
+    return before if after.startswith(" ") else before.rstrip()

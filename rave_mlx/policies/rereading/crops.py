@@ -89,8 +89,11 @@ class Latest:
 def ask_instead(messages: Sequence[Message], text: Callable[[str], str]) -> list[Message]:
     """The conversation with another text in its last message, made from the one there.
 
-    It stands where the last text stood; images keep their order.
+    It stands where the last text stood; images keep their order. An answer that has begun is left out: it is none to
+    the other text.
     """
+    if len(messages) > 1 and messages[-1].role == "assistant":
+        messages = messages[:-1]
     last = messages[-1]
     texts = [i for i, part in enumerate(last.parts) if isinstance(part, TextPart)]
     asked = TextPart(text(" ".join(part.text for part in last.parts if isinstance(part, TextPart))))
