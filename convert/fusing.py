@@ -1,4 +1,4 @@
-"""An adapter becomes part of its base: W' = W + scale (A B)^T, for DoRA with its rows brought to their magnitudes.
+"""An adapter becomes part of its base; what becomes of each weight is in `merging`.
 
 Works tensor by tensor on what is stored, like a conversion. A packed matrix is unpacked, changed and packed again as
 it was; what the adapter learned finer than the packing is lost then, so `dequantize` leaves such matrices unpacked.
@@ -13,14 +13,15 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from rave_mlx import backend
-from rave_mlx.checkpoint import adapters, build, directory, packed
-from rave_mlx.checkpoint.adapters import AdapterConfig
+from rave_mlx.checkpoint import adapters, directory, packed
+from rave_mlx.checkpoint.adapter_config import EMBED, HEAD, AdapterConfig
 from rave_mlx.checkpoint.directory import GATE
 from rave_mlx.checkpoint.safetensors_writer import Progress
-from rave_mlx.config import QuantizationConfig
+from rave_mlx.config import LMMConfig, QuantizationConfig
+from rave_mlx.convert.adapters import check_fits, open_adapter
+from rave_mlx.convert.merging import changed_weights, merged
 from rave_mlx.convert.notes import print_note
-from rave_mlx.convert.open import find, open_model, open_stored
+from rave_mlx.convert.open import find, open_stored
 from rave_mlx.convert.quantize import apply as pack
 from rave_mlx.convert.stored import Stored
 
@@ -38,7 +39,7 @@ def fuse(
 
     Args:
         model: rave directory, checkpoint directory or Hub id of the base; None as for `load`.
-        adapter: directory of the adapter.
+        adapter: directory of the adapter: rave-mlx's own, PEFT's or mlx-lm's.
         out: the directory to create.
         dequantize: leave changed matrices unpacked (float16) instead of packing them again.
         revision: branch, tag or commit of a Hub id.
@@ -49,18 +50,13 @@ def fuse(
     """
     target, folder = Path(out), Path(adapter).expanduser()
     directory.check_new(target)
-    config, weights = adapters.read_config(folder), adapters.read_weights(folder)
     place = find(model, revision)
-    _check_fits(place, folder, config, weights)
+    config, weights = open_adapter(folder, place)
+    check_fits(place, folder, config, weights)
     base = open_stored(place)
     for line in base.notes:
         print_note(line)
-    stored = base.lmm.config
-    packing = stored.quantization
-    if dequantize and packing is not None:
-        changed: dict[str, None] = dict.fromkeys((*config.modules, *config.full))
-        packing = replace(packing, layers={**packing.layers, **changed})
-    fused = replace(adapters.masked(stored, config, folder), gate=config.gate or stored.gate, quantization=packing)
+    fused, packing = _configuration(base, config, folder, dequantize=dequantize)
     directory.write(
         target,
         fused,
@@ -74,16 +70,26 @@ def fuse(
     return target
 
 
-def _check_fits(base: Path, folder: Path, config: AdapterConfig, weights: Mapping[str, mx.array]) -> None:
-    """Open the base and put the adapter on it: the check that the two belong together.
+def _configuration(
+    base: Stored, config: AdapterConfig, adapter: Path, *, dequantize: bool
+) -> tuple[LMMConfig, QuantizationConfig | None]:
+    """The configuration of the fused model, and how its weights are packed."""
+    stored = base.lmm.config
+    text, packing = stored.text, stored.quantization
+    if config.splits_tie and text.tie_embeddings:
+        text = replace(text, tie_embeddings=False)
+        if packing is not None:
+            packing = replace(packing, layers={**packing.layers, HEAD: _flat(packing.of(EMBED))})
+    if dequantize and packing is not None:
+        names = (*config.modules, *config.rows, *config.full, *(n.rpartition(".")[0] for n in config.replaced))
+        changed: dict[str, None] = dict.fromkeys(names)
+        packing = replace(packing, layers={**packing.layers, **changed})
+    masked = adapters.masked(replace(stored, text=text), config, adapter)
+    return replace(masked, gate=config.gate or stored.gate, quantization=packing), packing
 
-    Raises:
-        ModelError: when they do not.
-    """
-    backend.prepare()
-    lmm, tensors = open_model(base)
-    build.fill(lmm, tensors, None, str(base))
-    adapters.put_on(lmm, config, weights, folder)
+
+def _flat(setting: QuantizationConfig | None) -> QuantizationConfig | None:
+    return None if setting is None else replace(setting, layers={})
 
 
 def _fused(
@@ -91,40 +97,39 @@ def _fused(
 ) -> Iterator[tuple[str, mx.array]]:
     """The tensors of the fused model, lazy; packed where `packing` says so."""
     waiting = dict(base.tensors)
+    changed = changed_weights(config)
+    if config.splits_tie and base.lmm.config.text.tie_embeddings:
+        waiting |= {f"{HEAD}.{p}": waiting[f"{EMBED}.{p}"] for p in packed.PARTS if f"{EMBED}.{p}" in waiting}
+    for name in sorted(changed - set(waiting)):
+        yield name, merged(name, None, config, weights)
     for name in list(waiting):
         module, _, leaf = name.rpartition(".")
         replaced = module.partition(".")[0] in config.full or (GATE in name and config.gate is not None)
         if name not in waiting or replaced:
             continue
-        if leaf != "weight" or module not in config.modules:
+        if name not in changed:
             yield name, waiting.pop(name)
             continue
-        parts = {part: waiting.pop(f"{module}.{part}") for part in packed.PARTS if f"{module}.{part}" in waiting}
-        update = _update(_plain(module, parts, base.lmm.config.quantization), module, config, weights)
-        if packing is not None and packing.of(module) is not None:
+        kind = waiting[name].dtype
+        stored = kind if mx.issubdtype(kind, mx.floating) else mx.float16
+        wanted = packed.PARTS if leaf == "weight" else (leaf,)
+        parts = {part: waiting.pop(f"{module}.{part}") for part in wanted if f"{module}.{part}" in waiting}
+        plain = parts[leaf] if leaf != "weight" else _plain(module, parts, base.lmm.config)
+        update = merged(name, plain, config, weights)
+        if leaf == "weight" and packing is not None and packing.of(module) is not None:
             yield from pack([(name, update)], packing)
         else:
-            kept = mx.issubdtype(parts["weight"].dtype, mx.floating)
-            yield name, update.astype(parts["weight"].dtype if kept else mx.float16)
+            yield name, update.astype(stored)
     yield from ((n, x) for n, x in weights.items() if GATE in n or n.partition(".")[0] in config.full)
 
 
-def _plain(module: str, parts: Mapping[str, mx.array], stored: QuantizationConfig | None) -> mx.array:
+def _plain(module: str, parts: Mapping[str, mx.array], stored: LMMConfig) -> mx.array:
     """The matrix of a projection in float32, unpacked where it is packed."""
-    setting = None if stored is None else stored.of(module)
+    packing = stored.quantization
+    setting = packing and packing.of(EMBED if module == HEAD and stored.text.tie_embeddings else module)
     if "scales" not in parts or setting is None:
         return parts["weight"].astype(mx.float32)
     return packed.dequantize(parts["weight"], parts["scales"], parts.get("biases"), setting)
-
-
-def _update(matrix: mx.array, module: str, config: AdapterConfig, weights: Mapping[str, mx.array]) -> mx.array:
-    """The matrix (out, in) with its update, in float32."""
-    first, second = (weights[f"{module}.{leaf}"].astype(mx.float32) for leaf in ("lora_a", "lora_b"))
-    changed = matrix + config.scale * (first @ second).T
-    if config.kind == "lora":
-        return changed
-    magnitude = weights[f"{module}.m"].astype(mx.float32) / mx.linalg.norm(changed, axis=1)
-    return magnitude[:, None] * changed
 
 
 def _card(base: Stored, config: AdapterConfig, adapter: Path) -> str:

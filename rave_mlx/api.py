@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +14,8 @@ import mlx.core as mx
 from rave_mlx import backend
 from rave_mlx.chat.session import Session
 from rave_mlx.checkpoint import build
-from rave_mlx.checkpoint.adapters import load_adapter
+from rave_mlx.checkpoint.adapters import put_on
+from rave_mlx.convert.adapters import open_adapter
 from rave_mlx.convert.open import MODEL_VARIABLE, find, open_model
 from rave_mlx.errors import UsageError
 from rave_mlx.generation.decode import Piece
@@ -37,7 +39,7 @@ def load(
         path_or_hub_id: a rave directory, a checkpoint directory in the Hub's layout, or a Hub id
             ("owner/name"). None: $RAVE_MLX_MODEL, and without it the built-in model.
         dtype: compute type, "float32", "float16" or "bfloat16". None: float32 on a CPU, else the checkpoint's own.
-        adapter: directory of an adapter to put on the model.
+        adapter: directory of an adapter to put on the model: rave-mlx's own, PEFT's or mlx-lm's.
         revision: branch, tag or commit of a Hub id.
 
     Raises:
@@ -48,7 +50,10 @@ def load(
     folder = find(path_or_hub_id, revision)
     lmm, tensors = open_model(folder)
     build.fill(lmm, tensors, build.read_dtype(dtype), str(folder))
-    return lmm if adapter is None else load_adapter(lmm, adapter)
+    if adapter is None:
+        return lmm
+    config, weights = open_adapter(adapter, folder)
+    return put_on(lmm, config, weights, Path(adapter))
 
 
 def stream(

@@ -3,7 +3,9 @@ gates, and the whole parts of the model, that were trained beside them.
 
 A directory holds `adapter_config.json` (an AdapterConfig) and `adapters.safetensors`: `MODULE.lora_a` (in, rank) and
 `MODULE.lora_b` (rank, out), for DoRA also `MODULE.m` (out,), under canonical module names, the tensors of the gates,
-and all of the parts that were trained in full. The layers themselves are mlx-lm's.
+and all of the parts that were trained in full. What other packages' adapters have besides: `MODULE.lora_bias` (out,),
+single weights under their own names, and `MODULE.rows` (tokens, hidden), rows of the embedding or the head. The layers
+themselves are mlx-lm's.
 """
 
 from __future__ import annotations
@@ -11,76 +13,38 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from rave_mlx.checkpoint import directory
+from rave_mlx.checkpoint.adapter_config import CONFIG, EMBED, WEIGHTS, AdapterConfig, ModelPart, read_config
 from rave_mlx.checkpoint.fingerprint import fingerprint
 from rave_mlx.config import GateConfig, LMMConfig
-from rave_mlx.config.part import Part, positive
-from rave_mlx.errors import ConfigError, ModelError
+from rave_mlx.errors import ModelError
 from rave_mlx.models.lmm import LMM
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
+__all__ = [
+    "CONFIG",
+    "WEIGHTS",
+    "AdapterConfig",
+    "ModelPart",
+    "adapter_weights",
+    "attach",
+    "check_base",
+    "load_adapter",
+    "masked",
+    "put_on",
+    "read_config",
+    "read_weights",
+    "save",
+    "with_gates",
+    "write",
+]
+
 _GATE = ".attention.gate."
-
-ModelPart = Literal["decoder", "connector", "vision"]
-
-
-@dataclass(frozen=True)
-class AdapterConfig(Part):
-    """What an adapter changes.
-
-    Attributes:
-        rank: of the updates.
-        scale: what the product of the two factors is multiplied with (alpha / rank, where alpha is spoken of).
-        modules: canonical names of the adapted projections ("decoder.layers.0.attention.q_proj").
-        kind: "lora" or "dora".
-        dropout: share of inputs left out in training.
-        gate: the pair gates that the adapter brings; None for none.
-        full: parts of the model that the adapter replaces.
-        mask, answer: "mutual" and the token up to which images see their turn (`LMMConfig.mask`, `tokens.answer`), for
-            an adapter that was trained so; None leaves the model's mask as it is.
-        base: fingerprint of the model that it was trained on; None when that is not known.
-    """
-
-    rank: int
-    scale: float
-    modules: tuple[str, ...] = ()
-    kind: Literal["lora", "dora"] = "lora"
-    dropout: float = 0.0
-    gate: GateConfig | None = None
-    full: tuple[ModelPart, ...] = ()
-    mask: Literal["mutual"] | None = None
-    answer: int | None = None
-    base: str | None = None
-
-    def __post_init__(self) -> None:
-        positive(self, "rank")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"adapter: dropout {self.dropout} is not in [0, 1)")
-        if (self.mask is None) != (self.answer is None):
-            raise ConfigError("adapter: the mutual mask and the token that begins an answer go together")
-        if "decoder" in self.full and self.modules:
-            raise ConfigError("adapter: projections of a decoder that is replaced as a whole cannot be adapted as well")
-
-
-def read_config(folder: Path) -> AdapterConfig:
-    """The configuration of an adapter directory.
-
-    Raises:
-        ConfigError: when it is missing, or PEFT's or another package's.
-    """
-    file = folder / CONFIG
-    data = directory.read_json(file)
-    if "peft_type" in data:
-        raise ConfigError(f"{file}: is PEFT's layout; rave_mlx.convert.adapters.import_peft translates it")
-    return AdapterConfig.from_dict(data, str(file))
 
 
 def attach(lmm: LMM, config: AdapterConfig) -> None:
@@ -89,31 +53,32 @@ def attach(lmm: LMM, config: AdapterConfig) -> None:
     Raises:
         ModelError: for a module that the model does not have, or that is not a projection.
     """
-    from mlx_lm.tuner.dora import DoRALinear
-    from mlx_lm.tuner.lora import LoRALinear
+    from rave_mlx.checkpoint.adapter_layers import wrap
 
-    kind = DoRALinear if config.kind == "dora" else LoRALinear
-    modules = dict(lmm.named_modules())
-    wrong = [name for name in config.modules if not isinstance(modules.get(name), (nn.Linear, nn.QuantizedLinear))]
-    if wrong:
-        raise ModelError(f"the adapter is for another model: no projection {', '.join(wrong[:10])} here")
-    wrapped = [
-        (name, kind.from_base(modules[name], r=config.rank, scale=config.scale, dropout=config.dropout))
-        for name in config.modules
-    ]
-    lmm.update_modules(tree_unflatten(wrapped))
+    wrap(lmm, config)
 
 
 def adapter_weights(lmm: LMM, config: AdapterConfig) -> dict[str, mx.array]:
     """The adapter's tensors in a model that it is attached to."""
-    leaves = {f"{module}.{leaf}" for module in config.modules for leaf in ("lora_a", "lora_b", "m")}
+    from rave_mlx.checkpoint.adapter_layers import LEAVES, inner_name
+
+    leaves = {f"{module}.{leaf}" for module in config.modules for leaf in LEAVES}
 
     def belongs(name: str) -> bool:
         if _GATE in name:
             return config.gate is not None
         return name in leaves or name.partition(".")[0] in config.full
 
-    return {name: x for name, x in lmm.named_weights().items() if belongs(name)}
+    weights, modules = lmm.named_weights(), dict(lmm.named_modules())
+    found = {name: x for name, x in weights.items() if belongs(name)}
+    missing = [name for name in config.replaced if inner_name(modules, name) not in weights]
+    missing += [f"{module}.weight" for module in config.rows if inner_name(modules, f"{module}.weight") not in weights]
+    if missing:
+        raise ModelError(f"the adapter is for another model: no weight {', '.join(missing[:10])} here")
+    found |= {name: weights[inner_name(modules, name)] for name in config.replaced}
+    for module, ids in config.rows.items():
+        found[f"{module}.rows"] = weights[inner_name(modules, f"{module}.weight")][mx.array(ids)]
+    return found
 
 
 def save(lmm: LMM, config: AdapterConfig, out: str | os.PathLike[str]) -> Path:
@@ -161,15 +126,52 @@ def put_on(lmm: LMM, config: AdapterConfig, weights: Mapping[str, mx.array], pla
     lmm.config = masked(lmm.config, config, place)
     if config.gate is not None and lmm.config.gate != config.gate:
         lmm = with_gates(lmm, config.gate, place)
+    if config.splits_tie and lmm.config.text.tie_embeddings:
+        lmm = with_head(lmm)
+    _unpack_replaced(lmm, config)
     attach(lmm, config)
     expected = {name: x.shape for name, x in adapter_weights(lmm, config).items()}
     directory.check_tensors({n: x.shape for n, x in weights.items()}, expected, str(place))
-    dtype = lmm.decoder.norm.weight.dtype
-    lmm.load_weights([(n, x.astype(mx.float32 if _GATE in n else dtype)) for n, x in weights.items()], strict=False)
+    _check_rows(lmm, config, place)
+    _put(lmm, config, weights)
     mx.eval(lmm.parameters())
     # Dropout is for training, which switches it on.
     lmm.eval()
     return lmm
+
+
+def _put(lmm: LMM, config: AdapterConfig, weights: Mapping[str, mx.array]) -> None:
+    """Put an adapter's tensors into the model that it is attached to."""
+    from rave_mlx.checkpoint.adapter_layers import inner_name
+
+    dtype, modules = lmm.decoder.norm.weight.dtype, dict(lmm.named_modules())
+    cast = {name: x.astype(mx.float32 if _GATE in name else dtype) for name, x in weights.items()}
+    rows = {f"{module}.rows": module for module in config.rows}
+    whole = set(config.replaced)
+    lmm.load_weights(
+        [(inner_name(modules, n) if n in whole else n, x) for n, x in cast.items() if n not in rows], strict=False
+    )
+    for name, module in rows.items():
+        weight = inner_name(modules, f"{module}.weight")
+        table = mx.array(lmm.named_weights()[weight])
+        table[mx.array(config.rows[module])] = cast[name]
+        lmm.load_weights([(weight, table)], strict=False)
+
+
+def _unpack_replaced(lmm: LMM, config: AdapterConfig) -> None:
+    """Unpack the quantized layers of which the adapter brings weights that are not."""
+    from rave_mlx.checkpoint.adapter_layers import unpack
+
+    for module in {*config.rows, *(n.removesuffix(".weight") for n in config.replaced if n.endswith(".weight"))}:
+        unpack(lmm, module)
+
+
+def _check_rows(lmm: LMM, config: AdapterConfig, place: Path) -> None:
+    size = lmm.config.text.vocab_size
+    outside = [i for ids in config.rows.values() for i in ids if not 0 <= i < size]
+    if outside:
+        raise ModelError(f"{place}: replaces the row of token {outside[0]}, the model has {size}; open the model that "
+                         "it was trained on")  # fmt: skip
 
 
 def masked(model: LMMConfig, config: AdapterConfig, place: Path) -> LMMConfig:
@@ -206,9 +208,23 @@ def with_gates(lmm: LMM, gate: GateConfig, where: Path) -> LMM:
     """The model with gates of this shape beside its weights, which are shared."""
     if lmm.config.gate is not None:
         raise ModelError(f"{where}: the adapter's pair gates have another shape than the model's")
-    gated = LMM(replace(lmm.config, gate=gate), lmm.tokenizer, lmm.template, lmm.path)
+    return _sharing(lmm, replace(lmm.config, gate=gate))
+
+
+def with_head(lmm: LMM) -> LMM:
+    """A model of tied embeddings with a head of its own, which begins as the embedding. Weights are shared."""
+    from rave_mlx.checkpoint.adapter_layers import head_like
+
+    split = _sharing(lmm, replace(lmm.config, text=replace(lmm.config.text, tie_embeddings=False)))
+    split.decoder["head"] = head_like(dict(lmm.named_modules())[EMBED])
+    return split
+
+
+def _sharing(lmm: LMM, config: LMMConfig) -> LMM:
+    """A model of another configuration with the weights of this one where it has them."""
+    other = LMM(config, lmm.tokenizer, lmm.template, lmm.path)
     # Leaf modules are taken over whole, so that quantized ones stay quantized; single parameters by name.
     leaves = [(name, module) for name, module in lmm.named_modules() if name and not module.children()]
-    gated.update_modules(tree_unflatten(leaves))
-    gated.load_weights(list(lmm.named_weights().items()), strict=False)
-    return gated
+    other.update_modules(tree_unflatten(leaves))
+    other.load_weights(list(lmm.named_weights().items()), strict=False)
+    return other

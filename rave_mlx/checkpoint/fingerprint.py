@@ -19,10 +19,11 @@ from rave_mlx.models.lmm import LMM
 _SAMPLES = 32
 _PACKED = (nn.QuantizedLinear, nn.QuantizedEmbedding)
 _GATE = ".attention.gate."
+_ADAPTED = ("lora_a", "lora_b", "m", "lora_bias")
 
 
 def fingerprint(lmm: LMM) -> str:
-    """SHA-256, in hexadecimal, over names, shapes and sampled values of a model's weights."""
+    """Tell base models apart: SHA-256, in hexadecimal, over names, shapes and sampled values of the weights."""
     parts = sorted(_samples(lmm))
     values = np.array(mx.concatenate([x for _, _, x in parts]).astype(mx.bfloat16).astype(mx.float32))
     digest = hashlib.sha256()
@@ -36,15 +37,15 @@ def fingerprint(lmm: LMM) -> str:
 def _samples(lmm: LMM) -> Iterator[tuple[str, tuple[int, ...], mx.array]]:
     """Canonical name, shape and sampled values (float32) of every weight of the base."""
     for name, module in lmm.named_modules():
-        # An adapted projection keeps the base's under this name.
-        canonical = name.removesuffix(".linear")
+        # An adapted layer keeps the base's under one of these names.
+        canonical = name.removesuffix(".linear").removesuffix(".embedding")
         weight = module.get("weight") if isinstance(module, _PACKED) else None
         if weight is not None:
             row = _first_row(module)
             yield f"{canonical}.weight", (weight.shape[0], row.size), _pick(row)
         for leaf, x in module.items():
             skipped = weight is not None and leaf in ("weight", "scales", "biases")
-            if isinstance(x, mx.array) and not skipped and leaf not in ("lora_a", "lora_b", "m"):
+            if isinstance(x, mx.array) and not skipped and leaf not in _ADAPTED:
                 full = f"{canonical}.{leaf}" if name else leaf
                 if _GATE not in full:
                     # Of a packed matrix only a row is unpacked; so only a row counts of a plain one.
