@@ -124,6 +124,13 @@ def rounding(*lengths: int, dtype: mx.Dtype = mx.float32, safety: float = 4.0) -
     return safety * unit * sum(lengths) ** 0.5
 
 
+def model_rounding(lmm: LMM, length: int) -> float:
+    """`rounding` of the logits after `length` tokens: between two ways through the whole decoder that should be one."""
+    text = lmm.config.text
+    layer = 3 * text.hidden_size + text.head_dim + 2 * length + text.num_heads * text.head_dim + text.intermediate_size
+    return rounding(text.num_layers * layer, text.hidden_size)
+
+
 def write_image(image: Image.Image, path: Path) -> Path:
     image.save(path)
     return path

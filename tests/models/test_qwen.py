@@ -222,7 +222,7 @@ def test_qwen2_5_without_windows(tmp_path):
         lmm = rave_mlx.load(write_checkpoint(case, tmp_path / str(index)))
         assert lmm.config.vision.window_size == window
         found.append(np.array(lmm.logits(lmm.prepare(CONVERSATIONS["odd size"]))))
-    assert relative(*found) <= 1e-6
+    assert relative(*found) <= 1e-5
     windowed = rave_mlx.load(write_checkpoint(QWEN2_5, tmp_path / "windowed"))
     assert relative(windowed.logits(windowed.prepare(CONVERSATIONS["odd size"])), found[0]) > 1e-3
 

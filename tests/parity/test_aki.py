@@ -117,7 +117,7 @@ def test_the_golden_file_is_up_to_date(models):
     assert set(logits) == set(CASE.conversations)
     for name, stored in logits.items():
         expected = model(*reference.prompt(folder / "tokenizer.json", CONVERSATIONS[name]))
-        assert relative(stored, expected[kept_positions(len(expected))]) <= 1e-6, name
+        assert relative(stored, expected[kept_positions(len(expected))]) <= 1e-5, name
 
 
 def test_an_export_has_the_released_names(models, tmp_path):

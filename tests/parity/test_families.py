@@ -46,7 +46,7 @@ def test_the_golden_file_is_up_to_date(models):
     assert shapes == reference.shapes(model)
     for name, expected in reference.make(case).items():
         if name != "shapes":
-            assert relative(logits[name], expected) <= 1e-6, name
+            assert relative(logits[name], expected) <= 1e-5, name  # written on another processor
 
 
 def test_a_padded_batch(models):

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from policy_watch import LAYERS, Hide, Inputs, Outputs, answers, watch
-from support import ask, picture, relative, tiny_config, tiny_model
+from support import ask, model_rounding, picture, relative, tiny_config, tiny_model
 
 from rave_mlx.chat.session import Session
 from rave_mlx.errors import UsageError
@@ -67,14 +67,14 @@ def test_pruning_keeps_the_invariants(lmm, chunk):
         lmm.prepare([ask("What is the total?", picture(56, 40))]),
         lmm.prepare([ask("Compare the two.", picture(40, 48, 1), picture(24, 64, 2))]),
     ):
-        plain = lmm.logits(prompt)[:, -1]
+        plain, bound = lmm.logits(prompt)[:, -1], model_rounding(lmm, len(prompt))
         for policy, neutral in PRUNING:
             whole = lmm.logits(prompt, hooks=attach(lmm, [policy]))[:, -1]
             assert relative(whole, plain) > 1e-4
             assert (
                 relative(prefill(lmm, prompt, lmm.make_cache(hooks=attach(lmm, [policy])), chunk=chunk), whole) < 1e-5
             )
-            assert relative(lmm.logits(prompt, hooks=attach(lmm, [neutral]))[:, -1], plain) < 1e-6
+            assert relative(lmm.logits(prompt, hooks=attach(lmm, [neutral]))[:, -1], plain) < bound
 
 
 def test_a_pruned_conversation_goes_on_as_a_fresh_one(lmm):
@@ -164,7 +164,7 @@ def test_visiondrop_reads_in_one_piece(lmm, prompt, chunk):
     assert relative(prefill(lmm, prompt, lmm.make_cache(hooks=attach(lmm, [policy])), chunk=chunk), whole) < 1e-5
     neutral = VisionDrop((1,), (1000,), (4,), of=3)
     unchanged = lmm.logits(prompt, hooks=attach(lmm, [neutral]))[:, -1]
-    assert relative(unchanged, lmm.logits(prompt)[:, -1]) < 1e-6
+    assert relative(unchanged, lmm.logits(prompt)[:, -1]) < model_rounding(lmm, len(prompt))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from families import cases, write_checkpoint
 from policy_watch import Hide, softmax
-from support import ask, picture, relative, tiny_config
+from support import ask, model_rounding, picture, relative, tiny_config
 from tower_reference import tower_attention
 
 import rave_mlx
@@ -235,7 +235,7 @@ def test_nothing_changes_when_all_tokens_stay(models, name):
     plain = lmm.prepare([ask("What is the total?", picture(88, 70), picture(50, 60, 1))])
     np.testing.assert_array_equal(prompt.ids, plain.ids)
     found = prefill(lmm, prompt, lmm.make_cache(hooks=attach(lmm, [WHOLE])), features=features)
-    assert relative(found, lmm.logits(plain)[:, -1]) < 1e-6
+    assert relative(found, lmm.logits(plain)[:, -1]) < model_rounding(lmm, len(plain))
 
 
 @pytest.mark.parametrize("chunk", [1, 7])
