@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import mlx.core as mx
-import numpy as np
 
-_SHOWN = 10
-_BLOCK = 1 << 16
-"""Numbers looked at in one go: what stays in a core's cache."""
-_LARGEST = {
-    mx.float16: (mx.uint16, 0x7FFF, 0x7C00),
-    mx.bfloat16: (mx.uint16, 0x7FFF, 0x7F80),
-    mx.float32: (mx.uint32, 0x7FFFFFFF, 0x7F800000),
-}
-"""By type: the word of its width, the bits but the sign, and from where they mean infinity or NaN."""
+from rave_mlx.checkpoint.finite import has_infinity, is_finite, some
 
 
 class FiniteCheck:
@@ -32,7 +23,7 @@ class FiniteCheck:
     def over(self, tensors: Iterable[tuple[str, mx.array]]) -> Iterator[tuple[str, mx.array]]:
         """The same tensors, remembered until they are computed."""
         for name, tensor in tensors:
-            if tensor.dtype in _LARGEST:
+            if has_infinity(tensor.dtype):
                 self._waiting[name] = tensor
             yield name, tensor
 
@@ -51,22 +42,7 @@ class FiniteCheck:
         """A warning with the names, ten at most; None when everything is finite."""
         if not self.names:
             return None
-        more = f" and {len(self.names) - _SHOWN} more" if len(self.names) > _SHOWN else ""
         return (
-            f"warning: NaN or infinite weights in {', '.join(self.names[:_SHOWN])}{more}; they are kept as they are, "
-            "and answers will be useless if they are used (a type with a wider range: --dtype bfloat16 or float32)"
+            f"warning: NaN or infinite weights in {some(self.names)}; they are kept as they are, and a model is not "
+            "opened with them (a type with a wider range: --dtype bfloat16 or float32)"
         )
-
-
-def is_finite(tensor: mx.array) -> bool:
-    """Whether a computed tensor holds neither NaN nor infinity; True for types that know neither."""
-    if tensor.dtype not in _LARGEST or not tensor.size:
-        return True
-    word, bits, limit = _LARGEST[tensor.dtype]
-    words = np.asarray(tensor.view(word)).reshape(-1)
-    room = np.empty(min(_BLOCK, words.size), words.dtype)
-    for start in range(0, words.size, _BLOCK):
-        block = words[start : start + _BLOCK]
-        if np.bitwise_and(block, words.dtype.type(bits), out=room[: block.size]).max() >= limit:
-            return False
-    return True

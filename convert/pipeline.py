@@ -25,6 +25,7 @@ from rave_mlx.convert.quantize import apply as pack
 from rave_mlx.convert.quantize import plan as plan_quantization
 from rave_mlx.convert.spread import spread
 from rave_mlx.convert.stored import Stored
+from rave_mlx.convert.unchanged import Unchanged
 from rave_mlx.errors import ModelError
 from rave_mlx.models.lmm import LMM
 
@@ -37,6 +38,7 @@ def convert(
     gate: GateConfig | None = None,
     quantize: Options | None = None,
     revision: str | None = None,
+    mmproj: str | os.PathLike[str] | None = None,
     hashes: bool = False,
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
@@ -53,6 +55,7 @@ def convert(
         gate: add pair gates of this shape, initialised to have no effect.
         quantize: pack weights into fewer bits; None leaves them (and leaves packed those that are).
         revision: branch, tag or commit of a Hub id.
+        mmproj: the vision tower of a GGUF model (llama.cpp's second file); None takes the only one beside it.
         hashes: write the SHA-256 of every source file into the model card; False leaves out weight files that do not
             come from the Hub, which tells them.
         progress: called with the bytes written and the bytes in all, after each tensor.
@@ -65,7 +68,9 @@ def convert(
     target, tell, check = Path(out), note or print_note, FiniteCheck()
     directory.check_new(target)
     changes = _Changes(dtype, gate, quantize)
-    stored = open_stored(find(source, revision))
+    place = find(source, revision)
+    unchanged = Unchanged(place)
+    stored = open_stored(place, mmproj=_path(mmproj))
     lmm, tensors = changes.apply(stored, check)
     for line in stored.notes:
         tell(line)
@@ -80,6 +85,7 @@ def convert(
             hub=stored.hub,
             watch=check,
             progress=progress,
+            finish=lambda: unchanged.check(stored.files),
         )
     if check.message:
         tell(check.message)
@@ -96,19 +102,24 @@ def plan(
     gate: GateConfig | None = None,
     quantize: Options | None = None,
     revision: str | None = None,
+    mmproj: str | os.PathLike[str] | None = None,
 ) -> Plan:
     """What `convert` would do. Of the weights, only headers are read (and of a Hub model, only those are fetched).
 
     Args:
-        source, dtype, gate, quantize, revision: as for `convert`.
+        source, dtype, gate, quantize, revision, mmproj: as for `convert`.
 
     Raises:
         ModelError, ConfigError: as `convert` would.
     """
     changes = _Changes(dtype, gate, quantize)
-    stored = open_headers(source, revision)
+    stored = open_headers(source, revision, _path(mmproj))
     lmm, tensors = changes.apply(stored)
     return make_plan(stored, lmm.config, lmm.named_weights(), dict(tensors), changes.undivided(lmm))
+
+
+def _path(file: str | os.PathLike[str] | None) -> Path | None:
+    return None if file is None else Path(file)
 
 
 @dataclass(frozen=True)

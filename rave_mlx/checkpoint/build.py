@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import mlx.core as mx
 
 from rave_mlx import backend
 from rave_mlx.checkpoint import directory
+from rave_mlx.checkpoint.finite import is_finite, some
 from rave_mlx.checkpoint.packed import expand, expanded_bytes, packed_module, quantize_modules
 from rave_mlx.config import LMMConfig
 from rave_mlx.errors import ModelError
@@ -72,6 +75,22 @@ def fill(lmm: LMM, tensors: dict[str, mx.array], dtype: mx.Dtype | None, where: 
         raise ModelError(
             f"{where}: the weights cannot be read ({error}); download or convert the model again"
         ) from None
+    _refuse_not_finite(lmm, weights, where)
+
+
+def _refuse_not_finite(lmm: LMM, weights: Iterable[tuple[str, mx.array]], where: str) -> None:
+    """Refuse weights that make every answer useless.
+
+    A row of an embedding counts only when its token is read, and some models never trained all of theirs.
+    """
+    wrong = [name for name, tensor in weights if not is_finite(tensor)]
+    if wrong == ["decoder.embed.weight"] and not lmm.config.text.tie_embeddings:
+        print(f"rave-mlx: warning: {where}: NaN or infinite weights in {wrong[0]}", file=sys.stderr)
+    elif wrong:
+        raise ModelError(
+            f"{where}: NaN or infinite weights in {some(wrong)}; the files are damaged, or the numbers too large for "
+            "the type: download the model again, or choose a type with a wider range (bfloat16, float32)"
+        )
 
 
 def _cast(name: str, tensor: mx.array, dtype: mx.Dtype | None, packed: bool) -> mx.array:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
+from rave_mlx.checkpoint.partial import partial_directory, remove_stale
 from rave_mlx.checkpoint.safetensors_reader import Tensors, open_files
 from rave_mlx.checkpoint.safetensors_writer import Progress, Watch, write_files
 from rave_mlx.config import LMMConfig
@@ -29,7 +29,7 @@ from rave_mlx.errors import ConfigError, ModelError
 
 CONFIG, TOKENIZER, TEMPLATE, CARD = "config.json", "tokenizer.json", "chat_template.jinja", "README.md"
 HUB = "hub"
-BUILT_IN = Path(__file__).parents[1] / "builtin"
+BUILT_IN = Path(__file__).parent / "builtin"
 """The rave directory of the built-in model."""
 GATE = ".attention.gate."
 """Part of the canonical names of a pair gate's tensors."""
@@ -152,6 +152,7 @@ def write(
     hub: Mapping[str, bytes] | None = None,
     watch: Watch | None = None,
     progress: Progress | None = None,
+    finish: Callable[[], None] | None = None,
 ) -> None:
     """Write a rave directory at `out`, which must not exist.
 
@@ -165,6 +166,7 @@ def write(
         card: text of the model card, or a function that gives it once the tensors are written.
         hub: files for the folder of that name.
         watch, progress: see `safetensors_writer.write_files`.
+        finish: called once everything is written, before the directory gets its name; may refuse it.
 
     Raises:
         ModelError: when `out` exists or cannot be written, or there is not enough room on the disk.
@@ -178,6 +180,8 @@ def write(
         for name, content in (hub or {}).items():
             (part / HUB).mkdir(exist_ok=True)
             (part / HUB / name).write_bytes(content)
+        if finish is not None:
+            finish()
 
 
 def check_new(out: Path) -> None:
@@ -190,25 +194,26 @@ def check_new(out: Path) -> None:
 def new_directory(out: Path) -> Iterator[Path]:
     """A hidden directory beside `out` to fill, renamed to `out` when the block ends well, removed when it does not.
 
+    What killed processes left there is removed first.
+
     Raises:
         ModelError: when `out` exists, or a file in it cannot be written.
     """
     check_new(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        remove_stale(out.parent)
+        stack = ExitStack()
+        part = stack.enter_context(partial_directory(out))
     except OSError as error:
         raise ModelError(f"{out}: cannot be created ({error.strerror})") from None
-    try:
-        yield part
-        part.chmod(0o755)
-        part.rename(out)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise ModelError(f"{out}: cannot be written ({error.strerror or error}); nothing was left behind") from None
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    with stack:
+        try:
+            yield part
+            part.chmod(0o755)
+            part.rename(out)
+        except OSError as error:
+            raise ModelError(f"{out}: cannot be written ({error.strerror or error}); nothing was left behind") from None
 
 
 def _some(names: list[str]) -> str:
