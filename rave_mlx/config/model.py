@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -88,6 +89,18 @@ class GateConfig(Part):
     kv_groups: float | tuple[int, ...] = 0.5
     queries: Literal["all"] = "all"
     features: Literal["pre_rope"] = "pre_rope"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"gate.rank is {self.rank}; the pair term needs a rank of at least 1")
+        if not 0 < self.limit < math.inf:
+            raise ConfigError(f"gate.limit is {self.limit}; the bound of the bias must be a number above 0")
+        if isinstance(self.kv_groups, tuple):
+            _check_indices("gate.kv_groups", self.kv_groups)
+        elif not 0 < self.kv_groups <= 1:
+            raise ConfigError(f"gate.kv_groups is {self.kv_groups}; a share of the KV groups is above 0 and at most 1")
+        if isinstance(self.layers, tuple):
+            _check_indices("gate.layers", self.layers)
 
     @property
     def width(self) -> int:
@@ -223,6 +236,18 @@ class LMMConfig(Part):
             outside = [i for i in gate.layers if not 0 <= i < self.text.num_layers]
             if outside:
                 raise ConfigError(f"gate.layers {outside}: the model has layers 0 to {self.text.num_layers - 1}")
+
+
+def _check_indices(name: str, indices: tuple[int, ...]) -> None:
+    """Refuse a list of indices that is empty, counts from the end or names one twice."""
+    if not indices:
+        raise ConfigError(f"{name} is empty; a model without gates has no gate section")
+    below = [i for i in indices if i < 0]
+    if below:
+        raise ConfigError(f"{name} {below}: indices start at 0")
+    doubled = sorted({i for i in indices if indices.count(i) > 1})
+    if doubled:
+        raise ConfigError(f"{name}: {', '.join(map(str, doubled))} given more than once")
 
 
 def _either(numbers: tuple[int, ...]) -> str:
