@@ -1,4 +1,4 @@
-"""`rave-mlx convert`: a checkpoint in the Hub's layout becomes a rave directory."""
+"""`rave-mlx convert`: a checkpoint in the Hub's layout becomes a rave directory, a foreign adapter one of rave-mlx."""
 
 from __future__ import annotations
 
@@ -80,6 +80,14 @@ def convert(
             rich_help_panel=_QUANTIZATION,
         ),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="MODEL",
+            help="With an adapter of peft or mlx-lm as SOURCE: the model that it is for. OUT is then an adapter, too.",
+        ),
+    ] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done, from headers alone; write nothing.")
@@ -94,18 +102,26 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Convert a checkpoint to a rave directory.
+    """Convert a checkpoint to a rave directory, or an adapter of peft or mlx-lm to one of rave-mlx.
 
     [bold]rave-mlx convert Qwen/Qwen2.5-VL-3B-Instruct qwen-3b --quantize 4[/bold]
+
+    [bold]rave-mlx convert peft-adapter my-adapter --base qwen-3b[/bold]
     """
     from rave_mlx import convert as converter
     from rave_mlx.checkpoint.directory import read_config
     from rave_mlx.config import GateConfig
+    from rave_mlx.convert.adapters import is_adapter
     from rave_mlx.convert.open import find
     from rave_mlx.convert.quantize import Options
     from rave_mlx.convert.uploading import check_push
     from rave_mlx.evaluate.quantization import check as compare
 
+    if base is not None or is_adapter(source):
+        for_models = (dtype, quantize, mode, group_size, recipe, check_image, push)
+        changed = gate or quantize_vision or check or dry_run or any(option is not None for option in for_models)
+        _convert_adapter(source, out, base, revision, alone=not changed)
+        return
     gates = GateConfig() if gate else None
     packing = None
     if quantize is not None or mode is not None or recipe is not None:
@@ -145,6 +161,23 @@ def convert(
     else:
         shown = " --image page.png" if read_config(path).vision is not None else ""
         print(f"Try it: rave-mlx chat --model {path}{shown}", file=sys.stderr)
+
+
+def _convert_adapter(source: str, out: str | None, base: str | None, revision: str | None, *, alone: bool) -> None:
+    """An adapter of another package becomes one of this."""
+    from rave_mlx.convert.adapters import import_adapter, is_adapter
+
+    if not is_adapter(source):
+        raise UsageError(f"--base goes with an adapter as SOURCE; {source} has no adapter_config.json, or is a model")
+    if base is None:
+        raise UsageError(f"{source} is an adapter: name the model that it is for, --base MODEL")
+    if out is None:
+        raise UsageError("missing OUT, the directory to create")
+    if not alone:
+        raise UsageError("an adapter is translated as it is: beside it go OUT, --base and --revision (of the base)")
+    path = import_adapter(source, base, out, revision=revision)
+    print(path)
+    print(f"Try it: rave-mlx chat --model {base} --adapter {path}", file=sys.stderr)
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from rave_mlx.errors import UsageError
+
 
 def export(
     model: Annotated[str, typer.Argument(help="Rave directory that was converted from a checkpoint.")],
@@ -26,6 +28,8 @@ def export(
     them and goes on without them, rave-mlx reads them back.
     """
     if adapter is not None:
+        if dequantize:
+            raise UsageError("--dequantize goes with a model, not with --adapter")
         from rave_mlx.convert.adapters import export_peft
 
         print(export_peft(adapter, model, out))

@@ -12,7 +12,9 @@ from rave_mlx.cli import options
 
 def fuse(
     out: Annotated[str, typer.Argument(help="Directory to create.")],
-    adapter: Annotated[str, typer.Option("--adapter", metavar="DIR", help="The adapter, as `train` writes it.")],
+    adapter: Annotated[
+        str, typer.Option("--adapter", metavar="DIR", help="The adapter: of `train`, of peft or of mlx-lm.")
+    ],
     model: options.Model = None,
     dequantize: Annotated[
         bool,

@@ -18,7 +18,8 @@ Model = Annotated[
     ),
 ]
 Adapter = Annotated[
-    str | None, typer.Option("--adapter", metavar="DIR", help="Adapter to put on the model (LoRA, DoRA, gates).")
+    str | None,
+    typer.Option("--adapter", metavar="DIR", help="Adapter to put on the model: rave-mlx's, peft's or mlx-lm's."),
 ]
 ImageTokens = Annotated[
     int | None,
