@@ -90,7 +90,7 @@ def look(
     if not image or prompt is None:
         raise UsageError("look needs --image FILE and --prompt TEXT")
     from rave_mlx.checkpoint.directory import check_new
-    from rave_mlx.look.compare import compare as compare_runs
+    from rave_mlx.look.comparison import compare as compare_runs
     from rave_mlx.look.maps import parse_numbers
     from rave_mlx.look.masses import mass_table
     from rave_mlx.look.output import as_json, write_folder
@@ -116,7 +116,7 @@ def look(
 
 
 def _policies(compare: str | None, lmm: LMM) -> list[str | None]:
-    from rave_mlx.look.compare import split_policies
+    from rave_mlx.look.comparison import split_policies
 
     if compare is not None:
         return list(split_policies(compare))

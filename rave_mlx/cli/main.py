@@ -5,22 +5,25 @@ Commands import what they need when they run, so that `--help` is instant.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from collections.abc import Sequence
+from importlib import metadata
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
-from rave_mlx import __version__
 from rave_mlx.cli import chat, convert, doctor, evaluate, export, fuse, look, train
+from rave_mlx.cli.aliases import translate
 from rave_mlx.errors import RaveError
+
+__all__ = ["app", "main", "run"]
 
 app = typer.Typer(
     name="rave-mlx",
     help="Vision-language models that read documents, with gated visual attention (RAVE), on MLX.",
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -37,7 +40,7 @@ app.command()(doctor.doctor)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"rave-mlx {__version__}")
+        typer.echo(f"rave-mlx {metadata.version('rave-mlx')}")
         raise typer.Exit
 
 
@@ -50,14 +53,19 @@ def _root(
     pass
 
 
-def run() -> None:
-    """Entry point: turns errors into one line on stderr and an exit code."""
-    sys.exit(_run())
+def main(arguments: Sequence[str]) -> int:
+    """Run a command; errors become one line on stderr and the exit code.
 
-
-def _run() -> int:
+    Args:
+        arguments: of the command line, without the program's name.
+    """
+    _never_lose_text()
     try:
-        code = app(standalone_mode=False)
+        if not arguments:
+            app(["--help"], standalone_mode=False)
+            print("rave-mlx: give a command, for example: rave-mlx chat --image page.png", file=sys.stderr)
+            return 2
+        code = app(translate(arguments), prog_name="rave-mlx", standalone_mode=False)
         sys.stdout.flush()
     except RaveError as error:
         print(f"rave-mlx: {error}", file=sys.stderr)
@@ -72,3 +80,16 @@ def _run() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code if isinstance(code, int) else 0
+
+
+def run() -> None:
+    """Run the command line of this process and leave with its exit code."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def _never_lose_text() -> None:
+    """Escape what stdout's encoding does not have, and read stdin strictly: no character is dropped or made up."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
+        sys.stdin.reconfigure(errors="strict")

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +35,7 @@ class Repl:
         self._session = session
         self._json = json
         self._waiting: list[ImagePart] = []
-        self._notice = built_in
+        self._notice, self._warned = built_in, False
         self._commands: dict[str, Callable[[list[str]], None]] = {
             "/image": self._image,
             "/reset": self._reset,
@@ -66,21 +66,34 @@ class Repl:
         try:
             for piece in answer:
                 self._introduce()
+                self._warn_without_image()
                 said.append(piece.text)
                 finish = piece.finish or finish
                 if not self._json:
                     print(piece.text, end="", flush=True)
         except KeyboardInterrupt:
             answer.close()
-        self._waiting = []
         stats = self._session.stats
-        if self._json and stats is not None:
+        if stats is None:
+            # Nothing was said: the images still wait for a question.
+            _note("Interrupted before the first token; what was shown is still there.")
+            return False
+        self._waiting = []
+        if self._json:
             print(
                 json.dumps({"text": "".join(said), "finish": finish, **asdict(stats)}, ensure_ascii=False), flush=True
             )
         else:
             print(flush=True)
         return finish != "interrupted"
+
+    def _warn_without_image(self) -> None:
+        """Say once that a reader of images was shown none."""
+        messages = self._session.messages
+        shown = self._waiting or any(isinstance(part, ImagePart) for m in messages for part in m.parts)
+        if self._session.lmm.config.vision is not None and not shown and not self._warned:
+            _note("No image was given: the answer comes from the question alone. Show one: --image FILE, /image FILE")
+            self._warned = True
 
     def converse(self) -> None:
         """Interactive loop on a terminal."""
@@ -104,7 +117,7 @@ class Repl:
     def follow(self, lines: Iterable[str]) -> None:
         """Questions and commands from a pipe, one a line. The first error ends it."""
         asked = False
-        for line in lines:
+        for line in _decoded(lines):
             asked = asked or bool(line.strip())
             if not self._do(line, stop_on_error=True):
                 return
@@ -171,6 +184,27 @@ class Repl:
         if self._notice:
             _note(f"The small built-in model answers, each question on its own; a full-size one: --model {SUGGESTED}")
             self._notice = False
+
+
+def _decoded(lines: Iterable[str]) -> Iterator[str]:
+    """The lines, without a byte order mark.
+
+    Raises:
+        UsageError: for bytes that are no text in the input's encoding.
+    """
+    number, rest = 0, iter(lines)
+    while True:
+        number += 1
+        try:
+            line = next(rest)
+        except StopIteration:
+            return
+        except UnicodeDecodeError as error:
+            bad = error.object[error.start : error.end].hex(" ")
+            raise UsageError(
+                f"standard input: the bytes {bad} are not {error.encoding.upper()} text; convert the questions to UTF-8"
+            ) from None
+        yield line.removeprefix("\ufeff") if number == 1 else line
 
 
 def status_line(stats: TurnStats) -> str:

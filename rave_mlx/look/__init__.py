@@ -6,10 +6,10 @@ offline, `mass_table` the shares of image, text and sinks; `pointing` measures h
 that an answer quotes.
 """
 
-from rave_mlx.look.collect import collect
-from rave_mlx.look.draw import draw
+from rave_mlx.look.answer_maps import collect
 from rave_mlx.look.html import write_page
 from rave_mlx.look.maps import AttentionMap
 from rave_mlx.look.masses import mass_table
+from rave_mlx.look.picture import draw
 
 __all__ = ["AttentionMap", "collect", "draw", "mass_table", "write_page"]

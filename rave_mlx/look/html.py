@@ -24,7 +24,7 @@ from PIL import Image
 
 from rave_mlx.inputs.images.token_boxes import Places
 from rave_mlx.look.colors import attention_scale, difference_scale
-from rave_mlx.look.compare import check_together
+from rave_mlx.look.comparison import check_together
 from rave_mlx.look.maps import KINDS, AttentionMap, default_layers, name_numbers
 
 MOST_BYTES = 24 << 20

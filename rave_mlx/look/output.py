@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from rave_mlx.checkpoint.directory import new_directory
-from rave_mlx.look.draw import draw, draw_comparison
 from rave_mlx.look.html import write_page
 from rave_mlx.look.maps import KINDS, AttentionMap, Floats
 from rave_mlx.look.masses import image_heads, layer_masses, mass_table
+from rave_mlx.look.picture import draw, draw_comparison
 
 PAGE, TABLE, SIDE_BY_SIDE = "look.html", "table.txt", "compare.png"
 

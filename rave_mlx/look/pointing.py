@@ -19,7 +19,7 @@ from PIL import Image
 
 from rave_mlx.errors import UsageError
 from rave_mlx.evaluate.metrics import exact
-from rave_mlx.look.collect import collect
+from rave_mlx.look.answer_maps import collect
 from rave_mlx.look.maps import AttentionMap, Floats, default_layers
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.parse import steering

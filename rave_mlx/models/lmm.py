@@ -16,7 +16,7 @@ from rave_mlx.config import ImageConfig, LMMConfig
 from rave_mlx.errors import PromptError
 from rave_mlx.inputs.images.preprocess import ImagePatches
 from rave_mlx.inputs.prompt.chat_template import ChatTemplate
-from rave_mlx.inputs.prompt.message import Message
+from rave_mlx.inputs.prompt.message import Message, TextPart
 from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.inputs.prompt.prompt import Prompt, build_prompt
 from rave_mlx.inputs.prompt.tokenizer import Tokenizer
@@ -40,6 +40,22 @@ class LMM(nn.Module):
             self.vision = build_tower(config.vision)
             self.connector = build_connector(config.connector, config.vision)
         self.decoder = Decoder(config)
+
+    def __repr__(self) -> str:
+        """Three lines: what it is, what it reads with, what it writes with."""
+        config, text, vision = self.config, self.config.text, self.config.vision
+        size = sum(array.nbytes for array in self.named_weights().values())
+        stored = str(self.decoder.norm.weight.dtype).removeprefix("mlx.core.")
+        if config.quantization is not None:
+            stored = f"{config.quantization.bits}-bit weights, {stored}"
+        kind = "native resolution" if isinstance(config.image, ImageConfig) else "square tiles"
+        reads = "text only" if vision is None else f"images ({kind}, {vision.depth} vision layers) and text"
+        gates = f"pair gates in {len(self.decoder.gates)}" if self.decoder.gates else "no pair gates"
+        return (
+            f"LMM: {config.family}, {size / 1e6:,.1f} MB in memory, {stored}\n"
+            f"  reads {reads}; context of {text.max_positions:,} tokens\n"
+            f"  decoder: {text.num_layers} layers, {text.num_heads} query and {text.num_kv_heads} KV heads, {gates}"
+        )
 
     def prepare(self, messages: Sequence[Mapping[str, Any]], image_tokens: int | None = None) -> Prompt:
         """Turn chat messages into a prompt that ends where the answer begins.
@@ -74,7 +90,12 @@ class LMM(nn.Module):
         return prompt
 
     def tokenize(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> Prompt:
-        """The tokens of messages, however many there are."""
+        """The tokens of messages, however many there are.
+
+        Raises:
+            PromptError: for messages that the chat template cannot take, or text that is not Unicode.
+        """
+        _check_text(messages)
         text, image = self.config.text, self.config.image
         if self.config.vision is None:
             messages = [Message(m.role, m.parts, plain=True) for m in messages]
@@ -206,6 +227,17 @@ class LMM(nn.Module):
             hooks=hooks,
         )
         return self.decoder.logits(hidden)
+
+
+def _check_text(messages: Sequence[Message]) -> None:
+    """Refuse half characters, which stand for bytes that were no text where they came from."""
+    for part in (part for message in messages for part in message.parts if isinstance(part, TextPart)):
+        try:
+            part.text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise PromptError(
+                f"the text {part.text[:40]!r} has bytes that are not UTF-8 (character {error.start}); convert it first"
+            ) from None
 
 
 def put_features(x: mx.array, table: mx.array, places: mx.array, visual: mx.array) -> tuple[mx.array, mx.array | None]:

@@ -16,7 +16,7 @@ import pytest
 from command import COMMAND, rave
 from support import form, write_image
 
-import rave_mlx
+from rave_mlx.checkpoint.directory import BUILT_IN
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCUMENTS = EXAMPLES / "documents"
@@ -123,7 +123,7 @@ def test_mistakes_are_one_line(arguments, code, error):
 
 
 def test_convert_refuses_what_is_converted_and_what_exists(tmp_path):
-    model = Path(rave_mlx.__file__).parent / "nano" / "model"
+    model = BUILT_IN
     done = rave("convert", model, tmp_path / "out")
     assert (done.returncode, "is a rave directory already" in done.stderr) == (1, True)
 

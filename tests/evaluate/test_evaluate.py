@@ -16,7 +16,7 @@ from rave_mlx.evaluate import Item, anls, answer_all, character_errors, exact, s
 from rave_mlx.evaluate.report import by_tags, table
 from rave_mlx.evaluate.runner import Result
 from rave_mlx.evaluate.tasks import open_task
-from rave_mlx.evaluate.tasks.docs import SHUFFLED, SPLITS, docs
+from rave_mlx.evaluate.tasks.generated_documents import SHUFFLED, SPLITS, docs
 
 RECEIPT = Path(__file__).parents[2] / "examples" / "documents" / "receipt.png"
 
@@ -165,7 +165,7 @@ def test_the_command_line_on_generated_documents():
 
 
 def test_large_pages_are_larger_than_the_built_in_model_sees():
-    from rave_mlx.evaluate.tasks.large import large
+    from rave_mlx.evaluate.tasks.large_pages import large
 
     items = list(large(5))
     assert {item.tags["split"] for item in items} == {"block", "close", "page"}
@@ -180,7 +180,7 @@ def test_large_pages_are_larger_than_the_built_in_model_sees():
 
 def test_headings_of_a_pdf_come_from_its_text_layer(tmp_path):
     pytest.importorskip("pypdfium2")
-    from rave_mlx.evaluate.tasks.pdf import headings
+    from rave_mlx.evaluate.tasks.pdf_headings import headings
 
     items = list(headings(_pdf(tmp_path / "manual.pdf"), 5))
     assert [i.answers for i in items] == [("2.1 Opening the box",), ("2.2 Closing it again",)]

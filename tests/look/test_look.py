@@ -25,12 +25,12 @@ from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.images.token_boxes import Places
 from rave_mlx.look import AttentionMap, collect, draw
 from rave_mlx.look.colors import attention_scale, difference_scale
-from rave_mlx.look.compare import compare, split_policies
-from rave_mlx.look.draw import describe, draw_comparison
+from rave_mlx.look.comparison import compare, split_policies
 from rave_mlx.look.html import pack, page, write_page
 from rave_mlx.look.maps import AnswerToken, SeenImage, name_numbers, parse_numbers, spread
 from rave_mlx.look.masses import image_heads, layer_masses, mass_table
 from rave_mlx.look.output import file_name
+from rave_mlx.look.picture import describe, draw_comparison
 from rave_mlx.look.pointing import answer_box, on_answer, score, table, targets
 from rave_mlx.look.watch import is_massive, odds_split
 from rave_mlx.models.hooks import KeptTokens

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rave_mlx.errors import UsageError
 from rave_mlx.evaluate.item import Item
-from rave_mlx.evaluate.tasks.browser import browser
-from rave_mlx.evaluate.tasks.docs import docs
-from rave_mlx.evaluate.tasks.large import large
-from rave_mlx.evaluate.tasks.lines import read_lines
-from rave_mlx.evaluate.tasks.pdf import headings
+from rave_mlx.evaluate.tasks.browser_pages import browser
+from rave_mlx.evaluate.tasks.generated_documents import docs
+from rave_mlx.evaluate.tasks.large_pages import large
+from rave_mlx.evaluate.tasks.pdf_headings import headings
+from rave_mlx.evaluate.tasks.question_files import read_lines
 
 NAMED: dict[str, Callable[[int], Iterator[Item]]] = {"docs": docs, "browser": browser, "large": large}
 """Tasks that draw their own pages, from (pages a split or kind)."""

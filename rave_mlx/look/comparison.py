@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rave_mlx.errors import UsageError
-from rave_mlx.look.collect import MAX_TOKENS, collect
+from rave_mlx.look.answer_maps import MAX_TOKENS, collect
 from rave_mlx.look.maps import AttentionMap
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.parse import steering

@@ -19,7 +19,7 @@ from PIL import Image
 
 from rave_mlx.errors import ModelError
 from rave_mlx.evaluate.item import Item
-from rave_mlx.evaluate.tasks.docs import group
+from rave_mlx.evaluate.tasks.generated_documents import group
 from rave_mlx.synthetic.questions import Question
 from rave_mlx.synthetic.values import Values
 

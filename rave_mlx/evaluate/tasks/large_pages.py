@@ -13,7 +13,7 @@ from random import Random
 from PIL import Image
 
 from rave_mlx.evaluate.item import Item
-from rave_mlx.evaluate.tasks.docs import group
+from rave_mlx.evaluate.tasks.generated_documents import group
 from rave_mlx.synthetic import Document, PageConfig, make
 
 SEED = 980_000

@@ -1,0 +1,86 @@
+"""Questions from a file of one's own: {"image": path, "question": text, "answer": text or list of texts} a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rave_mlx.errors import UsageError
+from rave_mlx.evaluate.item import Item
+from rave_mlx.inputs.image_markers import MARKER, check_placeholders, split_at_markers
+from rave_mlx.inputs.row_columns import (
+    IMAGES,
+    QUESTIONS,
+    check_unread,
+    find_answers,
+    find_column,
+    find_columns,
+    find_images,
+)
+from rave_mlx.inputs.text_files import RowError, read_rows
+
+_LIMIT = "max_tokens"
+
+
+def read_lines(path: Path) -> Iterator[Item]:
+    """Items of a file of rows, which are checked all together before the first is given.
+
+    Columns may have the names that `inputs.row_columns` lists; other columns with text become tags. Image paths are
+    relative to the file.
+
+    Raises:
+        UsageError: naming file, row and what is wrong with it.
+    """
+    items = []
+    try:
+        for place, row in read_rows(path):
+            try:
+                items.append(_item(row, path.parent))
+            except RowError as error:
+                raise UsageError(f"{path}, {place}: {error}") from None
+    except RowError as error:
+        raise UsageError(str(error)) from None
+    if not items:
+        raise UsageError(f"{path}: no questions in it")
+    yield from items
+
+
+def _item(row: Any, folder: Path) -> Item:
+    if isinstance(row, RowError):
+        raise row
+    if not isinstance(row, Mapping):
+        raise RowError("expected an object with image, question and answer")
+    asked = find_column(row, QUESTIONS)
+    question = "" if asked is None else row[asked]
+    if not isinstance(question, str) or not question.strip():
+        raise RowError(f"{asked or 'question'} is missing or not text")
+    column, images = find_images(row, folder)
+    if len(images) != 1:
+        raise RowError(f"{column}: {len(images)} images, where one is asked about" if images else _no_image(row))
+    answered, answers = find_answers(row)
+    if not answers:
+        raise RowError("answer should be text, or a list of texts")
+    longest = row.get(_LIMIT, Item.longest)
+    if not isinstance(longest, int) or longest < 1:
+        raise RowError(f"{_LIMIT} should be a positive number")
+    used = {*find_columns(row, QUESTIONS), *find_columns(row, IMAGES), *answered, _LIMIT}
+    check_unread(row, used, images, folder)
+    image = images[0]
+    if image.page > 1:
+        raise RowError(f"{column}: page {image.page} of a document; save that page as an image of its own")
+    tags = {key: value for key, value in row.items() if key not in used and isinstance(value, str)}
+    return Item(image.source, _without_marker(question), tuple(answers), tags, longest)
+
+
+def _no_image(row: Mapping[str, Any]) -> str:
+    return f"image is missing; there are {', '.join(map(str, row)) or 'no columns'}"
+
+
+def _without_marker(question: str) -> str:
+    """The question of a row that says where its image goes, which is before the question."""
+    check_placeholders(question, 1)
+    before, *after = split_at_markers(question)
+    if len(after) > 1 or (before.strip() and after):
+        raise RowError(f"question: the image goes before the question; write one {MARKER} there, or none")
+    return after[0] if after else question
