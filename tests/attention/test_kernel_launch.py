@@ -14,8 +14,9 @@ from support import relative
 from rave_mlx import backend
 from rave_mlx.attention import GateTerms, Packed, attend, attend_packed, attend_with_mass, choose_path, dispatch
 from rave_mlx.attention.kernels import launch as launching
+from rave_mlx.attention.kernels.coverage import DTYPES, GATE_WIDTHS, WIDTHS, shape_refusal
 from rave_mlx.attention.kernels.fused import Request, choose_tile, fused
-from rave_mlx.attention.kernels.launch import DTYPES, GATE_WIDTHS, WIDTHS, launch, refusal, shape_refusal
+from rave_mlx.attention.kernels.launch import launch, refusal
 from rave_mlx.attention.kernels.source import Variant
 from rave_mlx.attention.kernels.tuning import SHARED_BYTES, DecodeTile, PrefillTile, shared_bytes
 
@@ -120,7 +121,7 @@ def test_forcing_a_path_that_has_no_gate_names_the_reason():
 @pytest.fixture
 def as_metal(monkeypatch):
     """Decisions of a machine with Metal whose kernels are right; nothing is computed."""
-    monkeypatch.setattr(launching, "self_check", lambda run: None)
+    monkeypatch.setattr(launching, "self_check", lambda run, request: None)
     found = replace(backend.current(), kind="metal")
     monkeypatch.setattr(backend, "current", lambda: found)
     dispatch._note.cache_clear()
@@ -131,6 +132,8 @@ def test_paths_on_metal(caplog):
     linear = replace(BASE.gate, squash="identity")
     assert choose_path(replace(BASE, gate=None)) == "stock"
     assert choose_path(replace(BASE, gate=linear)) == "fold"
+    half = replace(BASE, q=BASE.q.astype(mx.bfloat16), k=BASE.k.astype(mx.bfloat16), v=BASE.v.astype(mx.bfloat16))
+    assert choose_path(replace(half, gate=linear)) == "kernel", "folding would round the gate to half precision"
     assert choose_path(BASE) == "kernel"
     assert (
         choose_path(replace(request(width=128), gate=replace(request(width=128).gate, squash="identity"))) == "kernel"
@@ -148,31 +151,6 @@ def test_the_reason_of_a_shape_is_the_reason_of_the_call():
     assert refusal(BASE) is None
     with pytest.raises(ValueError, match="cannot compute this call: gate width 10"):
         launch(request(rank=10))
-
-
-@on_cpu
-def test_kernels_that_cannot_run_are_off_with_one_warning(monkeypatch, caplog):
-    """A machine that says it has Metal and does not: MLX's own refusal is what the check meets."""
-    found = replace(backend.current(), kind="metal")
-    monkeypatch.setattr(backend, "current", lambda: found)
-    launching.self_check.cache_clear()
-    with caplog.at_level(logging.WARNING, logger="rave_mlx.attention"):
-        assert choose_path(BASE) == "chunked"
-        assert choose_path(BASE) == "chunked"
-    assert [r.getMessage() for r in caplog.records] == [
-        "fused attention kernels are off: they cannot run on this machine ([metal_kernel] No Metal back-end.)"
-    ]
-    launching.self_check.cache_clear()
-
-
-def test_kernels_that_are_wrong_are_off(caplog):
-    """A run that returns zeros."""
-
-    def zeros(call):
-        return [mx.zeros(s, d) for s, d in zip(call.output_shapes, call.output_dtypes, strict=True)]
-
-    with caplog.at_level(logging.WARNING, logger="rave_mlx.attention"):
-        assert launching.self_check(zeros) == "they are wrong on this machine (relative error 1.0e+00)"
 
 
 @on_cpu

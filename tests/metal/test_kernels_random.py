@@ -13,8 +13,8 @@ import pytest
 from oracle import LIMITS, Shape, attention, draw
 from runner import runner
 
+from rave_mlx.attention.kernels.coverage import shape_refusal
 from rave_mlx.attention.kernels.fused import Request, fused
-from rave_mlx.attention.kernels.launch import shape_refusal
 from rave_mlx.attention.kernels.tuning import DecodeTile, PrefillTile
 
 CASES = int(os.environ.get("RAVE_KERNEL_CASES", "10"))

@@ -1,10 +1,15 @@
 """The Metal text itself: the signature is MLX's own, and types and address spaces hold for every variant."""
 
 import re
+from dataclasses import replace
 
+import mlx.core as mx
 import pytest
 from emulator.trace import metal_text
-from samples import DECODE, PREFILL, calls, every_variant, replacing, sample
+from samples import DECODE, PREFILL, calls, every_variant, packed, replacing, sample
+
+from rave_mlx.attention.kernels.source import Call
+from rave_mlx.attention.kernels.tuning import DecodeTile, PrefillTile
 
 SIGNATURE = """\
   const device float* q [[buffer(0)]],
@@ -37,6 +42,26 @@ def test_mlx_writes_the_signature_that_the_kernels_were_written_for(tile, num_qu
     text = metal_text(call)
     found = re.search(r"\[\[kernel\]\] void \w+\(\n(.*?\{)\n", text, re.DOTALL)[1]
     assert found == SIGNATURE
+
+
+def widest() -> list[Call]:
+    """Launches with every feature that adds an input or an output."""
+    request, _ = packed(sample(1), 8, 32)
+    extras = {"mask": mx.ones((1, 90), mx.bool_), "kinds": mx.zeros((2, 90), mx.uint8), "num_kinds": 2}
+    plain = replace(sample(10), **extras | {"mask": mx.ones((10, 90), mx.bool_)})
+    return [
+        *calls(replace(request, **extras), DecodeTile(4, 8, 4, 2)),
+        *calls(plain, PrefillTile(16, 4, 2)),
+    ]
+
+
+def test_the_widest_variant_leaves_one_of_metals_31_buffers_free():
+    """Metal has buffers 0 to 30; MLX refuses nothing here, the driver does."""
+    assert [len(c.variant.inputs) for c in widest()] == [14, 3, 10, 3], "all that may follow q, k and v is there"
+    for call in widest():
+        numbers = [int(n) for n in re.findall(r"\[\[buffer\((\d+)\)\]\]", metal_text(call))]
+        assert numbers == list(range(len(numbers)))
+        assert len(numbers) <= 30, call.variant.label
 
 
 def test_types_and_address_spaces_of_every_variant():

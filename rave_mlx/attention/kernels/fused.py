@@ -15,10 +15,10 @@ from rave_mlx.attention.gate import GateTerms, Squash
 from rave_mlx.attention.kernels.source import Call, Value, Variant
 from rave_mlx.attention.kernels.tuning import DecodeTile, PrefillTile, decode_tile, prefill_tile
 from rave_mlx.attention.masks import Mask
+from rave_mlx.backend.activations import LOG2E
 
 Run = Callable[[Call], Sequence[mx.array]]
 
-_LOG2E = 1.4426950408889634
 _PHI: dict[Squash, int] = {"identity": 0, "tanh": 1, "suppress": 2, "boost": 3}
 _FEW_ROWS = 16
 """Query rows a KV head (heads times queries) up to which one threadgroup keeps them all in registers or nearly so."""
@@ -58,11 +58,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Request:
-    """One attention call. Shapes as in `attend`; no input has to be contiguous.
+    """One attention call; no input has to be contiguous.
 
     Attributes:
+        q: queries (B, H, Lq, d).
+        k, v: keys and values (B, G, Lk, d), or both quantized.
+        scale: factor of the dot products.
+        mask: None, "causal" or boolean, as of `attend`.
+        gate: bias terms.
         window: a query sees only the last `window` keys up to its own position; None for no limit.
         kinds: (B, Lk) uint8, a kind below `num_kinds` for each key (say visual, sink, rest); their masses are returned.
+        num_kinds: how many kinds there are.
     """
 
     q: mx.array
@@ -84,11 +90,21 @@ class Request:
 
     @property
     def gate_width(self) -> int:
+        """R; 0 without a gate."""
         return 0 if self.gate is None else self.gate.v.shape[-1]
 
 
 def fused(request: Request, run: Run, tile: DecodeTile | PrefillTile | None = None) -> Result:
-    """Compute a request that `launch.refusal` has no objection to. `tile` overrides the choice of kernel and sizes."""
+    """Compute one attention call that `coverage.shape_refusal` has no objection to.
+
+    Args:
+        request: the call.
+        run: launches a kernel.
+        tile: kernel and sizes in place of those that `choose_tile` takes.
+
+    Raises:
+        ValueError: for quantized keys with a prefill tile.
+    """
     tile = tile or choose_tile(request)
     if isinstance(tile, DecodeTile):
         call = _decode(request, tile)
@@ -172,7 +188,7 @@ def _call(
         inputs.append(mx.broadcast_to(request.kinds.astype(mx.uint8), (batch, num_keys)))
     first, last = gate.span if gate else (0, 0)
     inputs.append(mx.array([isinstance(request.mask, str), request.window or 0, first, last], mx.int32))
-    inputs.append(mx.array([request.scale * _LOG2E, *_gate_constants(gate)], mx.float32))
+    inputs.append(mx.array([request.scale * LOG2E, *_gate_constants(gate)], mx.float32))
     rows = (batch, heads, num_queries, splits)
     shapes = [(*rows, width), rows] + [(*rows, request.num_kinds)] * variant.mass
     dtypes = [parts, mx.float32] + [mx.float32] * variant.mass
@@ -213,5 +229,5 @@ def _features(request: Request) -> tuple[bool, bool, bool]:
 def _gate_constants(gate: GateTerms | None) -> tuple[float, float]:
     """gate_in, gate_out: phi(x) * log2 e = squash(x * gate_in, gate_out), see common.metal."""
     if gate is None or gate.squash != "tanh":
-        return _LOG2E, 1.0
-    return 2 * _LOG2E / gate.limit, gate.limit * _LOG2E
+        return LOG2E, 1.0
+    return 2 * LOG2E / gate.limit, gate.limit * LOG2E

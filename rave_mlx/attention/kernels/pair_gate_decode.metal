@@ -184,7 +184,7 @@
     for (int w = 1; w < NSG; w++) top = max(top, group_m[w]);
     float total = 0.0f;
     for (int w = 0; w < NSG; w++) total += group_l[w] * fast::exp2(group_m[w] - top);
-    const float inverse = total > 0.0f ? 1.0f / total : 0.0f;
+    const float inverse = total != 0.0f ? 1.0f / total : 0.0f;
     const int i = (row0 + r) / G;
     const int64_t at = (int64_t((b * HQ + kvh * G + (row0 + r) % G)) * LQ + i) * S + split;
     if (i < LQ) {
@@ -193,7 +193,7 @@
         for (int w = 0; w < NSG; w++) a += group_o[w * D + d] * fast::exp2(group_m[w] - top);
         out[at * D + d] = TO(a * inverse);
       }
-      if (tid == 0) lse[at] = total > 0.0f ? (top + fast::log2(total)) * LN2 : -INFINITY;
+      if (tid == 0) lse[at] = total != 0.0f ? (top + fast::log2(total)) * LN2 : -INFINITY;
 #if MASS
       for (int n = tid; n < NM; n += NSG * 32) {
         float a = 0.0f;

@@ -15,9 +15,9 @@
     total += weight;
     sum += weight * parts[(row * S + s) * D + d];
   }
-  const float inverse = total > 0.0f ? 1.0f / total : 0.0f;
+  const float inverse = total != 0.0f ? 1.0f / total : 0.0f;
   out[row * D + d] = TO(sum * inverse);
-  if (d == 0) lse[row] = total > 0.0f ? top + fast::log2(total) * LN2 : -INFINITY;
+  if (d == 0) lse[row] = total != 0.0f ? top + fast::log2(total) * LN2 : -INFINITY;
 #if MASS
   if (d < NM) {
     float a = 0.0f;

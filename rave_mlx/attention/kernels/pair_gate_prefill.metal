@@ -157,8 +157,9 @@
 #endif
       EACH(t, TK) {
         EACH(e, 2) {
-          const float s = P[t].thread_elements()[e];
-          const float p = s > LOWEST ? fast::exp2(s - top) : 0.0f;
+          // The mark of the key and not its score: a NaN among the scores has to reach the output.
+          const bool seen = ((visible >> (t * 2 + e)) & 1) != 0;
+          const float p = seen ? fast::exp2(P[t].thread_elements()[e] - top) : 0.0f;
           P[t].thread_elements()[e] = p;
           l += p;
 #if MASS
@@ -194,12 +195,12 @@
 
   l += simd_shuffle_xor(l, ushort(1));
   l += simd_shuffle_xor(l, ushort(8));
-  const float inverse = l > 0.0f ? 1.0f / l : 0.0f;
+  const float inverse = l != 0.0f ? 1.0f / l : 0.0f;
   const int64_t at = (int64_t(b * HQ + head) * LQ + query) * S + split;
   if (live) {
     EACH(dd, TD)
       EACH(e, 2) out[at * D + dd * 8 + fn + e] = TO(O[dd].thread_elements()[e] * inverse);
-    if (fn == 0) lse[at] = l > 0.0f ? (m + fast::log2(l)) * LN2 : -INFINITY;
+    if (fn == 0) lse[at] = l != 0.0f ? (m + fast::log2(l)) * LN2 : -INFINITY;
   }
 #if MASS
   EACH(n, NM) {

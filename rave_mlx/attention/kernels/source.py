@@ -84,7 +84,12 @@ class Call:
     """One launch: everything that MLX's custom kernels, or the emulator of the tests, have to be told.
 
     Attributes:
+        variant: the kernel.
+        inputs: in the order of `variant.inputs`.
+        template: names and values of the template arguments.
         grid: threads, not threadgroups, as for `mx.fast.metal_kernel`.
+        threadgroup: threads of a threadgroup.
+        output_shapes, output_dtypes: in the order of `variant.outputs`.
     """
 
     variant: Variant

@@ -10,17 +10,26 @@ from dataclasses import dataclass
 
 SHARED_BYTES = 32 * 1024
 _REGISTERS = 104
+"""Floats that a lane of the decode kernel may hold."""
 _ROWS = 8
+"""Query rows that a threadgroup of the decode kernel holds at most."""
 _DECODE_SIMDGROUPS = 8
-_SPLIT_KEYS = 256
-_SPLIT_GROUPS = 256
-_PREFILL_GROUPS = 32
-_PREFILL_SPLIT_KEYS = 1024
+_SPLIT_KEYS, _SPLIT_GROUPS = 256, 256
+"""Decode: keys of a split at least, and threadgroups from which nothing is split any more."""
+_PREFILL_SPLIT_KEYS, _PREFILL_GROUPS = 1024, 32
+"""The same for prefill."""
 
 
 @dataclass(frozen=True)
 class DecodeTile:
-    """Rows a threadgroup holds in registers, lanes that share a key, simdgroups, splits of the keys."""
+    """Sizes of a launch of the decode kernel.
+
+    Attributes:
+        rows: query rows that a threadgroup holds in registers.
+        lanes: SIMD lanes that share a key.
+        simdgroups: of a threadgroup.
+        splits: parts that the keys are split into.
+    """
 
     rows: int
     lanes: int
@@ -30,7 +39,13 @@ class DecodeTile:
 
 @dataclass(frozen=True)
 class PrefillTile:
-    """Keys a block, simdgroups (of 8 rows each), splits of the keys."""
+    """Sizes of a launch of the prefill kernel.
+
+    Attributes:
+        keys: keys of a block.
+        simdgroups: of a threadgroup, 8 query rows each.
+        splits: parts that the keys are split into.
+    """
 
     keys: int
     simdgroups: int
@@ -38,7 +53,15 @@ class PrefillTile:
 
 
 def decode_tile(rows: int, width: int, gate_width: int, num_keys: int, heads: int) -> DecodeTile:
-    """The tile for `rows` query rows of each of `heads` (batch times KV heads) with head width `width`."""
+    """Sizes for few query rows.
+
+    Args:
+        rows: query rows of a KV head: queries times the query heads that share it.
+        width: head width.
+        gate_width: R; 0 without a gate.
+        num_keys: keys of the call.
+        heads: batch times KV heads.
+    """
     held, lanes = min(rows, _ROWS), _lanes(width)
     while held > 1 and held * _registers(width, gate_width, lanes[-1]) > _REGISTERS:
         held -= 1
@@ -51,7 +74,16 @@ def decode_tile(rows: int, width: int, gate_width: int, num_keys: int, heads: in
 def prefill_tile(
     rows: int, width: int, gate_width: int, sizes: tuple[int, int], num_keys: int, heads: int
 ) -> PrefillTile:
-    """The tile for `rows` query rows a KV head; `sizes`: bytes of an element of q k v and of a gate feature."""
+    """Sizes for many query rows.
+
+    Args:
+        rows: query rows of a KV head: queries times the query heads that share it.
+        width: head width.
+        gate_width: R; 0 without a gate.
+        sizes: bytes of an element of q, k and v, and of a gate feature.
+        num_keys: keys of the call.
+        heads: batch times KV heads.
+    """
     keys = 32 if width < 128 else 16
     simdgroups = 4
     while shared_bytes(keys, simdgroups, width, gate_width, sizes) > SHARED_BYTES:
@@ -64,7 +96,15 @@ def prefill_tile(
 
 
 def shared_bytes(keys: int, simdgroups: int, width: int, gate_width: int, sizes: tuple[int, int]) -> int:
-    """Threadgroup memory of the prefill kernel; every row is padded by 16 bytes. A gate width of 0: no gate."""
+    """Threadgroup memory of the prefill kernel in bytes; every row is padded by 16 bytes.
+
+    Args:
+        keys: keys of a block.
+        simdgroups: of a threadgroup.
+        width: head width.
+        gate_width: R; 0 without a gate.
+        sizes: bytes of an element of q, k and v, and of a gate feature.
+    """
     gate = keys * (gate_width * sizes[1] + 16) if gate_width else 0
     return (8 * simdgroups + keys) * (width * sizes[0] + 16) + gate
 

@@ -229,7 +229,11 @@ inline float jitter(float y) {
 }
 namespace fast {
 inline float exp(float x) { return jitter(std::exp(x)); }
-inline float exp2(float x) { return jitter(std::exp2(x)); }
+// What an overflow gives is not promised anywhere, so a kernel that relies on one has to be seen.
+inline float exp2(float x) {
+  if (x >= 128.0f) return std::numeric_limits<float>::quiet_NaN();
+  return jitter(std::exp2(x));
+}
 inline float log(float x) { return jitter(std::log(x)); }
 inline float log2(float x) { return jitter(std::log2(x)); }
 inline float tanh(float x) {
