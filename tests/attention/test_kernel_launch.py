@@ -125,6 +125,7 @@ def as_metal(monkeypatch):
     found = replace(backend.current(), kind="metal")
     monkeypatch.setattr(backend, "current", lambda: found)
     dispatch._note.cache_clear()
+    monkeypatch.setattr(launching, "_answers", {})
 
 
 @pytest.mark.usefixtures("as_metal")

@@ -46,9 +46,13 @@ DIFFERENT = {
 
 @pytest.fixture(autouse=True)
 def anew():
-    selfcheck._checked.cache_clear()
+    def forget():
+        selfcheck._checked.cache_clear()
+        launching._answers.clear()
+
+    forget()
     yield
-    selfcheck._checked.cache_clear()
+    forget()
 
 
 @pytest.fixture
@@ -72,6 +76,13 @@ def test_every_feature_makes_a_variant_of_its_own():
     assert Probe.of(request(lk=39)) == Probe.of(request(lk=40)), "a length that needs no other kernel is no variant"
     many, more = (request(lq=1, lk=n, batch=1) for n in (4000, 8000))
     assert Probe.of(many) == Probe.of(more)
+
+
+def test_what_makes_a_variant_makes_another_signature():
+    """Answers are remembered by signature: one that left out a feature would hand on the answer of another kernel."""
+    assert len({each.signature for each in DIFFERENT.values()}) == len(DIFFERENT)
+    again = request()
+    assert again.signature == BASE.signature and again.q is not BASE.q
 
 
 @pytest.mark.parametrize("name", DIFFERENT)

@@ -6,7 +6,7 @@ kernel merges them. The same form is the result of a single split, so nothing is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -87,6 +87,24 @@ class Request:
         keys = self.k.codes if isinstance(self.k, Packed) else self.k
         batch, heads, num_queries, width = self.q.shape
         return batch, heads, keys.shape[1], num_queries, keys.shape[2], width
+
+    @property
+    def signature(self) -> tuple[Hashable, ...]:
+        """Shapes, dtypes and settings: two requests with the same one differ in the numbers of their arrays only."""
+        gate, mask = self.gate, self.mask
+        return (
+            self.q.shape,
+            self.q.dtype,
+            *(
+                (x.codes.shape, x.bits, x.group_size) if isinstance(x, Packed) else (x.shape, x.dtype)
+                for x in (self.k, self.v)
+            ),
+            mask.dtype if isinstance(mask, mx.array) else mask,
+            None if gate is None else (gate.u.dtype, gate.v.dtype, gate.v.shape[-1], gate.squash),
+            self.window is None,
+            self.kinds is None,
+            self.num_kinds,
+        )
 
     @property
     def gate_width(self) -> int:

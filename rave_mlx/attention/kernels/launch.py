@@ -12,7 +12,7 @@ use (`selfcheck`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -26,13 +26,23 @@ from rave_mlx.attention.kernels.source import Call, Variant
 
 Kernel = Callable[..., Sequence[mx.array]]
 
+_MOST_ANSWERS = 1024
+_answers: dict[tuple[Hashable, ...], str | None] = {}
+"""What `refusal` has said, by request."""
+
 
 def refusal(request: Request) -> str | None:
     """Why the fused kernels do not take this request on the current backend; None when they do."""
     run = _runner()
     if run is None:
         return f"the {backend.current().kind} backend has no fused kernels (they need Metal or CUDA)"
-    return shape_refusal(request) or self_check(run, request)
+    # Every layer of a pass asks the same, and finding the answer costs as much as a launch.
+    key = (run, *request.signature)
+    if key not in _answers:
+        if len(_answers) >= _MOST_ANSWERS:
+            _answers.clear()
+        _answers[key] = shape_refusal(request) or self_check(run, request)
+    return _answers[key]
 
 
 def launch(request: Request) -> Result:
