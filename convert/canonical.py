@@ -10,7 +10,7 @@ from rave_mlx.config import LMMConfig
 from rave_mlx.convert import mlx_format
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import Family
-from rave_mlx.convert.plausible import check_layers, check_plausible
+from rave_mlx.convert.plausible import check_layers, check_plausible, unused_stops
 from rave_mlx.convert.source import Source
 from rave_mlx.convert.stored import Stored
 from rave_mlx.convert.tensor_names import modern_names
@@ -44,7 +44,7 @@ def canonical(source: Source) -> Stored:
         files=tuple(source.files()),
         tokenizer=source.tokenizer,
         hub=source.hub_files(),
-        notes=tuple(notes),
+        notes=(*unused_stops(config, source), *notes),
     )
 
 

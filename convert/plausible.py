@@ -58,11 +58,21 @@ def check_plausible(config: LMMConfig, source: Source) -> None:
             most, why = weights, f": the weight files have room for {weights} weights"
         if not 0 <= value <= most:
             raise ConfigError(f"{where}: {name} is {value}; it must be from 0 to {most}{why}")
-    vocabulary, tokens = config.text.vocab_size, config.tokens
-    for kind, ids in (("stop", tokens.stop), ("image", (tokens.image,)), ("bos", (tokens.bos,))):
-        outside = [i for i in ids if i is not None and not 0 <= i < vocabulary]
-        if outside:
-            raise ConfigError(f"{where}: the {kind} token {outside[0]} is outside the vocabulary of {vocabulary}")
+    vocabulary, image = config.text.vocab_size, config.tokens.image
+    if image is not None and not 0 <= image < vocabulary:
+        raise ConfigError(f"{where}: the image token {image} is outside the vocabulary of {vocabulary}")
+
+
+def unused_stops(config: LMMConfig, source: Source) -> list[str]:
+    """A warning about stop tokens outside the vocabulary. They never come: transformers takes such models too."""
+    outside = [str(i) for i in config.tokens.stop if not 0 <= i < config.text.vocab_size]
+    if not outside:
+        return []
+    only = ", and there is no other: answers end at their longest" if len(outside) == len(config.tokens.stop) else ""
+    return [
+        f"warning: {source.path}: the stop token {', '.join(outside)} is outside the vocabulary of "
+        f"{config.text.vocab_size}{only}"
+    ]
 
 
 def _sizes(config: LMMConfig) -> Iterator[tuple[str, int]]:

@@ -16,6 +16,7 @@ import mlx.core as mx
 from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.safetensors_reader import Tensors
 from rave_mlx.convert.hub import PICKLES, provenance
+from rave_mlx.convert.named_templates import read_template, template_files
 from rave_mlx.errors import ConfigError, ModelError
 
 SETTINGS = (
@@ -56,8 +57,8 @@ class Source:
         """The files whose content decides what the model answers: settings, tokenizer, template and weights."""
         if self.path.is_file():
             return [self.path]
-        settings = (*SETTINGS, directory.TOKENIZER, directory.TEMPLATE, "chat_template.json")
-        return [f for f in (self.path / name for name in settings) if f.is_file()] + weight_files(self.tensors)
+        settings = (self.path / name for name in (*SETTINGS, directory.TOKENIZER))
+        return [*filter(Path.is_file, settings), *template_files(self.path), *weight_files(self.tensors)]
 
     def hub_files(self) -> dict[str, bytes]:
         """Its configuration files, to be kept for an export."""
@@ -82,19 +83,8 @@ class Source:
 
     @property
     def template(self) -> str:
-        """The chat template, from whichever of its three usual places."""
-        file = self.path / directory.TEMPLATE
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-        for name in ("chat_template.json", "tokenizer_config.json"):
-            if (self.path / name).is_file():
-                template = directory.read_json(self.path / name).get("chat_template")
-                if isinstance(template, str):
-                    return template
-        raise ModelError(
-            f"{self.path}: has no chat template (chat_template.jinja, chat_template.json, tokenizer_config.json); "
-            f"a base model does not answer: take its chat or instruct version, or put a {directory.TEMPLATE} there"
-        )
+        """The chat template, from whichever of its usual places."""
+        return read_template(self.path, images=bool(self.processor) or "vision_config" in self.config)
 
 
 def read_folder(path: Path, tensors: Mapping[str, mx.array] | None = None) -> Source:

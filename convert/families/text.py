@@ -14,6 +14,7 @@ from rave_mlx.convert.families.base import GATE_KEY, HubConfig, Origin
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.rope import context, read_rope
 from rave_mlx.convert.source import Source
+from rave_mlx.convert.tokenizer_settings import read_tokenizer_settings
 from rave_mlx.errors import ConfigError
 
 _BIASED = ("qwen2", "qwen2_vl", "qwen2_5_vl")
@@ -99,18 +100,42 @@ def read_gate(whole: Keys, config: HubConfig) -> GateConfig | None:
 
 
 def read_tokens(source: Source, whole: Keys, text: Keys, *, image: int | None = None) -> TokenConfig:
-    """Ids with a meaning; generation_config.json is asked first for what ends an answer."""
-    stop = source.generation.get(
-        "eos_token_id", text.get("eos_token_id", (int, list), whole.get("eos_token_id", (int, list), None))
-    )
-    if stop is None:
+    """The tokens with a meaning.
+
+    What ends an answer is asked of generation_config.json, then config.json, then the tokenizer's own files; the other
+    special tokens are those of the tokenizer.
+
+    Args:
+        source: the checkpoint.
+        whole, text: its whole configuration, and the text part.
+        image: id of the placeholder of an image.
+
+    Raises:
+        ConfigError: when nothing says what ends an answer, or a file of the tokenizer is malformed.
+    """
+    generation = Keys(source.generation, str(source.path / "generation_config.json"))
+    stop = next((ids for keys in (generation, text, whole) if (ids := _ends(keys))), ())
+    special: dict[str, Any]
+    if source.path.is_file():  # a GGUF file: its tokenizer's settings became those of the configuration
+        special = {name: text.get(f"{name}_token_id", int, None) for name in ("bos", "pad")}
+    else:
+        tokenizer = read_tokenizer_settings(source.path, source.config)
+        special = {name: tokenizer.id(f"{name}_token") for name in ("bos", "pad")}
+        special |= {"named": tokenizer.named, "added": tokenizer.added}
+        end = tokenizer.id("eos_token")
+        stop = stop or (() if end is None else (end,))
+    if not stop:
         raise ConfigError(f"{whole.where}: eos_token_id is given nowhere; without it an answer has no end")
-    return TokenConfig(
-        stop=tuple(stop) if isinstance(stop, list) else (stop,),
-        image=image,
-        bos=text.get("bos_token_id", int, None),
-        pad=text.get("pad_token_id", int, None),
-    )
+    return TokenConfig(stop, image, **special)
+
+
+def _ends(keys: Keys) -> tuple[int, ...]:
+    """`eos_token_id`, one or several; none where it is absent, null or an empty list."""
+    ids = keys.get("eos_token_id", (int, list), [])
+    ids = [i for i in ids if i is not None] if isinstance(ids, list) else [ids]
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+        raise ConfigError(f"{keys.where}: eos_token_id should be a number or a list of numbers, found {ids!r}")
+    return tuple(ids)
 
 
 def _fused(projection: str, text: TextConfig) -> tuple[str, tuple[int, int]]:
