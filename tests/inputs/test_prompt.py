@@ -138,7 +138,7 @@ def test_templates_that_trim_still_work():
         ([{"role": "user", "content": [{"type": "audio"}]}], "message 1, part 1"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}],
-            "data: and file:",
+            "addresses are not fetched; download the image",
         ),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,@@"}}]}],

@@ -126,7 +126,7 @@ def _from_pillow(image: Image.Image, page: int) -> Image.Image:
 def _decoding(what: str) -> Iterator[None]:
     """Turn what decoders raise into one line, and keep what they print to themselves."""
     try:
-        with quiet():
+        with quiet(tiff=what == TIFF.name):
             yield
     except Image.DecompressionBombError as error:
         found = re.search(r"\((\d+) pixels\)", str(error))

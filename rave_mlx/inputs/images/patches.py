@@ -14,9 +14,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from rave_mlx.config import Images
+from rave_mlx.errors import ImageError
 
 DEFAULT_IMAGE_TOKENS = 1280
 """Visual tokens an image may take when nothing else is asked for; 1.0 megapixel at 28 pixels a token."""
+
+MAX_RATIO = 200
+"""Longest side of an image over its shortest, as in transformers; beyond it nothing can be read."""
 
 RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -72,6 +76,21 @@ class ImagePatches:
     def tokens(self) -> int:
         """Visual tokens in the prompt."""
         return sum(part for part in self.layout if isinstance(part, int))
+
+
+def check_sides(width: int, height: int) -> None:
+    """Refuse an image, of a size in pixels, that has no pixels or is a mere strip.
+
+    Raises:
+        ImageError: for sides below 1, or a ratio of sides above `MAX_RATIO`.
+    """
+    if width < 1 or height < 1:
+        raise ImageError(f"the image has no pixels ({width} x {height}); pass one with both sides above 0")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ImageError(
+            f"{width} x {height} pixels is too narrow, the longer side may be {MAX_RATIO} times the shorter; "
+            "crop the image or cut it into pieces"
+        )
 
 
 def normalised(config: Images) -> npt.NDArray[np.float32]:

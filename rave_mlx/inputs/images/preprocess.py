@@ -13,25 +13,24 @@ import math
 import numpy as np
 from PIL import Image
 
-from rave_mlx.config import ImageConfig, Images
+from rave_mlx.config import ImageConfig, Images, TileConfig
 from rave_mlx.errors import ImageError
 from rave_mlx.inputs.images.decode import open_image
-from rave_mlx.inputs.images.patches import DEFAULT_IMAGE_TOKENS, RESAMPLE, ImagePatches, digest, normalised
+from rave_mlx.inputs.images.patches import DEFAULT_IMAGE_TOKENS, RESAMPLE, ImagePatches, check_sides, digest, normalised
+from rave_mlx.inputs.images.requested_size import LOW_DETAIL_SIDE, RequestedSize
 from rave_mlx.inputs.images.sources import ImageSource, named
-from rave_mlx.inputs.images.tiling import TILED_IMAGE_TOKENS, cut_tiles
+from rave_mlx.inputs.images.tiling import TILED_IMAGE_TOKENS, cut_tiles, least_tokens
 
 __all__ = [
     "DEFAULT_IMAGE_TOKENS",
     "ImagePatches",
     "ImageSource",
+    "RequestedSize",
     "cut_patches",
     "fit_size",
     "open_image",
     "read_patches",
 ]
-
-MAX_RATIO = 200
-"""Longest side over shortest side, as in transformers."""
 
 PDF_OVERSAMPLING = 4
 """A PDF page is drawn with this many times the pixels of its budget; scaled down, text has smoother edges."""
@@ -53,20 +52,18 @@ def fit_size(width: int, height: int, config: ImageConfig, image_tokens: int | N
     Raises:
         ImageError: without pixels, for a ratio of sides above 200, for a budget below 1.
     """
-    if width < 1 or height < 1:
-        raise ImageError(f"the image has no pixels ({width} x {height}); pass one with both sides above 0")
-    if max(width, height) > MAX_RATIO * min(width, height):
-        raise ImageError(
-            f"{width} x {height} pixels is too narrow, the longer side may be {MAX_RATIO} times the shorter; "
-            "crop the image or cut it into pieces"
-        )
-    cell, largest = config.cell, _budget(config, image_tokens)
+    return _fit_area(width, height, config.cell, config.min_pixels, _budget(config, image_tokens))
+
+
+def _fit_area(width: int, height: int, cell: int, smallest: int, largest: int) -> tuple[int, int]:
+    """`fit_size` for a range of areas in pixels."""
+    check_sides(width, height)
     columns, rows = round(width / cell), round(height / cell)
     if columns * rows * cell**2 > largest:
         shrink = math.sqrt(width * height / largest)
         columns, rows = (max(1, math.floor(side / shrink / cell)) for side in (width, height))
-    elif columns * rows * cell**2 < min(config.min_pixels, largest):
-        grow = math.sqrt(min(config.min_pixels, largest) / (width * height))
+    elif columns * rows * cell**2 < min(smallest, largest):
+        grow = math.sqrt(min(smallest, largest) / (width * height))
         columns, rows = (math.ceil(side * grow / cell) for side in (width, height))
     shorter, longer = sorted((max(columns, 1), max(rows, 1)))
     if shorter * longer * cell**2 > largest:
@@ -85,24 +82,36 @@ def _budget(config: ImageConfig, image_tokens: int | None) -> int:
     return image_tokens * config.cell**2
 
 
-def _largest_area(config: Images, image_tokens: int | None) -> int:
+def _largest_area(config: Images, image_tokens: int | None, requested: RequestedSize | None) -> int:
     """Pixels that the model can see of an image."""
     if isinstance(config, ImageConfig):
+        if image_tokens is None and requested is not None and requested.in_pixels:
+            return config.max_pixels
         return _budget(config, image_tokens)
     tokens = TILED_IMAGE_TOKENS if image_tokens is None else image_tokens
     return max(1, tokens // config.tile_tokens) * config.tile_size**2
 
 
-def cut_patches(image: Image.Image, config: Images, image_tokens: int | None = None) -> ImagePatches:
-    """Resize `image` (as from `open_image`; other modes are converted) into the budget and cut it into patches.
+def cut_patches(
+    image: Image.Image, config: Images, image_tokens: int | None = None, requested: RequestedSize | None = None
+) -> ImagePatches:
+    """Resize an image into its budget of visual tokens and cut it into the patches that the vision tower reads.
+
+    Args:
+        image: as from `open_image`; other modes than RGB are converted.
+        config: how the model takes images.
+        image_tokens: the largest number of visual tokens; None for the default.
+        requested: the size that a message asks for this image; the budget holds beside it only where it is named.
 
     Raises:
-        ImageError: as `fit_size`, or `cut_tiles`.
+        ImageError: as `fit_size` or `cut_tiles`; for a requested size that the model cannot take.
     """
     if not isinstance(config, ImageConfig):
-        return cut_tiles(image, config, image_tokens)
+        return cut_tiles(image, config, _tile_budget(config, image_tokens, requested))
     rgb = image if image.mode == "RGB" else open_image(image)
-    width, height = fit_size(*rgb.size, config, image_tokens)
+    full, (width, height) = rgb, _fit(rgb.size, config, image_tokens, requested)
+    if requested is not None and requested.in_pixels:
+        rgb = rgb.resize(requested.fit(*rgb.size, config.cell), Image.Resampling.BICUBIC)
     patch, merge, frames = config.patch_size, config.merge_size, config.temporal_patch_size
     rows, columns = height // patch, width // patch
     levels = np.asarray(rgb.resize((width, height), RESAMPLE[config.resample]))
@@ -115,21 +124,61 @@ def cut_patches(image: Image.Image, config: Images, image_tokens: int | None = N
         pixels=pixels.reshape(rows * columns, -1),
         grid=(1, rows, columns),
         digest=digest(levels, rows, columns, config),
-        size=rgb.size,
+        size=full.size,
         layout=(rows * columns // merge**2,),
     )
 
 
+def _fit(
+    size: tuple[int, int], config: ImageConfig, image_tokens: int | None, requested: RequestedSize | None
+) -> tuple[int, int]:
+    """(width, height) in pixels that the model reads of an image of a size (width, height)."""
+    if requested is None or not (requested.in_pixels or requested.low_detail):
+        return fit_size(*size, config, image_tokens)
+    largest = config.max_pixels if image_tokens is None else _budget(config, image_tokens)
+    if not requested.in_pixels:
+        largest = min(_budget(config, image_tokens), LOW_DETAIL_SIDE**2)
+        return _fit_area(*size, config.cell, config.min_pixels, largest)
+    if requested.low_detail:
+        largest = min(largest, LOW_DETAIL_SIDE**2)
+    return _fit_area(*requested.fit(*size, config.cell), config.cell, config.min_pixels, largest)
+
+
+def _tile_budget(config: TileConfig, image_tokens: int | None, requested: RequestedSize | None) -> int | None:
+    """The budget of visual tokens of a tiled image; a coarse look is the one tile that shows the whole of it."""
+    if requested is not None and requested.in_pixels:
+        raise ImageError(
+            "min_pixels, max_pixels, resized_height and resized_width are for models that read images at their own "
+            "size, and this one reads tiles; leave them out (image_tokens sets the number of visual tokens)"
+        )
+    least = least_tokens(config)
+    return (
+        least if requested is not None and requested.low_detail and (image_tokens or least) >= least else image_tokens
+    )
+
+
 def read_patches(
-    source: ImageSource, config: Images, *, page: int = 1, image_tokens: int | None = None
+    source: ImageSource,
+    config: Images,
+    *,
+    page: int = 1,
+    image_tokens: int | None = None,
+    requested: RequestedSize | None = None,
 ) -> ImagePatches:
-    """Open an image or page (see `open_image`) and cut it into patches (see `cut_patches`).
+    """Open an image, or a page of a document, and cut it into the patches that the vision tower reads.
+
+    Args:
+        source: as of `open_image`.
+        config: how the model takes images.
+        page: from 1; of a PDF or a TIFF with several pages.
+        image_tokens: as of `cut_patches`.
+        requested: as of `cut_patches`.
 
     Raises:
         ImageError: one line that names the source, what is wrong with it and what to do.
     """
     with named(source):
-        page_pixels = PDF_OVERSAMPLING * _largest_area(config, image_tokens)
+        page_pixels = PDF_OVERSAMPLING * _largest_area(config, image_tokens, requested)
     image = open_image(source, page, page_pixels=page_pixels)
     with named(source):
-        return cut_patches(image, config, image_tokens)
+        return cut_patches(image, config, image_tokens, requested)

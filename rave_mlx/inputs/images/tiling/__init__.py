@@ -23,7 +23,7 @@ from rave_mlx.inputs.images.tiling.plan import Tiling
 from rave_mlx.inputs.images.tiling.split_grid import split
 from rave_mlx.inputs.images.tiling.unpad import visual_tokens
 
-__all__ = ["PLANS", "TILED_IMAGE_TOKENS", "Tiling", "cut_tiles"]
+__all__ = ["PLANS", "TILED_IMAGE_TOKENS", "Tiling", "cut_tiles", "least_tokens"]
 
 TILED_IMAGE_TOKENS = 3840
 """Visual tokens a tiled image may take when nothing else is asked for. Models that read tiles were trained on few
@@ -35,6 +35,11 @@ PLANS: dict[str, Callable[[Image.Image, TileConfig, int], Tiling]] = {
     "closest": closest,
     "split": split,
 }
+
+
+def least_tokens(config: TileConfig) -> int:
+    """Visual tokens of an image that is one tile: no image takes fewer."""
+    return visual_tokens(config, None) if config.plan == "pinpoints" else config.tile_tokens
 
 
 def cut_tiles(image: Image.Image, config: TileConfig, image_tokens: int | None = None) -> ImagePatches:
@@ -49,7 +54,7 @@ def cut_tiles(image: Image.Image, config: TileConfig, image_tokens: int | None =
         ImageError: for an image without pixels, or a budget that not even one tile fits into.
     """
     budget = TILED_IMAGE_TOKENS if image_tokens is None else image_tokens
-    least = visual_tokens(config, None) if config.plan == "pinpoints" else config.tile_tokens
+    least = least_tokens(config)
     if budget < least:
         raise ImageError(f"a budget of {budget} tokens: this model needs at least {least} an image")
     rgb = image if image.mode == "RGB" else open_image(image)

@@ -6,12 +6,8 @@ import numpy as np
 from PIL import Image
 
 from rave_mlx.config import TileConfig
-from rave_mlx.errors import ImageError
-from rave_mlx.inputs.images.patches import RESAMPLE
+from rave_mlx.inputs.images.patches import RESAMPLE, check_sides
 from rave_mlx.inputs.images.tiling.plan import Tiling
-
-MAX_RATIO = 200
-"""Longest side over shortest side, where the shortest side decides about the scale or the square is filled up."""
 
 
 def single(image: Image.Image, config: TileConfig, budget: int) -> Tiling:
@@ -20,11 +16,8 @@ def single(image: Image.Image, config: TileConfig, budget: int) -> Tiling:
     Raises:
         ImageError: for an image that is to be cropped or padded and is too narrow.
     """
-    if config.fit != "stretch" and max(image.size) > MAX_RATIO * min(image.size):
-        raise ImageError(
-            f"{image.width} x {image.height} pixels is too narrow, the longer side may be {MAX_RATIO} times the "
-            "shorter; crop the image or cut it into pieces"
-        )
+    if config.fit != "stretch":
+        check_sides(*image.size)
     make = {"stretch": _stretch, "crop": _crop, "pad": _pad}[config.fit]
     return Tiling(np.asarray(make(image, config))[None], 1, 1)
 
