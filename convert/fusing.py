@@ -20,10 +20,10 @@ from rave_mlx.checkpoint.safetensors_writer import Progress
 from rave_mlx.config import LMMConfig, QuantizationConfig
 from rave_mlx.convert.adapters import check_fits, open_adapter
 from rave_mlx.convert.merging import changed_weights, merged
-from rave_mlx.convert.notes import print_note
 from rave_mlx.convert.open import find, open_stored
 from rave_mlx.convert.quantize import apply as pack
 from rave_mlx.convert.stored import Stored
+from rave_mlx.convert.unchanged import Unchanged
 
 
 def fuse(
@@ -51,11 +51,10 @@ def fuse(
     target, folder = Path(out), Path(adapter).expanduser()
     directory.check_new(target)
     place = find(model, revision)
+    unchanged = Unchanged(place, folder)
     config, weights = open_adapter(folder, place)
     check_fits(place, folder, config, weights)
     base = open_stored(place)
-    for line in base.notes:
-        print_note(line)
     fused, packing = _configuration(base, config, folder, dequantize=dequantize)
     directory.write(
         target,
@@ -66,6 +65,7 @@ def fuse(
         card=_card(base, config, folder),
         hub=base.hub,
         progress=progress,
+        finish=lambda: unchanged.check(base.files),
     )
     return target
 
