@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from rave_mlx.cli import options
+from rave_mlx.cli import train_options as o
 
 if TYPE_CHECKING:
     from rave_mlx.checkpoint.adapters import ModelPart
@@ -19,245 +21,195 @@ if TYPE_CHECKING:
 
 EXAMPLES = "examples.png"
 _PARTS: tuple[ModelPart, ...] = ("decoder", "connector", "vision")
-_WHAT, _HOW, _DATA, _SHOW = "What trains", "How", "Data", "What is kept and shown"
+_ABOUT_NOW = ("out", "resume", "check_data")
+"""Options of this call, and not of the run."""
+_MAY_CHANGE = frozenset(
+    ("steps", "epochs", "bad_rows", "feature_cache", "save_every", "eval_every", "keep", "log", "tensorboard", "wandb")
+)
+"""Options that --resume takes anew: how long the run is, and what is kept and shown of it."""
 
 
 def train(
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data", metavar="DIR", help="Folder with train.jsonl and valid.jsonl, a single file, or a Hub id."
-        ),
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where the adapter and everything about the run goes.")
-    ] = None,
+    ctx: typer.Context,
+    data: o.Data = None,
+    out: o.Out = None,
     model: options.Model = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out, to the bit.")
-    ] = False,
-    check_data: Annotated[
-        bool,
-        typer.Option(
-            "--check-data",
-            help="Read all of the data, say what is in it, draw three examples as the model sees them; train nothing.",
-        ),
-    ] = False,
-    gate_only: Annotated[
-        bool, typer.Option("--gate-only", help="Train the pair gates only.", rich_help_panel=_WHAT)
-    ] = False,
-    lora_only: Annotated[
-        bool, typer.Option("--lora-only", help="Train low-rank updates only.", rich_help_panel=_WHAT)
-    ] = False,
-    rank: Annotated[int, typer.Option("--rank", min=1, help="Rank of the updates.", rich_help_panel=_WHAT)] = 8,
-    scale: Annotated[
-        float, typer.Option("--scale", help="What updates are multiplied with.", rich_help_panel=_WHAT)
-    ] = 2.0,
-    dora: Annotated[bool, typer.Option("--dora", help="DoRA instead of LoRA.", rich_help_panel=_WHAT)] = False,
-    modules: Annotated[
-        str,
-        typer.Option(
-            "--modules", help="Projections to update (q_proj,v_proj,mlp.up_proj), or all.", rich_help_panel=_WHAT
-        ),
-    ] = "all",
-    dropout: Annotated[
-        float, typer.Option("--dropout", min=0.0, help="Dropout in front of updates.", rich_help_panel=_WHAT)
-    ] = 0.0,
-    whole: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--train",
-            metavar="PART[=LR]",
-            help="Train a part whole: decoder, connector or vision; repeat for several.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    mask: Annotated[
-        Literal["mutual"] | None,
-        typer.Option(
-            "--mask",
-            help="mutual: images also see the question of their turn (AKI's MMA, arXiv 2503.02597); the adapter "
-            "remembers it. Default: the model's own mask.",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Updates. Without it: --epochs.", rich_help_panel=_HOW)
-    ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data.", rich_help_panel=_HOW)] = 3,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            "--batch-size", min=1, help="Conversations computed together, over all machines.", rich_help_panel=_HOW
-        ),
-    ] = 1,
-    accumulate: Annotated[
-        int, typer.Option("--accumulate", min=1, help="Batches that make an update.", rich_help_panel=_HOW)
-    ] = 1,
-    lr: Annotated[
-        float | None,
-        typer.Option("--lr", help="Learning rate. Default: 2e-4 (lion 3e-5, muon 2e-3).", rich_help_panel=_HOW),
-    ] = None,
-    gate_lr: Annotated[
-        float | None, typer.Option("--gate-lr", help="Of the gates. Default: 5 times --lr.", rich_help_panel=_HOW)
-    ] = None,
-    optimizer: Annotated[
-        Literal["adamw", "adafactor", "muon", "lion"], typer.Option("--optimizer", rich_help_panel=_HOW)
-    ] = "adamw",
-    weight_decay: Annotated[
-        float, typer.Option("--weight-decay", help="Of matrices only.", rich_help_panel=_HOW)
-    ] = 0.01,
-    schedule: Annotated[
-        Literal["cosine", "linear", "constant"], typer.Option("--schedule", rich_help_panel=_HOW)
-    ] = "cosine",
-    warmup: Annotated[
-        float,
-        typer.Option("--warmup", help="Updates until the full rate; below 1: a share of all.", rich_help_panel=_HOW),
-    ] = 0.03,
-    clip: Annotated[
-        float, typer.Option("--clip", help="Largest norm of the gradient; 0: no limit.", rich_help_panel=_HOW)
-    ] = 1.0,
-    sink_loss: Annotated[
-        float,
-        typer.Option(
-            "--sink-loss",
-            metavar="WEIGHT",
-            help="Keep later tokens from pointing where the first does, which makes them attention sinks "
-            "(arXiv 2510.22603, whose code uses 10000). 0: off.",
-            rich_help_panel=_HOW,
-        ),
-    ] = 0.0,
-    checkpointing: Annotated[
-        bool,
-        typer.Option("--checkpointing", help="A third more time, far less memory.", rich_help_panel=_HOW),
-    ] = False,
-    dtype: Annotated[
-        Literal["float32", "bfloat16"] | None,
-        typer.Option(
-            "--dtype", help="Compute type. Default: float32 on a CPU, else the model's.", rich_help_panel=_HOW
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result.", rich_help_panel=_HOW)] = 0,
+    resume: o.Resume = False,
+    check_data: o.CheckData = False,
+    gate_only: o.GateOnly = False,
+    lora_only: o.LoraOnly = False,
+    rank: o.Rank = 8,
+    scale: o.Scale = 2.0,
+    dora: o.Dora = False,
+    modules: o.Modules = "all",
+    dropout: o.Dropout = 0.0,
+    train: o.FullParts = None,
+    mask: o.MaskName = None,
+    steps: o.Steps = None,
+    epochs: o.Epochs = 3,
+    batch_size: o.BatchSize = 1,
+    accumulate: o.Accumulate = 1,
+    lr: o.LearningRate = None,
+    gate_lr: o.GateLearningRate = None,
+    optimizer: o.OptimizerName = "adamw",
+    weight_decay: o.WeightDecay = 0.01,
+    schedule: o.ScheduleName = "cosine",
+    warmup: o.Warmup = 0.03,
+    clip: o.Clip = 1.0,
+    sink_loss: o.SinkLoss = 0.0,
+    checkpointing: o.Checkpointing = False,
+    dtype: o.Dtype = None,
+    seed: o.Seed = 0,
     image_tokens: options.ImageTokens = None,
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, help="Longest row that is allowed.", rich_help_panel=_DATA)
-    ] = None,
-    bad_rows: Annotated[
-        int, typer.Option("--bad-rows", min=0, help="Rows that may be left out.", rich_help_panel=_DATA)
-    ] = 0,
-    feature_cache: Annotated[
-        Path | None,
-        typer.Option(
-            "--feature-cache",
-            metavar="DIR",
-            help="Keep features of images on the disk as well, for later epochs and runs.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    save_every: Annotated[
-        int | None,
-        typer.Option(
-            "--save-every", min=1, help="Updates between checkpoints. Default: an epoch.", rich_help_panel=_SHOW
-        ),
-    ] = None,
-    eval_every: Annotated[
-        int | None,
-        typer.Option(
-            "--eval-every", min=1, help="Updates between validations. Default: as --save-every.", rich_help_panel=_SHOW
-        ),
-    ] = None,
-    keep: Annotated[
-        int, typer.Option("--keep", min=1, help="Checkpoints kept besides the best.", rich_help_panel=_SHOW)
-    ] = 3,
-    log: Annotated[
-        Literal["jsonl", "csv"],
-        typer.Option("--log", help="csv: log.csv beside log.jsonl.", rich_help_panel=_SHOW),
-    ] = "jsonl",
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also for TensorBoard.", rich_help_panel=_SHOW)
-    ] = False,
-    wandb: Annotated[bool, typer.Option("--wandb", help="Also to Weights & Biases.", rich_help_panel=_SHOW)] = False,
+    max_tokens: o.MaxTokens = None,
+    bad_rows: o.BadRows = 0,
+    feature_cache: o.FeatureFolder = None,
+    save_every: o.SaveEvery = None,
+    eval_every: o.EvalEvery = None,
+    keep: o.Keep = 3,
+    log: o.LogFormat = "jsonl",
+    tensorboard: o.TensorBoard = False,
+    wandb: o.WandB = False,
 ) -> None:
     """Teach a model your own documents: pair gates and low-rank updates, or whole parts of it.
 
     [bold]rave-mlx train --data receipts --out receipts-adapter[/bold]
 
-    then [bold]rave-mlx chat --adapter receipts-adapter --image new.png[/bold]. Ctrl-C saves; --resume goes on. On
-    several machines: mlx.launch --hosts 10.0.0.1,10.0.0.2 -- rave-mlx train ...
+    then [bold]rave-mlx chat --adapter receipts-adapter --image new.png[/bold]. Ctrl-C saves;
+    [bold]rave-mlx train --resume --out receipts-adapter[/bold] goes on. On several machines:
+    mlx.launch --hosts 10.0.0.1,10.0.0.2 -- rave-mlx train ...
     """
-    import mlx.core as mx
-
-    from rave_mlx.api import load
     from rave_mlx.errors import UsageError
-    from rave_mlx.train.config import AdapterSettings, TrainConfig
     from rave_mlx.train.distributed import join
-    from rave_mlx.train.run import run
 
-    if gate_only and lora_only:
-        raise UsageError("--gate-only and --lora-only exclude each other; without either both train")
     if out is None and not check_data:
         raise UsageError("--out is missing: where should the adapter go?")
     place = (out or Path()).expanduser()
-    parts, rates = _parts(whole or [])
-    low_rank = not gate_only and ("decoder" not in parts or lora_only)
-    settings = AdapterSettings(rank, scale, "dora" if dora else "lora", dropout, tuple(modules.split(",")))
-    config = TrainConfig(
-        gates=not lora_only,
-        adapter=settings if low_rank else None,
-        full=parts,
-        learning_rate=lr,
-        rates=rates if gate_lr is None else {**rates, "gate": gate_lr},
-        mask=mask,
-        steps=steps,
-        epochs=epochs,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        optimizer=optimizer,
-        weight_decay=weight_decay,
-        clip=clip,
-        schedule=schedule,
-        warmup=warmup,
-        sink_loss=sink_loss,
-        checkpointing=checkpointing,
-        dtype=dtype,
-        seed=seed,
-        image_tokens=image_tokens,
-        max_tokens=max_tokens,
-        bad_rows=bad_rows,
-        save_every=save_every,
-        eval_every=eval_every,
-        keep=keep,
-    )
     world = join()
-    lmm = load(model, dtype=dtype)
-    if dtype is None and lmm.decoder.norm.weight.dtype == mx.float16:
-        # Gradients leave float16's range.
-        lmm = load(model, dtype="bfloat16")
-
+    with world.together():
+        settings = _settings(ctx, place, resume=resume)
+        if settings["data"] is None:
+            raise UsageError("--data is missing: what should be trained on?")
+        config = _config(settings)
+        lmm = _load(settings["model"], config)
     if check_data:
-        if not _checked(data, lmm, config, place):
+        if not _checked(settings["data"], lmm, config, place):
             raise typer.Exit(1)
         return
+    _train(lmm, place, config, settings, resume=resume, world=world)
 
-    def listeners(steps: int, done: int) -> list[Listener]:
-        if not world.is_writer:
-            return []
-        return _listeners(place, config, steps, done, tensorboard=tensorboard, wandb=wandb)
 
+def _train(
+    lmm: LMM, place: Path, config: TrainConfig, settings: Mapping[str, Any], *, resume: bool, world: Any
+) -> None:
+    from rave_mlx.train.run import run
+
+    folder = settings["feature_cache"]
     outcome = run(
         lmm,
-        data,
+        settings["data"],
         place,
         config,
         resume=resume,
         world=world,
-        as_csv=log == "csv",
-        features_folder=None if feature_cache is None else feature_cache.expanduser(),
-        listeners=listeners,
+        as_csv=settings["log"] == "csv",
+        features_folder=None if folder is None else Path(folder),
+        listeners=_listeners(place, config, settings) if world.is_writer else None,
+        options=settings,
     )
     if world.is_writer:
         print(_summary(outcome), file=sys.stderr)
         print(place)
+
+
+def _settings(ctx: typer.Context, out: Path, *, resume: bool) -> dict[str, Any]:
+    """The run's options by name: those of the command line, and with --resume the run's own."""
+    from rave_mlx.errors import ConfigError
+    from rave_mlx.train.options import FILE, merge_options, read_options
+
+    found = {name: _plain(name, value) for name, value in ctx.params.items() if name not in _ABOUT_NOW}
+    recorded = read_options(out) if resume else None
+    if recorded is None:
+        return found
+    unknown = sorted(set(recorded) - set(found))
+    if unknown:
+        raise ConfigError(f"{out / FILE}: {unknown[0]} is of another version of rave-mlx; resume with that version")
+    given = {name: value for name, value in found.items() if _is_given(ctx, name)}
+    if "epochs" in given and "steps" not in given:
+        given["steps"] = None  # else the run's own --steps would win
+    return {**found, **merge_options(recorded, given, _MAY_CHANGE, out)}
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _plain(name: str, value: Any) -> Any:
+    """An option's value as JSON has it; local paths as they are from any folder."""
+    if name in ("data", "model", "feature_cache") and value is not None:
+        path = Path(value).expanduser()
+        return str(path.resolve()) if name == "feature_cache" or path.exists() else str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _config(settings: Mapping[str, Any]) -> TrainConfig:
+    """The settings of a run from its options."""
+    from rave_mlx.errors import UsageError
+    from rave_mlx.train.config import AdapterSettings, TrainConfig
+
+    s = settings
+    if s["gate_only"] and s["lora_only"]:
+        raise UsageError("--gate-only and --lora-only exclude each other; without either both train")
+    parts, rates = _parts(s["train"] or [])
+    low_rank = not s["gate_only"] and ("decoder" not in parts or s["lora_only"])
+    kind, modules = "dora" if s["dora"] else "lora", tuple(s["modules"].split(","))
+    adapter = AdapterSettings(s["rank"], s["scale"], kind, s["dropout"], modules) if low_rank else None
+    same = (
+        *("mask", "steps", "epochs", "batch_size", "accumulate", "optimizer", "weight_decay", "clip", "schedule"),
+        *("warmup", "sink_loss", "checkpointing", "dtype", "seed", "image_tokens", "max_tokens", "bad_rows"),
+        *("save_every", "eval_every", "keep"),
+    )
+    return TrainConfig(
+        gates=not s["lora_only"],
+        adapter=adapter,
+        full=parts,
+        learning_rate=s["lr"],
+        rates=rates if s["gate_lr"] is None else {**rates, "gate": s["gate_lr"]},
+        **{name: s[name] for name in same},
+    )
+
+
+def _parts(given: list[str]) -> tuple[tuple[ModelPart, ...], dict[str, float]]:
+    """Parts that train in full, and their learning rates, from PART or PART=LR."""
+    from rave_mlx.errors import UsageError
+
+    rates: dict[str, float] = {}
+    names: list[ModelPart] = []
+    for text in given:
+        name, _, rate = text.partition("=")
+        if name not in _PARTS:
+            raise UsageError(f"--train {text}: {name!r} is not one of {', '.join(_PARTS)}")
+        names.append(_PARTS[_PARTS.index(name)])
+        if rate:
+            try:
+                rates[name] = float(rate)
+            except ValueError:
+                raise UsageError(f"--train {text}: {rate!r} is no learning rate") from None
+    return tuple(sorted(set(names))), rates
+
+
+def _load(model: str | None, config: TrainConfig) -> LMM:
+    """The base model, in a type that gradients fit into."""
+    import mlx.core as mx
+
+    from rave_mlx.api import load
+
+    lmm = load(model, dtype=config.dtype)
+    if config.dtype is None and lmm.decoder.norm.weight.dtype == mx.float16:
+        # Gradients leave float16's range.
+        lmm = load(model, dtype="bfloat16")
+    return lmm
 
 
 def _checked(data: str, lmm: LMM, config: TrainConfig, place: Path) -> bool:
@@ -296,38 +248,22 @@ def _checked(data: str, lmm: LMM, config: TrainConfig, place: Path) -> bool:
     return bad <= config.bad_rows
 
 
-def _parts(given: list[str]) -> tuple[tuple[ModelPart, ...], dict[str, float]]:
-    """Parts that train whole, and their learning rates, from PART or PART=LR."""
-    from rave_mlx.errors import UsageError
+def _listeners(out: Path, config: TrainConfig, settings: Mapping[str, Any]) -> Callable[[int, int], list[Listener]]:
+    """Makes those who follow a run of so many updates, so many of which are done."""
 
-    rates: dict[str, float] = {}
-    names: list[ModelPart] = []
-    for text in given:
-        name, _, rate = text.partition("=")
-        if name not in _PARTS:
-            raise UsageError(f"--train {text}: {name!r} is not one of {', '.join(_PARTS)}")
-        names.append(_PARTS[_PARTS.index(name)])
-        if rate:
-            try:
-                rates[name] = float(rate)
-            except ValueError:
-                raise UsageError(f"--train {text}: {rate!r} is no learning rate") from None
-    return tuple(sorted(set(names))), rates
+    def make(steps: int, done: int) -> list[Listener]:
+        from rave_mlx.train.progress import ProgressBar, ProgressLines
+        from rave_mlx.train.services import TensorBoard, WandB
 
+        found: list[Listener] = []
+        if settings["tensorboard"]:
+            found.append(TensorBoard(out, done))
+        if settings["wandb"]:
+            found.append(WandB(out, config))
+        terminal = sys.stderr.isatty()
+        return [*found, ProgressBar(steps, done) if terminal else ProgressLines(steps, config.report_every)]
 
-def _listeners(
-    out: Path, config: TrainConfig, steps: int, done: int, *, tensorboard: bool, wandb: bool
-) -> list[Listener]:
-    from rave_mlx.train.progress import ProgressBar, ProgressLines
-    from rave_mlx.train.services import TensorBoard, WandB
-
-    found: list[Listener] = []
-    if tensorboard:
-        found.append(TensorBoard(out, done))
-    if wandb:
-        found.append(WandB(out, config))
-    terminal = sys.stderr.isatty()
-    return [*found, ProgressBar(steps, done) if terminal else ProgressLines(steps, config.report_every)]
+    return make
 
 
 def _summary(outcome: Outcome) -> str:

@@ -94,7 +94,7 @@ def write(out: Path, state: State, adapter: AdapterConfig, tensors: Tensors) -> 
             adapters.write(part, adapter, tensors.model)
             (part / _OPTIMIZER).mkdir()
             write_files(part / _OPTIMIZER, [*tensors.optimizer.items(), *copies.items()])
-            (part / _STATE).write_text(json.dumps(state.to_dict(), indent=2) + "\n", encoding="utf-8")
+            (part / _STATE).write_text(json.dumps(state.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
             _flush(part)
         _sync(target.parent)
     _point_to_best(out, state)

@@ -127,8 +127,13 @@ class TrainConfig(Part):
         return self.rates.get(group, base * GATE_FACTOR if group == "gate" else base)
 
     def result(self) -> dict[str, Any]:
-        """The settings that the trained weights depend on, as plain JSON values."""
-        return {name: value for name, value in self.to_dict().items() if name not in _SHOWING}
+        """The settings that a resumed run has to keep, as plain JSON values."""
+        return {name: value for name, value in self.to_dict().items() if name not in MAY_CHANGE}
 
 
-_SHOWING = {"save_every", "eval_every", "keep", "eval_batches", "eval_answers", "report_every", "workers", "bad_rows"}
+MAY_CHANGE = frozenset({
+    *("steps", "epochs", "save_every", "eval_every", "keep", "eval_batches", "eval_answers", "report_every"),
+    *("workers", "bad_rows"),
+})  # fmt: skip
+"""Settings that a resumed run may have anew: how long it is, and what is kept and shown. (Rows that `bad_rows` lets in
+or out show in the fingerprint of the data.)"""

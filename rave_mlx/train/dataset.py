@@ -9,19 +9,25 @@ images and latest question only. For them a row with several answers is several 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from rave_mlx.errors import PromptError, RaveError
+from rave_mlx.inputs.image_reference import ImageReference
 from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart, latest_turn
+from rave_mlx.inputs.text_files import RowError
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.example import Example, answer_of, make_example
 from rave_mlx.train.image_stub import ImageStub, Spool, check_budget, make_stub
-from rave_mlx.train.rows import DataError, Picture, Turn, read_row, unused_columns
+from rave_mlx.train.rows import DataError, Turn, other_answers, read_row, unused_columns
 from rave_mlx.train.sources import RawRow, read_source
 
 _SHOWN = 10
+_READERS = 4
+"""Threads that read image files for the fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Dataset:
         stats: of every example.
         bad: the rows that were left out, each with its name and the reason.
         unused: columns that nothing was read from.
+        several_answers: rows with more right answers than the first, which is trained on.
         image_tokens: budget of visual tokens an image.
     """
 
@@ -59,8 +66,10 @@ class Dataset:
         self.stats: list[RowStats] = []
         self.bad: list[str] = []
         self.unused: set[str] = set()
+        self.several_answers = 0
         self._lmm = lmm
         self._conversations: list[tuple[tuple[Message, ...], str]] = []
+        self._tokens = hashlib.sha256()
 
     def __len__(self) -> int:
         return len(self._conversations)
@@ -94,6 +103,29 @@ class Dataset:
         assert isinstance(answer, TextPart)
         return self._read(messages[:last], where), answer.text
 
+    def fingerprint(self) -> str:
+        """A hash of everything that is trained on: tokens, which of them count, and the bytes of every image.
+
+        Reads every image file once.
+
+        Raises:
+            DataError: when one is gone.
+        """
+        found = self._tokens.copy()
+        stubs = [
+            part.patches
+            for messages, _ in self._conversations
+            for message in messages
+            for part in message.parts
+            if isinstance(part, ImagePart) and isinstance(part.patches, ImageStub)
+        ]
+        unique = {id(stub): stub for stub in stubs}
+        with ThreadPoolExecutor(_READERS) as threads:
+            digests = dict(zip(unique, threads.map(ImageStub.content_digest, unique.values()), strict=True))
+        for stub in stubs:
+            found.update(f"{digests[id(stub)]} {stub.page}\n".encode())
+        return found.hexdigest()
+
     def add(self, messages: Sequence[Message], where: str, limit: int) -> None:
         """Add a conversation of stubs; DataError or PromptError when it cannot be trained on."""
         example = make_example(self._lmm, messages, where)
@@ -117,6 +149,8 @@ class Dataset:
             )
         )
         self._conversations.append((tuple(messages), where))
+        for array in (example.prompt.ids, example.loss_mask):
+            self._tokens.update(f"{array.shape}".encode() + array.tobytes())
 
     def _read(self, messages: Sequence[Message], where: str) -> list[Message]:
         try:
@@ -170,6 +204,7 @@ def open_dataset(
         rows += 1
         try:
             dataset.unused |= unused_columns(raw.row)
+            dataset.several_answers += other_answers(raw.row)
             conversations = reader.conversations(raw)
             for number, messages in enumerate(conversations, 1):
                 several = f", answer {number}" if len(conversations) > 1 else ""
@@ -193,7 +228,7 @@ class _Reader:
 
     def conversations(self, raw: RawRow) -> list[list[Message]]:
         """What the model is shown of a row: the whole conversation, or each of its questions."""
-        if isinstance(raw.row, DataError):
+        if isinstance(raw.row, RowError):
             raise raw.row
         messages = [self._message(turn) for turn in read_row(raw.row, raw.folder)]
         if self._lmm.config.turns == "all":
@@ -208,14 +243,14 @@ class _Reader:
         parts = [TextPart(part) if isinstance(part, str) else ImagePart(self._stub(part)) for part in turn.parts]
         return Message(turn.role, tuple(parts), turn.plain)
 
-    def _stub(self, picture: Picture) -> ImageStub:
+    def _stub(self, image: ImageReference) -> ImageStub:
         config = self._lmm.config.image
         if config is None:
             raise PromptError("this model reads text only; leave the images out or choose a vision-language model")
-        key = (picture.source, picture.page) if isinstance(picture.source, Path) else None
+        key = (image.source, image.page) if isinstance(image.source, Path) else None
         if key is not None and key in self._known:
             return self._known[key]
-        made = make_stub(picture, config, self._image_tokens, self._spool)
+        made = make_stub(image, config, self._image_tokens, self._spool)
         if self._decode:
             made.read(config, self._image_tokens)
         if key is not None:

@@ -10,16 +10,20 @@ from __future__ import annotations
 import hashlib
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 import mlx.core as mx
 import numpy as np
 
 from rave_mlx.errors import RaveError, UsageError
 
-_PIECE = 1 << 23
+_MOST_SENT = 1 << 23
 """Numbers sent at once: 32 MB."""
+_LONGEST_REASON = 2000
+"""Bytes of an error's message that the other processes are told."""
 _WARN_AFTER = 300.0
 """Seconds after which a process that waits for the others says so. MLX's ring notices a lost connection by itself, but
 not a machine that fell asleep or a cable that was pulled."""
@@ -49,15 +53,15 @@ class World:
         # Processes may have come by their arrays in different orders.
         ordered = sorted(arrays.items())
         flat = mx.concatenate([x.reshape(-1) for _, x in ordered])
-        pieces = [flat[i : i + _PIECE] for i in range(0, flat.size, _PIECE)]
-        whole = self._added([mx.distributed.all_sum(piece, group=self.group) for piece in pieces])
+        pieces = [flat[i : i + _MOST_SENT] for i in range(0, flat.size, _MOST_SENT)]
+        whole = self._evaluate([mx.distributed.all_sum(piece, group=self.group) for piece in pieces])
         sums, first = dict(arrays), 0
         for name, x in ordered:
             sums[name] = whole[first : first + x.size].reshape(x.shape)
             first += x.size
         return sums
 
-    def _added(self, pieces: Sequence[mx.array]) -> mx.array:
+    def _evaluate(self, pieces: Sequence[mx.array]) -> mx.array:
         """The sums, computed: this is where a process waits for the others."""
         notice = threading.Timer(_WARN_AFTER, self._warn_if_waiting)
         notice.daemon = True
@@ -83,6 +87,49 @@ class World:
             flush=True,
         )
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block in every process; when it fails in one, all of them raise its error.
+
+        The block itself must not talk to the other processes: one that failed would not.
+
+        Raises:
+            RaveError: of the block, in every process.
+        """
+        failure: RaveError | None = None
+        try:
+            yield
+        except RaveError as error:
+            failure = error
+        self.raise_together(failure)
+
+    def raise_together(self, failure: RaveError | None) -> None:
+        """Raise an error of this or another process; nothing happens where no process has one.
+
+        Args:
+            failure: this process' error; None when it goes on.
+
+        Raises:
+            RaveError: this process' own error, or the reason of the first process that has one.
+        """
+        if self.totals(failure is not None)[0]:
+            self.raise_shared(failure)
+
+    def raise_shared(self, failure: RaveError | None) -> NoReturn:
+        """The same, where all processes know already that one of them has failed."""
+        sent = np.zeros((self.size, _LONGEST_REASON + 1), np.float32)
+        if failure is not None:
+            text = str(failure).encode()[:_LONGEST_REASON]
+            sent[self.rank, : len(text)] = list(text)
+            sent[self.rank, -1] = failure.exit_code
+        received = np.array(self.sum({"": mx.array(sent)})[""]).astype(np.uint8)
+        if failure is not None:
+            raise failure
+        rank = next(rank for rank in range(self.size) if received[rank, -1])
+        reason = bytes(received[rank, :-1]).rstrip(b"\0").decode(errors="ignore")
+        kind = UsageError if received[rank, -1] == UsageError.exit_code else RaveError
+        raise kind(f"process {rank}: {reason}")
+
     def totals(self, *numbers: float) -> list[float]:
         """Each number added up over all processes."""
         if self.group is None:
@@ -107,6 +154,15 @@ class World:
     def broadcast(self, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
         """float32 arrays of process 0, in every process."""
         return self.sum(arrays if self.is_writer else {name: mx.zeros(x.shape) for name, x in arrays.items()})
+
+    def broadcast_text(self, text: str) -> str:
+        """Process 0's text, in every process."""
+        data = text.encode() if self.is_writer else b""
+        length = round(self.totals(len(data))[0])
+        sent = np.zeros(length, np.float32)
+        sent[: len(data)] = list(data)
+        received = self.sum({"": mx.array(sent)})[""]
+        return bytes(np.array(received).astype(np.uint8)).decode()
 
 
 def join() -> World:

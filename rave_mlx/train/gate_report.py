@@ -6,6 +6,7 @@ Looked at are the gated heads and the tokens behind the last image, question and
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,7 +54,9 @@ def gate_report(lmm: LMM, prompts: Sequence[Prompt]) -> list[GateFigures]:
 def write_report(figures: Sequence[GateFigures], out: Path) -> None:
     """Write the figures into a run's directory."""
     part = out / f".{FILE}.part"
-    part.write_text(json.dumps([asdict(f) for f in figures], indent=2) + "\n", encoding="utf-8")
+    # JSON has no NaN: a figure that is none is null.
+    rows = [{n: x if math.isfinite(x) else None for n, x in asdict(f).items()} for f in figures]
+    part.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     part.replace(out / FILE)
 
 

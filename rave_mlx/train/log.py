@@ -30,7 +30,7 @@ class Log:
         self._file = out / JSONL
         self._csv = out / CSV if as_csv else None
         kept = [e for e in read(out) if e["step"] <= (validated if "valid_loss" in e else step)]
-        _replace(self._file, "".join(json.dumps(entry) + "\n" for entry in kept))
+        _replace(self._file, "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in kept))
         if self._csv is not None:
             _replace(self._csv, "")
             self._append_row(dict(zip(_COLUMNS, _COLUMNS, strict=True)))
@@ -55,7 +55,7 @@ class Log:
     def _append(self, entry: dict[str, Any]) -> None:
         try:
             with self._file.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(entry) + "\n")
+                stream.write(json.dumps(entry, allow_nan=False) + "\n")
             if self._csv is not None:
                 self._append_row(_columns(entry))
         except OSError as error:

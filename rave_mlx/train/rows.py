@@ -1,220 +1,271 @@
-r"""A row of a data set, in any of the usual forms, as turns of text and pictures. Images are named here, not opened.
+r"""A row of a data set, in any of the usual forms, as turns of text and images. Images are named here, not opened.
 
     {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "?"}]},
                   {"role": "assistant", "content": "An answer."}]}
     {"messages": [{"role": "user", "content": "<image>Who?"}, ...], "images": ["a.png"]}
     {"conversations": [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "Me."}], "image": "a.png"}
+    {"texts": [{"user": "Who?", "assistant": "Me."}], "images": ["a.png"]}
     {"image": "a.png", "question": "Who?", "answer": "Me."}
 
-Parts {"type": "image"} without an image stand for one of "images" too; prompt and response are question and answer.
-An image is a path (relative to the row's file), a `data:` or `file:` URL, bytes, or {"bytes": ..., "path": ...}.
-`<image>` stands for one only where the row brings a list of images.
+Parts {"type": "image"} without an image stand for one of "images" too, as `<image>` does. Columns may have the other
+names that `inputs.row_columns` lists; of several right answers the first one is trained on.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rave_mlx.errors import RaveError
+from rave_mlx.inputs.image_markers import MARKER, check_placeholders, split_at_markers
+from rave_mlx.inputs.image_reference import ImageReference, read_reference
+from rave_mlx.inputs.row_columns import (
+    IMAGES,
+    QUESTIONS,
+    check_unread,
+    find_answers,
+    find_column,
+    find_columns,
+    find_images,
+    standard,
+)
+from rave_mlx.inputs.text_files import RowError
 
-MARKER = "<image>"
 _SPEAKERS = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
     "bot": "assistant", "model": "assistant", "system": "system",
 }  # fmt: skip
-_FORMS = 'messages, conversations, or question and answer (or prompt and response) with "image"'
-_USED = {"messages", "conversations", "image", "images", "question", "answer", "prompt", "response"}
+_ROLES = ("system", "developer", "user", "assistant")
+_FORMS = 'messages, conversations, texts, or question and answer with "image"'
+_CHATS = ("messages", "conversations", "texts")
+_WEIGHTS = ("weight", "loss", "train", "tool_calls", "function_call", "reasoning_content", "thinking")
+"""Keys of a message that other trainers read, with another outcome than without them."""
+_PART_KEYS = {"type", "text", "image", "path", "url", "data", "image_url", "bytes", "base64", "page"}
+_PART_SOURCES = ("image", "path", "url", "image_url", "data", "bytes", "base64")
 
 
-class DataError(RaveError):
+class DataError(RowError):
     """Rows that cannot be trained on."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image of a row: a file or encoded bytes, and the page that is meant."""
-
-    source: Path | bytes
-    page: int = 1
-
-
-@dataclass(frozen=True)
 class Turn:
-    """A message. `plain` where its content was text and not a list of parts."""
+    """One message of a conversation.
+
+    Attributes:
+        role: "system", "developer", "user" or "assistant".
+        parts: texts and images in their order.
+        plain: whether its content was text and not a list of parts.
+    """
 
     role: str
-    parts: tuple[str | Picture, ...]
+    parts: tuple[str | ImageReference, ...]
     plain: bool
 
     @property
     def text(self) -> str:
-        """Its text, pictures left out."""
+        """Its text, without images."""
         return "".join(part for part in self.parts if isinstance(part, str))
 
 
-def read_row(row: Any, folder: Path) -> tuple[Turn, ...]:
-    """The turns of a row; image paths are relative to `folder`.
+@dataclass(frozen=True)
+class _Row:
+    """A row while it is read: its columns, the images listed beside its text, and those of them that are left."""
+
+    columns: Mapping[str, Any]
+    folder: Path
+    listed: Sequence[ImageReference]
+    unused: Iterator[ImageReference]
+
+    def split(self, text: str, number: int) -> list[str | ImageReference]:
+        """Text with an image for every marker."""
+        pieces = split_at_markers(text)
+        parts: list[str | ImageReference] = [pieces[0]]
+        for piece in pieces[1:]:
+            parts += [self.next_image(number), piece]
+        return parts
+
+    def next_image(self, number: int) -> ImageReference:
+        """The image that the next marker stands for."""
+        found = next(self.unused, None)
+        if found is None:
+            what = "no image is left for it" if self.listed else "the row has no image"
+            raise DataError(f"message {number}: {MARKER} is a place for an image, but {what}")
+        return found
+
+
+def read_row(columns: Any, folder: Path) -> tuple[Turn, ...]:
+    """The turns of a row.
+
+    Args:
+        columns: the row as its file has it.
+        folder: what image paths are relative to.
 
     Raises:
-        DataError: what is wrong with the row, without its name.
+        RowError: what is wrong with the row, without its name.
     """
-    if not isinstance(row, Mapping):
-        raise DataError(f"expected an object, found {_kind(row)}")
-    listed = _pictures(row, folder)
-    supply = iter(listed)
-    marks = bool(listed)
-    if row.get("messages") is not None:
-        turns = [_message(m, i, supply, marks, folder) for i, m in enumerate(_list(row, "messages"), 1)]
-    elif row.get("conversations") is not None:
-        turns = [_shared(m, i, supply) for i, m in enumerate(_list(row, "conversations"), 1)]
+    if not isinstance(columns, Mapping):
+        raise DataError(f"expected an object, found {_kind(columns)}")
+    chats = find_columns(columns, _CHATS)
+    if len(chats) > 1:
+        raise DataError(f"both {chats[0]} and {chats[1]} are there; leave one out")
+    column, listed = find_images(columns, folder)
+    row = _Row(columns, folder, listed, iter(listed))
+    if chats:
+        turns, used = _chat(row, chats[0]), {chats[0]}
     else:
-        turns = _question(row, listed, supply)
-    if next(supply, None) is not None:
-        used = sum(isinstance(part, Picture) for turn in turns for part in turn.parts)
-        raise DataError(f"{len(listed)} images are listed, the text has places for {used}")
+        turns, used = _question(row)
+    shown = [part for turn in turns for part in turn.parts if isinstance(part, ImageReference)]
+    left = sum(1 for _ in row.unused)
+    if left:
+        raise DataError(
+            f"{column}: {len(listed)} images are listed, the text has places for {len(listed) - left}; "
+            f"put {MARKER} where each belongs"
+        )
+    check_unread(columns, {*used, *find_columns(columns, IMAGES)}, shown, folder)
     _check(turns)
     return tuple(turns)
 
 
 def unused_columns(row: Any) -> set[str]:
     """Columns that nothing is read from."""
-    return {str(key) for key in row if key not in _USED} if isinstance(row, Mapping) else set()
+    if not isinstance(row, Mapping):
+        return set()
+    chats = find_columns(row, _CHATS)
+    used = chats or [*find_columns(row, QUESTIONS), *find_answers(row)[0]]
+    return {str(key) for key in row if key not in {*used, *find_columns(row, IMAGES)} and row[key] is not None}
+
+
+def other_answers(row: Any) -> bool:
+    """Whether a row has more right answers than the one that is trained on."""
+    return isinstance(row, Mapping) and not find_columns(row, _CHATS) and len(find_answers(row)[1]) > 1
 
 
 def _check(turns: Sequence[Turn]) -> None:
     for number, turn in enumerate(turns, 1):
-        if turn.role == "assistant" and any(isinstance(part, Picture) for part in turn.parts):
+        if turn.role == "assistant" and any(isinstance(part, ImageReference) for part in turn.parts):
             raise DataError(f"message {number}: an answer holds an image; models answer in text")
         if turn.role == "assistant" and not turn.text.strip():
             raise DataError(f"message {number}: the answer is empty")
         if not turn.parts:
             raise DataError(f"message {number}: the {turn.role} turn is empty")
+        if turn.role != "assistant":
+            check_placeholders(turn.text, number)
     if not any(turn.role == "assistant" for turn in turns):
         raise DataError("no assistant turn, so there is nothing to train on")
 
 
-def _message(message: Any, number: int, supply: Iterator[Picture], marks: bool, folder: Path) -> Turn:
+def _chat(row: _Row, column: str) -> list[Turn]:
+    """The turns of a column of messages."""
+    messages = row.columns[column]
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not messages:
+        raise DataError(f"{column} should be a list of messages, found {_kind(messages)}")
+    if standard(column) == "texts":
+        return _pairs(row, messages)
+    read: Callable[[_Row, Any, int], Turn] = _message if standard(column) == "messages" else _shared
+    if isinstance(messages[0], Mapping) and {"from", "value"} <= set(messages[0]):
+        read = _shared  # both names are in use for both forms
+    elif isinstance(messages[0], Mapping) and {"role", "content"} <= set(messages[0]):
+        read = _message
+    return [read(row, message, number) for number, message in enumerate(messages, 1)]
+
+
+def _message(row: _Row, message: Any, number: int) -> Turn:
+    """A turn as OpenAI and transformers write it."""
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         raise DataError(f'message {number}: expected an object with "role" and "content"')
     role, content = message["role"], message["content"]
-    if role not in ("system", "developer", "user", "assistant"):
+    if role not in _ROLES:
         raise DataError(f"message {number}: role {role!r} is not one of system, user and assistant")
+    _check_keys(message, number)
     if content is None or isinstance(content, str):
-        return _turn(role, _split(content or "", supply, number) if marks else [content or ""], plain=True)
+        return _turn(role, row.split(content or "", number), plain=True)
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         raise DataError(f"message {number}: content must be text or a list of parts, found {_kind(content)}")
-    parts: list[str | Picture] = []
+    parts: list[str | ImageReference] = []
     for part in content:
-        parts += _part(part, number, supply, marks, folder)
+        parts += _part(row, part, number)
     return _turn(role, parts, plain=False)
 
 
-def _part(part: Any, number: int, supply: Iterator[Picture], marks: bool, folder: Path) -> list[str | Picture]:
+def _part(row: _Row, part: Any, number: int) -> list[str | ImageReference]:
     # Tables give every part all keys of the others, empty.
     given = {k: v for k, v in part.items() if v is not None} if isinstance(part, Mapping) else {}
     kind = given.get("type")
     if kind == "text" and isinstance(given.get("text"), str):
-        return _split(given["text"], supply, number) if marks else [given["text"]]
-    if kind == "image":
-        source = next((given[key] for key in ("image", "path", "url") if key in given), None)
-        page = given.get("page", 1)
-        if not isinstance(page, int) or page < 1:
-            raise DataError(f"message {number}: page {page!r} is not a number from 1")
-        return [_next(supply, number) if source is None else _picture(source, folder, page)]
-    if kind == "image_url":
-        url = given.get("image_url")
-        return [_picture(url.get("url") if isinstance(url, Mapping) else url, folder)]
-    raise DataError(
-        f'message {number}: expected {{"type": "text", "text": ...}} or {{"type": "image", "image": ...}}; '
-        f"got {str(part)[:60]}"
-    )
+        return row.split(given["text"], number)
+    if kind not in ("image", "image_url"):
+        raise DataError(
+            f'message {number}: expected {{"type": "text", "text": ...}} or {{"type": "image", "image": ...}}; '
+            f"got {str(part)[:60]}"
+        )
+    unknown = sorted(set(given) - _PART_KEYS)
+    if unknown:
+        raise DataError(f"message {number}: nothing is read from {unknown[0]} of an image; leave it out")
+    page = given.get("page")
+    if page is not None and (not isinstance(page, int) or page < 1):
+        raise DataError(f"message {number}: page {page!r} is not a number from 1")
+    source = next((given[key] for key in _PART_SOURCES if key in given), None)
+    if source is None:
+        return [row.next_image(number)]
+    if isinstance(source, Mapping) and "url" in source:
+        source = source["url"]
+    return [read_reference(source, row.folder, page)]
 
 
-def _shared(message: Any, number: int, supply: Iterator[Picture]) -> Turn:
+def _shared(row: _Row, message: Any, number: int) -> Turn:
     """A turn of a ShareGPT conversation."""
     if not isinstance(message, Mapping) or not isinstance(message.get("value"), str):
         raise DataError(f'message {number}: expected an object with "from" and "value"')
     role = _SPEAKERS.get(str(message.get("from")))
     if role is None:
         raise DataError(f"message {number}: speaker {message.get('from')!r} is not one of {', '.join(_SPEAKERS)}")
-    return _turn(role, _split(message["value"], supply, number), plain=True)
+    _check_keys(message, number)
+    return _turn(role, row.split(message["value"], number), plain=True)
 
 
-def _question(row: Mapping[str, Any], listed: Sequence[Picture], supply: Iterator[Picture]) -> list[Turn]:
-    for asked, answered in (("question", "answer"), ("prompt", "response")):
-        if row.get(asked) is None and row.get(answered) is None:
-            continue
-        for key in (asked, answered):
-            if not isinstance(row.get(key), str):
-                raise DataError(f"{key} is missing or not text")
-        question = row[asked]
-        parts = _split(question, supply, 1) if listed and MARKER in question else [*supply, question]
-        return [_turn("user", parts, plain=True), _turn("assistant", [row[answered]], plain=True)]
-    raise DataError(f"none of {_FORMS} is there")
+def _pairs(row: _Row, pairs: Sequence[Any]) -> list[Turn]:
+    """Turns of The Cauldron's form: pairs of user and assistant, all images before the first question."""
+    turns: list[Turn] = []
+    for number, pair in enumerate(pairs, 1):
+        if not isinstance(pair, Mapping) or not all(isinstance(pair.get(key), str) for key in ("user", "assistant")):
+            raise DataError(f'texts {number}: expected an object with "user" and "assistant"')
+        turns += _asked(row, pair["user"], pair["assistant"], 2 * number - 1)
+    return turns
 
 
-def _turn(role: str, parts: Sequence[str | Picture], *, plain: bool) -> Turn:
+def _question(row: _Row) -> tuple[list[Turn], set[str]]:
+    """The turns of a row with a question and its answer, and the columns that they are in."""
+    question, (answered, answers) = find_column(row.columns, QUESTIONS), find_answers(row.columns)
+    if question is None and not answered:
+        raise DataError(f"none of {_FORMS} is there")
+    if question is None or not isinstance(row.columns[question], str):
+        raise DataError(f"{question or 'question'} is missing or not text")
+    if not answers:
+        raise DataError("answer is missing or not text")
+    return _asked(row, row.columns[question], answers[0], 1), {
+        question,
+        *find_columns(row.columns, QUESTIONS),
+        *answered,
+    }
+
+
+def _asked(row: _Row, question: str, answer: str, number: int) -> list[Turn]:
+    """A question, behind the images that it does not place itself, and its answer."""
+    parts = row.split(question, number) if MARKER in question else [*row.unused, question]
+    return [_turn("user", parts, plain=True), _turn("assistant", row.split(answer, number + 1), plain=True)]
+
+
+def _check_keys(message: Mapping[str, Any], number: int) -> None:
+    """Refuse what would change a turn if it were read, images above all."""
+    for key, value in message.items():
+        if (key in _WEIGHTS or standard(str(key)) in IMAGES) and value not in (None, [], "", 1):
+            raise DataError(f"message {number}: nothing is read from {key}; write images as parts of the content")
+
+
+def _turn(role: str, parts: Sequence[str | ImageReference], *, plain: bool) -> Turn:
     return Turn(role, tuple(part for part in parts if part != ""), plain)
-
-
-def _split(text: str, supply: Iterator[Picture], number: int) -> list[str | Picture]:
-    """Text with a picture for every marker; a line break that only sets the marker apart goes with it."""
-    first, *rest = re.split(rf"\n?{MARKER}\n?", text)
-    parts: list[str | Picture] = [first]
-    for piece in rest:
-        parts += [_next(supply, number), piece]
-    return parts
-
-
-def _next(supply: Iterator[Picture], number: int) -> Picture:
-    found = next(supply, None)
-    if found is None:
-        raise DataError(f"message {number}: there is a place for an image, but no image is left for it in the row")
-    return found
-
-
-def _pictures(row: Mapping[str, Any], folder: Path) -> list[Picture]:
-    """The images that the row lists beside its text."""
-    given = [row[key] for key in ("image", "images") if row.get(key) is not None]
-    if len(given) > 1:
-        raise DataError("both image and images are there; leave one out")
-    if not given:
-        return []
-    many = isinstance(given[0], Sequence) and not isinstance(given[0], str | bytes)
-    return [_picture(source, folder) for source in (given[0] if many else given)]
-
-
-def _picture(source: Any, folder: Path, page: int = 1) -> Picture:
-    if isinstance(source, Mapping):
-        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
-    if isinstance(source, bytes):
-        return Picture(source, page)
-    if not isinstance(source, str) or not source:
-        raise DataError(f"an image is a path, bytes or a data: URL, found {_kind(source)}")
-    if source.startswith("data:"):
-        try:
-            return Picture(base64.b64decode(source.partition(",")[2], validate=True), page)
-        except binascii.Error:
-            raise DataError("a data: URL is not valid base64") from None
-    if re.match(r"https?://", source):
-        raise DataError(f"image {source[:80]}: addresses are not fetched; download the image and name the file")
-    path = folder / Path(source.removeprefix("file://")).expanduser()
-    if not path.is_file():
-        raise DataError(f"no image {path}")
-    return Picture(path, page)
-
-
-def _list(row: Mapping[str, Any], key: str) -> Sequence[Any]:
-    value = row[key]
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
-        raise DataError(f"{key} should be a list of messages, found {_kind(value)}")
-    return value
 
 
 def _kind(value: Any) -> str:

@@ -5,7 +5,6 @@ Parquet and the Hub go through the `datasets` package and the `pyarrow` it bring
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rave_mlx.errors import UsageError
+from rave_mlx.inputs.text_files import read_rows
 from rave_mlx.train.rows import DataError
 
 _SPLITS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev")}
@@ -22,9 +22,12 @@ _KINDS = (".jsonl", ".json", ".parquet")
 
 @dataclass(frozen=True)
 class RawRow:
-    """A row as its file has it; `row` is a DataError where not even that could be read.
+    """A row as its file has it.
 
-    `folder` is what image paths are relative to.
+    Attributes:
+        row: its columns; a `RowError` where they could not be parsed.
+        where: its name for messages ("train.jsonl, line 3").
+        folder: what its image paths are relative to.
     """
 
     row: Any
@@ -45,7 +48,7 @@ def read_source(source: str | Path, split: str) -> Iterator[RawRow]:
 
     Raises:
         UsageError: when there is no such source or split, or a package is missing that reads it.
-        DataError: for a file that is damaged as a whole.
+        RowError: for a file that is damaged as a whole.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -67,9 +70,10 @@ def read_source(source: str | Path, split: str) -> Iterator[RawRow]:
 
 
 def _kind(file: Path) -> str:
-    if file.suffix not in _READERS:
+    suffix = file.suffix.lower()
+    if suffix not in _READERS:
         raise UsageError(f"{file}: rows are read from {', '.join(_KINDS)} files")
-    return file.suffix
+    return suffix
 
 
 def _files(folder: Path, split: str) -> list[Path]:
@@ -80,40 +84,19 @@ def _files(folder: Path, split: str) -> list[Path]:
         found += [
             shards for place in (folder, folder / "data") if (shards := sorted(place.glob(f"{name}-*-of-*.parquet")))
         ]
+    for shards in found:
+        parts = re.fullmatch(r".*-of-(\d+)\.parquet", shards[0].name)
+        if parts is not None and len(shards) != int(parts[1]):
+            count = f"{len(shards)} of the {int(parts[1])}"
+            raise UsageError(f"{folder}: {count} shards of the {split} split are there; fetch the others")
     if len(found) > 1:
         raise UsageError(f"{folder}: both {found[0][0].name} and {found[1][0].name} could be the {split} split")
     return found[0] if found else []
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as text ({error})") from None
-
-
-def _json_lines(file: Path) -> Iterator[RawRow]:
-    # Not splitlines(), which also splits at characters that JSON strings may hold.
-    for number, line in enumerate(_text(file).split("\n"), 1):
-        if not line.strip():
-            continue
-        row: Any
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            row = DataError(f"not JSON ({error})")
-        yield RawRow(row, f"{file.name}, line {number}", file.parent)
-
-
 def _json(file: Path) -> Iterator[RawRow]:
-    try:
-        rows = json.loads(_text(file))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not JSON ({error}); one object a line belongs into a .jsonl file") from None
-    if not isinstance(rows, list):
-        raise DataError(f"{file}: expected a list of rows")
-    for number, row in enumerate(rows, 1):
-        yield RawRow(row, f"{file.name}, row {number}", file.parent)
+    for place, row in read_rows(file):
+        yield RawRow(row, f"{file.name}, {place}", file.parent)
 
 
 def _parquet(file: Path) -> Iterator[RawRow]:
@@ -163,4 +146,4 @@ def _need(package: str, what: str) -> None:
         raise UsageError(f"{what}: reading it needs the package {package}; run: pip install 'rave-mlx[train]'")
 
 
-_READERS = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet}
+_READERS = {".jsonl": _json, ".json": _json, ".parquet": _parquet}

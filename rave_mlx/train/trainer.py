@@ -3,6 +3,8 @@
 Loss and gradient of an update are sums over the trained tokens of its micro-batches and of all processes, divided by
 the number of those tokens. So neither padding nor how rows fall into micro-batches changes what a token weighs.
 
+A process that cannot go on says so at the next sum, and all of them stop with its reason; see `World.raise_shared`.
+
 Before each micro-batch the random numbers are seeded with the run's seed and the position in the data. What is drawn
 therefore does not depend on where a run was stopped, nor on what else draws numbers.
 """
@@ -10,8 +12,9 @@ therefore does not depend on where a run was stopped, nor on what else draws num
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import mlx.core as mx
@@ -38,10 +41,7 @@ from rave_mlx.train.optimizer import Optimizer, gradient_norm
 from rave_mlx.train.parameters import trained_weights
 from rave_mlx.train.progress import Stopwatch
 from rave_mlx.train.report import Listener, Update
-from rave_mlx.train.validation import Validator
-
-_NAMED = 8
-"""Rows named in a message."""
+from rave_mlx.train.validation import NotFiniteError, Validator, row_names
 
 
 @dataclass
@@ -59,6 +59,18 @@ class _Sums:
 
 class Trainer:
     """Trains a prepared model (`parameters.prepare`).
+
+    Args:
+        lmm, adapter: the model, and what of it trains.
+        optimizer: holds the weights and their state.
+        rows: what to train on.
+        state: where the run is.
+        out: the run's directory.
+        validator: looks at the held-out rows; None without any.
+        features: of images, where the tower does not train; None where it does.
+        world: this process among those of the run.
+        listeners: who is told of updates, validations and checkpoints.
+        interrupt: whether the run was asked to stop.
 
     Attributes:
         state: where the run is.
@@ -93,6 +105,7 @@ class Trainer:
         self.steps = total_steps(rows, state.config)
         self._dtypes = {name: x.dtype for name, x in trained_weights(lmm).items()}
         self._clock = Stopwatch()
+        self._failure: RaveError | None = None
         self._objective = Objective(lmm, state.config, rows)
 
     @property
@@ -105,7 +118,8 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: when asked to stop, after the state was saved.
-            RaveError: for a loss that is no number, a checkpoint that cannot be written, or a row that cannot be read.
+            RaveError: for a loss that is not finite, after the state before it was saved; for a checkpoint that cannot
+                be written; for a row that cannot be read.
         """
         self._lmm.load_weights(self._weights(), strict=False)
         self._clock.lap()
@@ -117,23 +131,35 @@ class Trainer:
             self._save()
             self._note(f"stopped after step {self.state.step} of {self.steps}; --resume goes on from there")
             raise KeyboardInterrupt from None
+        except NotFiniteError as error:
+            if self._weights_are_finite():
+                self._save()
+            kept = f"{self.last} is kept" if self.last else "there is no checkpoint yet"
+            raise RaveError(f"{error}. Training has stopped, {kept}; look at these rows, or lower --lr") from None
 
     def _epoch(self) -> None:
         """The rest of an epoch, or as much of it as there are updates left."""
         epoch, first = self.state.epoch, self.state.position
-        with Loader(self._rows, self._sampler, epoch, first, workers=self.config.workers) as batches:
-            waiting: list[Batch] = []
-            sums = self._new_sums()
-            for position, batch in enumerate(batches, first):
+        with Loader(self._rows, self._sampler, epoch, first, workers=self.config.workers) as loader:
+            batches = iter(loader)
+            while self.state.epoch == epoch and self.state.step < self.steps:
+                sums, read = self._accumulate(batches)
+                self._update(sums, read)
+                self._validate_and_save()
+
+    def _accumulate(self, batches: Iterator[Batch]) -> tuple[_Sums, list[Batch]]:
+        """Loss and gradient of the next update's micro-batches, and these."""
+        sums, read = self._new_sums(), []
+        try:
+            for batch in islice(batches, self.config.accumulate):
                 self._check_stop()
-                self._add(sums, batch, position)
-                waiting.append(batch)
-                if len(waiting) == self.config.accumulate or position + 1 == len(self._sampler):
-                    self._update(sums, waiting)
-                    self._validate_and_save()
-                    sums, waiting = self._new_sums(), []
-                    if self.state.step == self.steps:
-                        return
+                self._add(sums, batch, self.state.position + len(read))
+                read.append(batch)
+        except NotFiniteError:
+            raise
+        except RaveError as error:
+            self._fail(error)
+        return sums, read
 
     def _add(self, sums: _Sums, batch: Batch, position: int) -> None:
         """Add loss and gradient of one micro-batch."""
@@ -157,12 +183,28 @@ class Trainer:
             # Several processes learn of it together, from the sum: one that left would keep the others waiting.
             self._check_finite(sums.loss, "loss", [batch])
 
+    def _fail(self, error: RaveError) -> None:
+        """Stop at once, or with the other processes when they add up the next numbers."""
+        if self._world.size == 1:
+            raise error
+        self._failure = error
+
+    def _tell(self, news: Callable[[Listener], None]) -> None:
+        """Give the listeners some news; they may fail to write it down."""
+        try:
+            for listener in self._listeners:
+                news(listener)
+        except RaveError as error:
+            self._fail(error)
+
     def _update(self, sums: _Sums, batches: Sequence[Batch]) -> None:
         """One step of the optimizer."""
-        counts = (sums.trained_tokens, sums.tokens, sums.images, self._interrupt.asked)
+        counts = (sums.trained_tokens, sums.tokens, sums.images, self._interrupt.asked, self._failure is not None)
         figures = mx.array([sums.loss, sums.sink, *counts], mx.float32)
         whole = self._world.sum({**sums.gradients, "": figures})
-        value, sink, trained, tokens, images, asked = map(float, np.array(whole.pop("")))
+        value, sink, trained, tokens, images, asked, failed = map(float, np.array(whole.pop("")))
+        if failed:
+            self._world.raise_shared(self._failure)
         own = self._world.size == 1 or not math.isfinite(sums.loss)
         self._check_finite(value, "loss", batches if own else [])
         gradients = {name: g / trained for name, g in whole.items()}
@@ -187,8 +229,7 @@ class Trainer:
             peak_bytes=mx.get_peak_memory(),
             sink=sink_mean,
         )
-        for listener in self._listeners:
-            listener.update(update)
+        self._tell(lambda listener: listener.update(update))
         if asked:
             self._interrupt.asked = True
             raise _StopAskedError
@@ -212,8 +253,7 @@ class Trainer:
         if self.state.validated == step:
             return False
         found = validator.validate(step, self._check_stop)
-        for listener in self._listeners:
-            listener.validation(found)
+        self._tell(lambda listener: listener.validation(found))
         improved = self.state.best_loss is None or found.valid_loss < self.state.best_loss
         self.state = replace(self.state, validated=step)
         if improved:
@@ -222,8 +262,19 @@ class Trainer:
         return improved
 
     def _save(self) -> None:
-        if not self._world.is_writer or not self.state.step:
+        """Write a checkpoint; all processes learn of it when that fails."""
+        if not self.state.step:
             return
+        failure = self._failure
+        if self._world.is_writer and failure is None:
+            try:
+                self._write()
+            except RaveError as error:
+                failure = error
+        self._world.raise_together(failure)
+        self._clock.lap()
+
+    def _write(self) -> None:
         optimizer = self._optimizer
         tensors = Tensors(dict(self._weights()), optimizer.weights, optimizer.state())
         try:
@@ -235,7 +286,10 @@ class Trainer:
             self.last = path
             for listener in self._listeners:
                 listener.saved(path)
-        self._clock.lap()
+
+    def _weights_are_finite(self) -> bool:
+        finite = [mx.all(mx.isfinite(x)) for x in self._optimizer.weights.values()]
+        return bool(np.asarray(mx.all(mx.stack(finite))))
 
     def _weights(self) -> list[tuple[str, mx.array]]:
         """The optimizer's weights in the model's types."""
@@ -257,19 +311,12 @@ class Trainer:
             raise _StopAskedError
 
     def _check_finite(self, value: float, what: str, batches: Sequence[Batch]) -> None:
-        if math.isfinite(value):
-            return
-        rows = [name for batch in batches for name in batch.where] or ["those of another process"]
-        shown = "; ".join(rows[:_NAMED]) + (f"; and {len(rows) - _NAMED} more" if len(rows) > _NAMED else "")
-        kept = f"{self.last} is kept" if self.last else "there is no checkpoint yet"
-        raise RaveError(
-            f"the {what} of step {self.state.step + 1} is {value}; rows: {shown}. Training has stopped, {kept}; "
-            "look at these rows, or lower --lr"
-        )
+        if not math.isfinite(value):
+            rows = row_names(name for batch in batches for name in batch.where)
+            raise NotFiniteError(f"the {what} of step {self.state.step + 1} is {value}; rows: {rows}")
 
     def _note(self, text: str) -> None:
-        for listener in self._listeners:
-            listener.note(text)
+        self._tell(lambda listener: listener.note(text))
 
 
 def total_steps(rows: Dataset, config: TrainConfig) -> int:

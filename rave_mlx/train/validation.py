@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from rave_mlx import backend
+from rave_mlx.errors import RaveError
 from rave_mlx.evaluate.metrics import exact
 from rave_mlx.generation.decode import decode
 from rave_mlx.generation.prefill import prefill
@@ -23,12 +25,32 @@ from rave_mlx.train.loader import Loader
 from rave_mlx.train.loss import loss
 from rave_mlx.train.report import Validation
 
+_NAMED = 8
+"""Rows named in a message."""
 _SLACK = 4
 """Tokens that an answer may be longer than the right one before it is given up."""
 
 
+class NotFiniteError(RaveError):
+    """A loss or a gradient that is NaN or infinite; all processes raise it together."""
+
+
+def row_names(names: Iterable[str]) -> str:
+    """Rows for a message: the first few by name, the rest counted."""
+    found = list(names) or ["those of another process"]
+    return "; ".join(found[:_NAMED]) + (f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
+
+
 class Validator:
-    """Looks at held-out rows, the same ones every time; processes share the work."""
+    """Measures loss and exact answers on held-out rows, the same ones every time; processes share the work.
+
+    Args:
+        lmm: the model that trains.
+        rows: the held-out rows.
+        config: how many rows to look at and to ask about.
+        features: of images, where the tower does not train; None where it does.
+        world: this process among those of the run.
+    """
 
     def __init__(self, lmm: LMM, rows: Dataset, config: TrainConfig, features: FeatureCache | None, world: World):
         self._lmm, self._rows, self._config = lmm, rows, config
@@ -36,14 +58,33 @@ class Validator:
         self._sampler = BatchSampler(rows.lengths, max(config.batch_size, world.size), 0, world.rank, world.size)
 
     def validate(self, step: int, check: Callable[[], None]) -> Validation:
-        """Loss and exact match after update `step`; `check` is called now and then and may raise."""
+        """Loss and exact match after an update.
+
+        Args:
+            step: updates done.
+            check: called now and then; may raise to stop.
+
+        Raises:
+            NotFiniteError: when the loss is no number, naming rows.
+            RaveError: for a row that cannot be read, in every process.
+        """
+        failure: RaveError | None = None
+        total = count = right = asked = 0.0
+        broken: list[str] = []
         self._lmm.eval()
         try:
-            total, count = self._loss(check)
-            right, asked = self._answers(check)
+            total, count, broken = self._loss(check)
+            if not broken:
+                right, asked = self._answers(check)
+        except RaveError as error:
+            failure = error
         finally:
             self._lmm.train()
-        total, count, right, asked = self._world.totals(total, count, right, asked)
+        total, count, right, asked, failed = self._world.totals(total, count, right, asked, failure is not None)
+        if failed:
+            self._world.raise_shared(failure)
+        if not math.isfinite(total):
+            raise NotFiniteError(f"the validation loss after step {step} is {total}; rows: {row_names(broken)}")
         return Validation(step, total / max(count, 1), right / asked if asked else None, round(asked))
 
     def prompts(self, most: int) -> list[Prompt]:
@@ -51,8 +92,10 @@ class Validator:
         indices = [i for i, row in enumerate(self._rows.stats) if row.images][:most]
         return [self._rows[i].prompt for i in indices]
 
-    def _loss(self, check: Callable[[], None]) -> tuple[float, float]:
+    def _loss(self, check: Callable[[], None]) -> tuple[float, float, list[str]]:
+        """Sum of losses, trained tokens, and the rows whose loss is not finite."""
         total, count = 0.0, 0
+        broken: list[str] = []
         with Loader(self._rows, self._sampler, 0, workers=self._config.workers) as batches:
             for number, batch in enumerate(batches):
                 if number == self._config.eval_batches:
@@ -61,9 +104,11 @@ class Validator:
                 known = None if self._features is None else self._features.read(batch.images)
                 with backend.row_parallel():
                     part, tokens = loss(self._lmm, batch, known)
-                    total += float(np.asarray(part))
+                    value = float(np.asarray(part))
+                total += value
                 count += tokens
-        return total, count
+                broken += [] if math.isfinite(value) else batch.where
+        return total, count, broken
 
     def _answers(self, check: Callable[[], None]) -> tuple[float, float]:
         right = asked = 0

@@ -219,8 +219,7 @@ def one_run(options: list[str]) -> int:
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-        sys.argv = ["rave-mlx", "train", *options, "--resume"]
-        return main._run()
+        return main.main(["train", *options, "--resume"])
 
 
 def kill_and_resume(out: Path, options: list[str], kills: int, seed: int) -> None:

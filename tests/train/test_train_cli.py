@@ -25,12 +25,11 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def here(monkeypatch, capfd):
+def here(capfd):
     """Runs the command in this process: its exit code, and what it said on stderr."""
 
     def call(*options):
-        monkeypatch.setattr(sys, "argv", ["rave-mlx", "train", *map(str, options)])
-        code = main._run()
+        code = main.main(["train", *map(str, options)])
         return code, capfd.readouterr().err
 
     return call

@@ -20,8 +20,10 @@ import rave_mlx
 from rave_mlx.checkpoint.directory import BUILT_IN
 from rave_mlx.config import ImageConfig
 from rave_mlx.errors import ImageError, UsageError
+from rave_mlx.inputs.image_reference import ImageReference
 from rave_mlx.inputs.images.preprocess import cut_patches, read_patches
 from rave_mlx.inputs.prompt.message import ImagePart
+from rave_mlx.inputs.text_files import RowError
 from rave_mlx.train.batch import collate
 from rave_mlx.train.batch_sampler import BatchSampler
 from rave_mlx.train.check_data import check_data
@@ -29,7 +31,7 @@ from rave_mlx.train.dataset import open_dataset
 from rave_mlx.train.draw import draw_examples, pieces, seen
 from rave_mlx.train.image_stub import Spool, make_stub
 from rave_mlx.train.loader import Loader
-from rave_mlx.train.rows import DataError, Picture, read_row
+from rave_mlx.train.rows import DataError, read_row
 from rave_mlx.train.sources import has_split, read_source
 
 LMM = tiny_model()
@@ -119,9 +121,9 @@ def test_where_an_image_may_lie(folder, how):
 
 
 BAD = {
-    "not JSON (Expecting ',' delimiter": '{"messages": [}'.replace("[}", "[1 2]}"),
+    "not JSON (column 17: expecting ',' delimiter)": '{"messages": [}'.replace("[}", "[1 2]}"),
     "expected an object, found list": [1],
-    "none of messages, conversations, or question and answer": {"text": "?"},
+    "none of messages, conversations, texts, or question and answer": {"text": "?"},
     "no assistant turn": {"messages": [ask("?", "0.png")]},
     "message 2: the answer is empty": {"messages": [ask("?", "0.png"), {"role": "assistant", "content": "  \n"}]},
     "message 1: the user turn is empty": {"messages": [{"role": "user", "content": ""}, YES]},
@@ -132,17 +134,20 @@ BAD = {
     'message 1: expected {"type": "text"': {"messages": [{"role": "user", "content": [{"type": "video"}]}, YES]},
     "an answer holds an image": {"messages": [ask("?"), ask("x", "0.png", role="assistant")]},
     "no image": {"image": "absent.png", "question": "?", "answer": "x"},
-    "0.txt: this is no known picture format": {"image": "0.txt", "question": "?", "answer": "x"},
+    "0.txt: this is ": {"image": "0.txt", "question": "?", "answer": "x"},
     "addresses are not fetched": {"image": "https://example.org/a.png", "question": "?", "answer": "x"},
     "not valid base64": {"image": "data:image/png;base64,!!", "question": "?", "answer": "x"},
     "an image is a path, bytes or a data: URL, found int": {"image": [7], "question": "?", "answer": "x"},
-    "no image is left for it": {
+    "message 1: <image> is a place for an image, but the row has no image": {
         "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}]
     },
-    "2 images are listed, the text has places for 1": {
+    "message 1: <image> is a place for an image, but no image is left for it": {
+        "conversations": [{"from": "human", "value": "<image><image>"}, {"from": "gpt", "value": "x"}], "image": "0.png"
+    },
+    "images: 2 images are listed, the text has places for 1": {
         "messages": [{"role": "user", "content": "<image> ?"}, YES], "images": ["0.png", "1.png"]
     },
-    "both image and images": {"image": "0.png", "images": [], "question": "?", "answer": "x"},
+    "both image and images": {"image": "0.png", "images": ["1.png"], "question": "?", "answer": "x"},
     "answer is missing or not text": {"image": "0.png", "question": "?"},
     "thin.png: 2000 x 2 pixels is too narrow": {"image": "thin.png", "question": "?", "answer": "x"},
     "bomb.png: 400 megapixels": {"image": "bomb.png", "question": "?", "answer": "x"},
@@ -240,9 +245,9 @@ def test_models_of_single_questions_get_one_example_an_answer(folder):
 
 
 def test_text_only_rows_and_models(folder):
-    row = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "<image>?"}, YES]}
+    row = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Well?"}, YES]}
     example = open_dataset(write(folder, [row]), LMM)[0]
-    assert text(example) == "system\nBe brief.\nuser\n<image>?\nassistant\nYes.\n", "no list of images: it is text"
+    assert text(example) == "system\nBe brief.\nuser\nWell?\nassistant\nYes.\n"
     case = cases()["qwen2"]
     lmm = rave_mlx.load(write_checkpoint(case, folder / "hf"))
     assert text(open_dataset(folder / "train.jsonl", lmm)[0], lmm) == text(example)
@@ -292,10 +297,10 @@ def test_sources_that_are_none(folder):
     write(folder, [{"question": "?", "answer": "x"}])
     with pytest.raises(UsageError, match="a single file has no valid split"):
         open_dataset(folder / "train.jsonl", LMM, split="valid")
-    (folder / "train.json").write_text("{}")
+    (folder / "train.json").write_text('{"question": "?",\n"answer": "x"}')
     with pytest.raises(UsageError, match=r"both train.jsonl and train.json could be"):
         open_dataset(folder, LMM)
-    with pytest.raises(DataError, match="expected a list of rows"):
+    with pytest.raises(RowError, match="train.json: one object over several lines; expected a list of rows"):
         open_dataset(folder / "train.json", LMM)
     (folder / "broken.parquet").write_bytes(b"PAR1 no")
     pytest.importorskip("pyarrow")
@@ -362,7 +367,7 @@ def test_a_stub_has_the_layout_of_the_image(name, tmp_path):
         spool = Spool()
         made = read_patches(file, config, image_tokens=budget)
         for source in (file, file.read_bytes()):
-            found = make_stub(Picture(source), config, budget, spool)
+            found = make_stub(ImageReference(source), config, budget, spool)
             assert (found.layout, found.grid, found.size) == (made.layout, made.grid, made.size)
             assert found.read(config, budget).digest == made.digest
 
@@ -370,7 +375,7 @@ def test_a_stub_has_the_layout_of_the_image(name, tmp_path):
 def test_stubs_of_pages_are_made_by_drawing_them(tmp_path):
     config = tiny_config().image
     picture(60, 80).save(tmp_path / "a.pdf")
-    found = make_stub(Picture(tmp_path / "a.pdf"), config, 40, Spool())
+    found = make_stub(ImageReference(tmp_path / "a.pdf"), config, 40, Spool())
     assert found.layout == read_patches(tmp_path / "a.pdf", config, image_tokens=40).layout
     assert not found.pixels.size
 

@@ -146,6 +146,6 @@ def test_a_process_whose_peer_died_says_so_and_ends(tmp_path):
 def test_a_process_that_waits_long_says_so(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(distributed, "_WARN_AFTER", 0.05)
     monkeypatch.setattr(mx, "eval", lambda *arrays: time.sleep(0.5))
-    World(rank=1, size=2)._added([mx.zeros((1,))])
+    World(rank=1, size=2)._evaluate([mx.zeros((1,))])
     said = capfd.readouterr().err
     assert said.startswith("rave-mlx: process 1 has waited") and said.count("\n") == 1

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 import pytest
+from PIL import Image, ImageOps
 from support import tiny_model
 from training import DROPOUT, LORA, command, config, environment, history, losses, result, write_data, write_model
 
@@ -136,7 +137,6 @@ def test_a_finished_run_resumes_to_itself(tmp_path, data):
     ("settings", "model", "message"),
     [
         (config(steps=2, learning_rate=1e-3), {}, "began with learning_rate = 0.01, now it is 0.001"),
-        (config(steps=3), {}, "began with steps = 2, now it is 3"),
         (config(steps=2), {"seed": 1}, "another base model"),
     ],
 )
@@ -144,6 +144,35 @@ def test_other_settings_do_not_resume(tmp_path, data, settings, model, message):
     run(tiny_model(), data, tmp_path / "out", config(steps=2))
     with pytest.raises(ConfigError, match=message):
         run(tiny_model(**model), data, tmp_path / "out", settings, resume=True)
+
+
+def test_a_run_may_become_longer_but_not_shorter_than_it_is(tmp_path, data):
+    run(tiny_model(), data, tmp_path / "out", config(steps=2, schedule="constant"))
+    run(tiny_model(), data, tmp_path / "out", config(steps=4, schedule="constant"), resume=True)
+    run(tiny_model(), data, tmp_path / "whole", config(steps=4, schedule="constant", save_every=2))
+    assert losses(tmp_path / "out") == losses(tmp_path / "whole")
+    assert result(tmp_path / "out") == result(tmp_path / "whole")
+    with pytest.raises(ConfigError, match="4 steps are done, and 3 were asked for; raise --steps"):
+        run(tiny_model(), data, tmp_path / "out", config(steps=3, schedule="constant"), resume=True)
+
+
+def test_other_pixels_or_words_do_not_resume(tmp_path):
+    """Of the same size and in as many tokens: only what is in them differs."""
+    data = write_data(tmp_path / "data")
+    run(tiny_model(), data, tmp_path / "out", config(steps=2))
+    rows, page = (data / "train.jsonl").read_bytes(), (data / "train3.png").read_bytes()
+    with Image.open(data / "train3.png") as image:
+        changed = ImageOps.invert(image.convert("RGB"))
+    changed.save(data / "train3.png")
+    refused = pytest.raises(ConfigError, match="rows are not those the run began with")
+    with refused:
+        run(tiny_model(), data, tmp_path / "out", config(steps=2), resume=True)
+    (data / "train3.png").write_bytes(page)
+    (data / "train.jsonl").write_bytes(rows.replace(b"vendor?", b"bender?"))
+    with refused:
+        run(tiny_model(), data, tmp_path / "out", config(steps=2), resume=True)
+    (data / "train.jsonl").write_bytes(rows)
+    run(tiny_model(), data, tmp_path / "out", config(steps=2), resume=True)
 
 
 def test_other_data_do_not_resume(tmp_path, data):
