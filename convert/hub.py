@@ -20,7 +20,7 @@ from rave_mlx.checkpoint.safetensors_reader import Entry, read_entry
 from rave_mlx.errors import ModelError
 
 if TYPE_CHECKING:
-    from huggingface_hub.utils import TensorInfo
+    from huggingface_hub.utils._safetensors import TensorInfo
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")

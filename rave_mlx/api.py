@@ -32,6 +32,7 @@ def load(
     dtype: str | mx.Dtype | None = None,
     adapter: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    mmproj: str | os.PathLike[str] | None = None,
 ) -> LMM:
     """Open a model for inference or training.
 
@@ -41,6 +42,7 @@ def load(
         dtype: compute type, "float32", "float16" or "bfloat16". None: float32 on a CPU, else the checkpoint's own.
         adapter: directory of an adapter to put on the model: rave-mlx's own, PEFT's or mlx-lm's.
         revision: branch, tag or commit of a Hub id.
+        mmproj: the vision tower of a GGUF model (llama.cpp's second file); None takes the only one beside it.
 
     Raises:
         ModelError: when there is no such model, or it is incomplete or not supported, or the adapter is another's.
@@ -48,7 +50,7 @@ def load(
     """
     backend.prepare()
     folder = find(path_or_hub_id, revision)
-    lmm, tensors = open_model(folder)
+    lmm, tensors = open_model(folder, None if mmproj is None else Path(mmproj))
     build.fill(lmm, tensors, build.read_dtype(dtype), str(folder))
     if adapter is None:
         return lmm

@@ -75,13 +75,13 @@ def byte_level(vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
     if name not in SPLITS:
         raise ModelError(f"{path}: {KEY}pre {name!r} is not supported, only {', '.join(SPLITS)}; {ADVICE}")
     split = SPLITS[name]
-    merges = [tuple(merge.split(" ", 1)) for merge in listed(path, vocabulary.settings, "merges", str)]
+    merges = [merge.partition(" ")[::2] for merge in listed(path, vocabulary.settings, "merges", str)]
     kinds = vocabulary.kinds
     known = {token: index for index, token in enumerate(vocabulary.tokens) if kinds[index] != Kind.UNUSED}
     if len(known) != len(kinds) - list(kinds).count(Kind.UNUSED):
         raise ModelError(f"{path}: {KEY}tokens holds a token twice; {ADVICE}")
     try:
-        model = BPE(known, merges, ignore_merges=split.whole)  # type: ignore[arg-type]  # pairs, checked there
+        model = BPE(known, merges, ignore_merges=split.whole)
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
         raise ModelError(f"{path}: the tokenizer's merges do not fit its tokens ({error})") from None
     tokenizer = Tokenizer(model)

@@ -9,11 +9,11 @@ import gguf
 import mlx.core as mx
 import numpy as np
 import pytest
-from families import CONVERSATIONS, cases, draw, golden, kept_positions, write_checkpoint
+from families import CONVERSATIONS, cases, golden, kept_positions, write_checkpoint
+from gguf_files import add, metadata, tensors, write
 from support import relative
 
 import rave_mlx
-from rave_mlx.checkpoint.directory import BUILT_IN
 from rave_mlx.convert import convert
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.gguf import read_gguf
@@ -22,104 +22,8 @@ from rave_mlx.convert.gguf.container import Stored
 from rave_mlx.errors import ModelError, RaveError
 
 CASES = cases()
-MODELS = ("llama", "llama-tied", "llama-llama3", "llama-linear", "qwen2", "qwen2-yarn", "qwen3")
-NAMES = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "model.layers": "blk",
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
-TEMPLATE = (BUILT_IN / "chat_template.jinja").read_text()
-
-
-def permuted(weights, heads):
-    """`LlamaModel.permute` of llama.cpp's convert_hf_to_gguf.py."""
-    return weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:]).swapaxes(1, 2).reshape(
-        weights.shape
-    )  # fmt: skip
-
-
-def tensors(case):
-    """The case's weights under llama.cpp's names and in its order."""
-    shapes, _ = golden(case)
-    heads = {"q_proj": case.config["num_attention_heads"], "k_proj": case.config["num_key_value_heads"]}
-    found = {}
-    for name, shape in shapes.items():
-        weights, short = draw(name, shape), name
-        for part, count in heads.items():
-            if part in name and case.config["model_type"] == "llama":
-                weights = permuted(weights, count)
-        for long, replacement in NAMES.items():
-            short = short.replace(long, replacement)
-        found[short] = mx.array(np.ascontiguousarray(weights))
-    return found
-
-
-def metadata(case, **changes):
-    """The case's settings, and the built-in model's tokenizer."""
-    config, tokenizer = case.config, json.loads((BUILT_IN / "tokenizer.json").read_text())
-    tokens = [token for token, _ in sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])]
-    kinds = [1] * len(tokens)
-    for token in tokenizer["added_tokens"]:
-        kinds[token["id"]] = 3 if token["special"] else 4
-    tokens[7], kinds[7] = "ab", 1  # instead of <|video_pad|>: there has to be a merge
-    kind, rope = config["model_type"], config["rope_parameters"]
-    heads = {"head_count": "num_attention_heads", "head_count_kv": "num_key_value_heads"}
-    width = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
-    found = {
-        "general.architecture": kind,
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": mx.array(np.array(kinds, np.int32)),
-        "tokenizer.ggml.merges": ["a b"],
-        "tokenizer.ggml.eos_token_id": mx.array(2, mx.uint32),
-        "tokenizer.ggml.bos_token_id": mx.array(1, mx.uint32),
-        "tokenizer.chat_template": TEMPLATE,
-        f"{kind}.embedding_length": mx.array(config["hidden_size"], mx.uint32),
-        f"{kind}.feed_forward_length": mx.array(config["intermediate_size"], mx.uint32),
-        f"{kind}.block_count": mx.array(config["num_hidden_layers"], mx.uint32),
-        f"{kind}.context_length": mx.array(config["max_position_embeddings"], mx.uint32),
-        f"{kind}.attention.layer_norm_rms_epsilon": mx.array(config["rms_norm_eps"], mx.float32),
-        f"{kind}.attention.key_length": mx.array(width, mx.uint32),
-        f"{kind}.rope.freq_base": mx.array(rope["rope_theta"], mx.float32),
-        **{f"{kind}.attention.{name}": mx.array(config[key], mx.uint32) for name, key in heads.items()},
-    }
-    if rope["rope_type"] in ("linear", "yarn"):
-        found[f"{kind}.rope.scaling.type"] = rope["rope_type"]
-        found[f"{kind}.rope.scaling.factor"] = mx.array(rope["factor"], mx.float32)
-    if rope["rope_type"] == "yarn":
-        original = rope["original_max_position_embeddings"]
-        found[f"{kind}.rope.scaling.original_context_length"] = mx.array(original, mx.uint32)
-    return {name: value for name, value in {**found, **changes}.items() if value is not None}
-
-
-def write(path, case, weights=None, **changes):
-    """A GGUF file of a case."""
-    arrays = tensors(case) if weights is None else weights
-    if case.config["rope_parameters"]["rope_type"] == "llama3":
-        arrays["rope_freqs.weight"] = mx.array(llama3_divisors(case.config["rope_parameters"]))
-    mx.save_gguf(str(path), arrays, metadata(case, **changes))
-    return path
-
-
-def llama3_divisors(rope, head_dim=16):
-    """What llama.cpp's converter writes for Llama 3.1: `generate_extra_tensors` of `LlamaModel`."""
-    original, low, high = (
-        rope[k] for k in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
-    )  # fmt: skip
-    factors = []
-    for frequency in rope["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim):
-        wavelength = 2 * np.pi / frequency
-        if wavelength < original / high:
-            factors.append(1)
-        elif wavelength > original / low:
-            factors.append(rope["factor"])
-        else:
-            smooth = (original / wavelength - low) / (high - low)
-            factors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
-    return np.array(factors, np.float32)
+MODELS = ("llama", "llama-tied", "llama-llama3", "llama-linear", "mistral", "mistral-sliding", "qwen2", "qwen2-yarn",
+          "qwen3", "phi3", "phi3-longrope-short", "phi3-longrope-long")  # fmt: skip
 
 
 @pytest.fixture(params=MODELS)
@@ -234,21 +138,6 @@ def test_every_packing(name):
     assert relative(weight.astype(mx.float32), expected) <= (5e-4 if name in ("Q4_K", "Q5_K") else 0)
 
 
-def add(writer, name, value):
-    """One setting, in the type that llama.cpp's converter gives it."""
-    kinds = gguf.GGUFValueType
-    if isinstance(value, str):
-        writer.add_key_value(name, value, kinds.STRING)
-    elif isinstance(value, list):
-        writer.add_array(name, value)
-    elif value.ndim:
-        writer.add_array(name, value.tolist())
-    elif value.dtype == mx.uint32:
-        writer.add_key_value(name, value.item(), kinds.UINT32)
-    else:
-        writer.add_key_value(name, value.item(), kinds.FLOAT32)
-
-
 REFUSED = {
     "an architecture": ({"general.architecture": "mamba"}, "architecture 'mamba'"),
     "experts": ({"llama.expert_count": mx.array(8, mx.uint32)}, "llama.expert_count"),
@@ -287,6 +176,18 @@ def test_a_tensor_that_is_not_known_is_refused(tmp_path):
     weights["blk.0.ffn_gate_inp.weight"] = mx.zeros((4, 64))
     with pytest.raises(ModelError, match=r"ffn_gate_inp"):
         read_gguf(write(tmp_path / "model.gguf", CASES["llama"], weights))
+
+
+def test_mistral_as_llama(tmp_path):
+    """llama.cpp writes Mistral as a llama, rows of queries and keys interleaved, and its window where it has one."""
+    case = CASES["mistral-sliding"]
+    as_llama = replace(case, config=case.config | {"model_type": "llama"})
+    changes = {"llama.attention.sliding_window": mx.array(case.config["sliding_window"], mx.uint32)}
+    lmm = rave_mlx.load(write(tmp_path / "model.gguf", as_llama, tensors(as_llama), **changes))
+    assert lmm.config.text.sliding_window == 6
+    prompt = lmm.prepare(CONVERSATIONS["text"])
+    found = lmm.logits(prompt)[0, kept_positions(len(prompt))]
+    assert relative(found, golden(case)[1]["text"]) <= 1e-5
 
 
 @pytest.mark.parametrize("keep", [0, 3, 5, 20, 60, 3000, 0.5, 0.999])

