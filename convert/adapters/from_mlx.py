@@ -44,7 +44,7 @@ def from_mlx(folder: Path, base: Base) -> tuple[AdapterConfig, dict[str, mx.arra
     for key, x in adapters.read_weights(folder).items():
         own, _, leaf = key.rpartition(".")
         pieces = base.modules.get(base.family.modern(f"{own}.")[:-1], ())
-        if not pieces or leaf not in _LEAVES or (kind == "lora") == (leaf == "m"):
+        if not pieces or leaf not in _LEAVES or (leaf == "m" and kind == "lora"):
             strange.append(key)
         for piece in pieces:
             turned = piece.of(x.T).T if leaf == "lora_b" else piece.of(x) if leaf == "m" else x

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ from rave_mlx.checkpoint.adapters import AdapterConfig  # noqa: E402
 from rave_mlx.config import GateConfig  # noqa: E402
 from rave_mlx.convert import convert  # noqa: E402
 from rave_mlx.convert.adapters import export_peft, import_peft  # noqa: E402
-from rave_mlx.errors import ConfigError, ModelError  # noqa: E402
+from rave_mlx.errors import ModelError  # noqa: E402
 
 CASE = cases()["qwen2_5_vl"]
 MODULES = (
@@ -39,19 +37,22 @@ def base(tmp_path_factory):
     return reference.checkpoint(CASE, model, tmp_path_factory.mktemp("base") / "hf")
 
 
+def drawn(lmm, config):
+    """A model with an adapter of random weights on it (its gates as they are)."""
+    adapters.attach(lmm, config)
+    rng = np.random.default_rng(7)
+    weights = {n: x for n, x in adapters.adapter_weights(lmm, config).items() if ".gate." not in n}
+    noise = {n: mx.array(rng.normal(0, 0.2, x.shape).astype(np.float32)) for n, x in weights.items()}
+    lmm.load_weights([(n, x + noise[n]) for n, x in weights.items()], strict=False)
+    return lmm
+
+
 def adapted(base, kind, gate=None):
     lmm = rave_mlx.load(base)
     config = AdapterConfig(rank=4, scale=1.5, modules=MODULES, kind=kind, gate=gate)
     if gate is not None:
         lmm = adapters.with_gates(lmm, gate, base)
-    adapters.attach(lmm, config)
-    rng = np.random.default_rng(7)
-    names = [n for n in adapters.adapter_weights(lmm, config) if n.endswith(("lora_a", "lora_b", ".m"))]
-    old = lmm.named_weights()
-    lmm.load_weights(
-        [(n, old[n] + mx.array(rng.normal(0, 0.2, old[n].shape).astype(np.float32))) for n in names], strict=False
-    )
-    return lmm, config
+    return drawn(lmm, config), config
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
@@ -98,24 +99,45 @@ def test_there_and_back_keeps_every_bit_and_the_gates(base, tmp_path):
     assert set(again.modules) == set(MODULES)
 
 
-def test_what_cannot_be_translated_is_refused(base, tmp_path):
-    lmm, config = adapted(base, "lora")
+def test_parts_of_a_fused_projection_go_to_peft_side_by_side(tmp_path):
+    """Phi-3 has queries, keys and values in one matrix, which our adapters treat apart."""
+    case = cases()["phi3"]
+    model = reference.hf_model(case)
+    base = reference.checkpoint(case, model, tmp_path / "hf")
+    modules = (
+        "decoder.layers.1.attention.q_proj",
+        "decoder.layers.1.attention.v_proj",
+        "decoder.layers.0.mlp.up_proj",
+    )
+    config = AdapterConfig(
+        rank=3, scale=1.5, modules=modules, ranks={modules[1]: 5}, scales={modules[1]: 0.25, modules[2]: 2.0}
+    )
+    lmm = drawn(rave_mlx.load(base), config)
     adapters.save(lmm, config, tmp_path / "ours")
     export_peft(tmp_path / "ours", base, tmp_path / "peft")
-    file = tmp_path / "peft" / "adapter_config.json"
-    settings = json.loads(file.read_text())
-    for key, value, message in (
-        ("use_rslora", True, "use_rslora True is not supported"),
-        ("peft_type", "IA3", "peft_type 'IA3'"),
-        ("rank_pattern", {"q_proj": 2}, "rank_pattern"),
-    ):
-        file.write_text(json.dumps(settings | {key: value}))
-        with pytest.raises(ConfigError, match=message):
-            import_peft(tmp_path / "peft", base, tmp_path / "out")
-    file.write_text(json.dumps(settings))
-    weights = mx.load(str(tmp_path / "peft" / "adapter_model.safetensors"))
-    weights["base_model.model.model.visual.blocks.0.attn.qkv.lora_A.weight"] = mx.zeros((4, 48))
-    mx.save_safetensors(str(tmp_path / "peft" / "adapter_model.safetensors"), weights)
-    with pytest.raises(ModelError, match="tensors of no projection"):
-        import_peft(tmp_path / "peft", base, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    with torch.no_grad():
+        adapted = peft.PeftModel.from_pretrained(model, tmp_path / "peft").eval()
+        prompt = lmm.prepare(CONVERSATIONS["text"])
+        found = adapted(**reference.batch(case, [prompt])).logits.numpy()
+    assert relative(lmm.logits(prompt), found) <= 1e-5
+    assert relative(rave_mlx.load(base).logits(prompt), found) > 1e-2
+    dora = AdapterConfig(rank=3, scale=1.5, modules=modules, kind="dora")
+    adapters.save(drawn(rave_mlx.load(base), dora), dora, tmp_path / "dora")
+    with pytest.raises(ModelError, match="DoRA on a part of it"):
+        export_peft(tmp_path / "dora", base, tmp_path / "out")
+
+
+def test_parts_trained_whole_go_to_peft_as_saved_modules(base, tmp_path):
+    config = AdapterConfig(rank=4, scale=1.0, modules=MODULES[:1], full=("connector", "vision"))
+    lmm = drawn(rave_mlx.load(base), config)
+    adapters.save(lmm, config, tmp_path / "ours")
+    export_peft(tmp_path / "ours", base, tmp_path / "peft")
+    with torch.no_grad():
+        model = peft.PeftModel.from_pretrained(reference.hf_model(CASE), tmp_path / "peft").eval()
+        prompt = lmm.prepare(CONVERSATIONS["one image"])
+        found = model(**reference.batch(CASE, [prompt])).logits.numpy()
+    assert relative(lmm.logits(prompt), found) <= 1e-5
+    whole = AdapterConfig(rank=4, scale=1.0, full=("decoder",))
+    adapters.save(rave_mlx.load(base), whole, tmp_path / "whole")
+    with pytest.raises(ModelError, match="replaces the whole decoder, which PEFT's LoRA cannot hold"):
+        export_peft(tmp_path / "whole", base, tmp_path / "out")
