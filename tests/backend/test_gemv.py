@@ -207,3 +207,34 @@ def test_a_compiler_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(gemv.CannotBuild, match="nowhere"):
         gemv.matrix_product("/nowhere/g++", 0, 0)
+
+
+KERNEL = "import sys; from rave_mlx import backend; found = backend.prepare(); print(repr(found.jit_note))"
+
+
+@pytest.mark.skipif(not CPU or system.compiler() is None, reason="MLX compiles kernels with g++ on a CPU only")
+@pytest.mark.parametrize("how", [None, "writable", "link", "another user"])
+def test_kernels_that_mlx_kept_are_loaded_only_from_a_folder_of_ones_own(tmp_path, how):
+    """MLX loads what lies under a kernel's name in the folder of temporary files, which all users share."""
+    if how == "another user" and os.getuid():
+        pytest.skip("only root can give files away")
+    marker, folder = tmp_path / "ran", tmp_path / "mlx"
+    assert run(KERNEL, TMPDIR=str(tmp_path)).stdout == "''\n"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (kept,) = folder.rglob("*.so")
+    kept.unlink()
+    command = [system.compiler(), "-shared", "-fPIC", "-x", "c++", "-", "-o", kept]
+    subprocess.run(command, input=PLANTED.encode(), check=True)
+    if how == "writable":
+        folder.chmod(0o1777)
+    elif how == "link":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    elif how:
+        os.chown(folder, 12345, 12345)
+    done = run(KERNEL, TMPDIR=str(tmp_path), MARKER=str(marker))
+    assert marker.exists() == (how is None), "the first case shows that the test can see it"
+    if how is not None:
+        reason = f"{folder} is not this user's alone, set TMPDIR to a folder that is"
+        assert reason in done.stdout
+        assert f"no kernels are compiled: {reason}" in done.stderr

@@ -28,7 +28,7 @@ def load(folder: Path, name: str, build: Callable[[], bytes]) -> ctypes.CDLL:
     # Everything goes through this descriptor, so that the folder cannot be exchanged after it was looked at.
     place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        if not _is_own(os.fstat(place)):
+        if not is_own(os.fstat(place)):
             raise PermissionError(f"{folder}: others may write to it")
         try:
             return _load(name, place)
@@ -39,13 +39,18 @@ def load(folder: Path, name: str, build: Callable[[], bytes]) -> ctypes.CDLL:
         os.close(place)
 
 
+def is_own(status: os.stat_result) -> bool:
+    """Whether what `os.stat` looked at belongs to this user and no other may write to it."""
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 def _load(name: str, place: int) -> ctypes.CDLL:
     """Load a file of the folder `place` after a look at that very file."""
     # A pipe in its place would block the opening.
     file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
     try:
         status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode) or not _is_own(status):
+        if not stat.S_ISREG(status.st_mode) or not is_own(status):
             raise PermissionError(f"{name}: others may have written it")
         return ctypes.CDLL(f"/proc/self/fd/{file}")
     finally:
@@ -63,8 +68,3 @@ def _keep(name: str, place: int, data: bytes) -> None:
     except OSError:
         os.unlink(beside, dir_fd=place)
         raise
-
-
-def _is_own(status: os.stat_result) -> bool:
-    """Whether a file or folder belongs to this user and no other may write to it."""
-    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
