@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import typer
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from rave_mlx.backend.system import Memory
 
 _SECONDS = 0.3
+_HUB_SECONDS = 3.0
+"""How long the Hub may take to answer."""
 _OPTIONS = {
     "PDF": ("pypdfium2", "rave-mlx[pdf]", "reads PDF pages"),
     "HEIC": ("pillow_heif", "pillow-heif", "reads photos of phones"),
@@ -177,12 +181,22 @@ def _option(name: str, module: str, package: str, purpose: str) -> Finding:
 
 
 def _hub() -> Finding:
+    """Whether the Hub answers: a name that resolves, or a set proxy, says nothing about that."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE)
     models = len(list(folder.glob("models--*")))
-    offline = "offline (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else "online"
-    return Finding("Hub", f"{offline}; {models} model{'s' * (models != 1)} in {folder}")
+    kept = f"{models} model{'s' * (models != 1)} in {folder}"
+    if constants.HF_HUB_OFFLINE:
+        return Finding("Hub", f"not asked (HF_HUB_OFFLINE is set); {kept}")
+    try:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=_HUB_SECONDS).close()
+    except HTTPError:
+        pass  # A refusal is an answer.
+    except OSError as error:
+        fix = "check the network or proxy; with HF_HUB_OFFLINE=1 models in the cache open without the Hub"
+        return Finding("Hub", f"{constants.ENDPOINT} does not answer ({_line(error)}); {kept}", "missing", fix)
+    return Finding("Hub", f"{constants.ENDPOINT} answers; {kept}")
 
 
 def _install_mlx() -> str:
@@ -194,6 +208,8 @@ def _install_mlx() -> str:
 def _install_compiler(problem: str) -> str:
     if problem.startswith("MLX_DISABLE_COMPILE"):
         return "unset MLX_DISABLE_COMPILE"
+    if "TMPDIR" in problem:
+        return "set TMPDIR to a folder of your own"
     managers = {
         "apt-get": "apt-get install g++",
         "dnf": "dnf install gcc-c++",
