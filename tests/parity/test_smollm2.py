@@ -114,7 +114,7 @@ def test_a_rave_directory_stays_packed(file, lmm, tmp_path):
     assert (np.array(again.logits(prompt)) == np.array(lmm.logits(prompt))).all()
 
 
-@pytest.mark.parametrize(("name", "split"), [("llama3", "llama-bpe"), ("qwen3", "qwen2")])
+@pytest.mark.parametrize(("name", "split"), [("llama3", "llama-bpe"), ("qwen3", "qwen2"), ("mistral_nemo", "tekken")])
 def test_published_tokenizers(name, split, tokenizer_folder, tmp_path):
     """A vocabulary as llama.cpp's converter writes it gives the tokenizer that it was taken from."""
     original = tokenizer_folder(name) / "tokenizer.json"
@@ -140,3 +140,29 @@ def test_published_tokenizers(name, split, tokenizer_folder, tmp_path):
     assert found.control == expected.control
     for text in (*TEXTS, "x ² Ⅷ12", *list(tokens.values())[::7]):
         assert found.encode(text)[0] == expected.encode(text)[0], text
+
+
+def test_a_published_sentencepiece_vocabulary(tokenizer_folder, tmp_path):
+    """Llama 2's pieces; the lower a piece's score, the later it is merged."""
+    original = tokenizer_folder("llama2") / "tokenizer.json"
+    data = json.loads(original.read_text(encoding="utf-8"))
+    tokens = sorted(data["model"]["vocab"], key=data["model"]["vocab"].get)
+    kinds = [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259)
+    assert tokens[3] == "<0x00>"
+    pairs = [merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]]
+    ranks: dict[str, float] = {}
+    for rank, pair in enumerate(pairs):
+        ranks.setdefault(pair.replace(" ", ""), -float(rank))
+    settings = {
+        "tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": kinds, "tokenizer.ggml.unknown_token_id": 0, "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.scores": [ranks.get(token, 0.0) for token in tokens],
+    }  # fmt: skip
+    build_tokenizer(Path("model.gguf"), settings).save(str(tmp_path / "tokenizer.json"))
+    found, expected = Tokenizer(tmp_path / "tokenizer.json"), Tokenizer(original)
+    assert found.control.keys() - {"<unk>"} == expected.control.keys() - {"<unk>"}
+    for text in (*TEXTS, "x ² Ⅷ12", *tokens[259::7]):
+        ids = found.encode(text)[0]
+        assert ids == expected.encode(text)[0], text
+        assert found.decode(ids) == expected.decode(ids)
