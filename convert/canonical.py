@@ -11,6 +11,7 @@ from rave_mlx.convert import mlx_format
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import Family
 from rave_mlx.convert.plausible import check_layers, check_plausible, unused_stops
+from rave_mlx.convert.quantization_settings import foreign_method
 from rave_mlx.convert.source import Source
 from rave_mlx.convert.stored import Stored
 from rave_mlx.convert.tensor_names import modern_names
@@ -50,7 +51,7 @@ def canonical(source: Source) -> Stored:
 
 def _translation(source: Source, family: Family, lmm: LMM, names: Mapping[str, str]) -> tuple[Translation, list[str]]:
     """Where the weights lie, and notes about a configuration that speaks of a quantization that they do not have."""
-    method = mlx_format.foreign_method(source)
+    method = foreign_method(source.config, source.path)
     try:
         translation = Translation.read(source, family, lmm.config, lmm.named_weights(), names)
     except ModelError:

@@ -14,11 +14,10 @@ from typing import Any
 import mlx.core as mx
 
 from rave_mlx.config import QuantizationConfig
+from rave_mlx.convert.quantization_settings import declaration, foreign_method
 from rave_mlx.convert.source import Source
 from rave_mlx.errors import ConfigError, ModelError
 
-_MODELOPT = "hf_quant_config.json"
-"""Where NVIDIA's ModelOpt says how it quantized."""
 _SETTINGS = ("group_size", "bits", "mode")
 _KNOWN = (*_SETTINGS, "quant_method")
 _MODES = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}
@@ -47,8 +46,8 @@ def declared(source: Source) -> Declared | None:
     Raises:
         ConfigError: for keys that are not understood.
     """
-    key, data = _declaration(source)
-    if data is None or _method(key, data) is not None:
+    key, data = declaration(source.config, source.path)
+    if data is None or foreign_method(source.config, source.path) is not None:
         return None
     where = f"{source.path / 'config.json'}: {key}"
     unknown = [n for n, v in data.items() if n not in _KNOWN and not isinstance(v, (Mapping, bool))]
@@ -59,46 +58,12 @@ def declared(source: Source) -> Declared | None:
     return Declared(base, {n: None if v is False else _setting(v, f"{where}.{n}") for n, v in modules.items()})
 
 
-def foreign_method(source: Source) -> str | None:
-    """The quantization method of another package that a configuration names ("gptq", ...); None for none.
-
-    It may be a leftover: training in few bits leaves it in the configuration of the merged model.
-
-    Raises:
-        ConfigError: for a declaration that is not an object.
-    """
-    key, data = _declaration(source)
-    return None if data is None else _method(key, data)
-
-
 def refusal(source: Source, method: str) -> ModelError:
     """The error for weights that another package packed."""
     return ModelError(
         f"{source.path}: is quantized by {method!r}, which is not read; convert the 16-bit model "
         "(with --quantize if it should be small), or take its MLX version (mlx-community on the Hub)"
     )
-
-
-def _declaration(source: Source) -> tuple[str, Mapping[str, Any] | None]:
-    """The key of a configuration that speaks of quantization, and what it says."""
-    text = source.config.get("text_config")
-    inner: Mapping[str, Any] = text if isinstance(text, Mapping) else {}
-    for key in ("quantization", "quantization_config", "compression_config"):
-        for section in (source.config, inner):
-            data = section.get(key)
-            if data and not isinstance(data, Mapping):
-                raise ConfigError(f"{source.path / 'config.json'}: {key} should be an object, found {data!r}")
-            if data:
-                return key, data
-    return (_MODELOPT, {}) if (source.path / _MODELOPT).is_file() else ("", None)
-
-
-def _method(key: str, data: Mapping[str, Any]) -> str | None:
-    """Who packed, where that is not MLX."""
-    method = data.get("quant_method") or data.get("quant_algo")
-    if method == "mlx" or (method is None and {"group_size", "bits"} <= data.keys()):
-        return None
-    return str(method or key)
 
 
 def _setting(data: Mapping[str, Any], where: str) -> QuantizationConfig:

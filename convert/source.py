@@ -17,6 +17,7 @@ from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.safetensors_reader import Tensors
 from rave_mlx.convert.hub import PICKLES, provenance
 from rave_mlx.convert.named_templates import read_template, template_files
+from rave_mlx.convert.quantization_settings import foreign_method
 from rave_mlx.errors import ConfigError, ModelError
 
 SETTINGS = (
@@ -110,8 +111,19 @@ def read_folder(path: Path, tensors: Mapping[str, mx.array] | None = None) -> So
         config,
         optional("generation_config.json"),
         optional("preprocessor_config.json") or optional("processor_config.json").get("image_processor", {}),
-        directory.open_tensors(path) if tensors is None else tensors,
+        _open_tensors(path, config) if tensors is None else tensors,
     )
+
+
+def _open_tensors(path: Path, config: Mapping[str, Any]) -> Tensors:
+    """The tensors of a folder; where they cannot be read, the error says so of a quantization, too."""
+    try:
+        return directory.open_tensors(path)
+    except ModelError as error:
+        method = foreign_method(config, path)
+        if method is None:
+            raise
+        raise ModelError(f"{error}; {directory.CONFIG} says that it is quantized by {method!r}") from None
 
 
 def read_settings(folder: Path) -> dict[str, bytes]:

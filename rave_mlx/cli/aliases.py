@@ -133,4 +133,6 @@ def translate(arguments: Sequence[str]) -> list[str]:
 
 def _is_ours(command: str, name: str, following: Sequence[str]) -> bool:
     """Whether an option that other programs have without a value is ours, which has one."""
+    if (command, name) == ("convert", "-q"):
+        return bool(following) and following[0].isdigit()
     return (command, name) == ("train", "--train") and bool(following) and not following[0].startswith("-")
