@@ -192,6 +192,36 @@ def test_a_loss_that_is_no_number_names_its_rows(tmp_path, data):
     assert all(mx.isfinite(x).all().item() for x in kept.tensors.exact.values())
 
 
+def test_a_validation_loss_that_is_no_number_is_never_the_best(tmp_path):
+    """It stops the run, and once the held-out rows are mended the run goes on as if nothing had been."""
+    rows = [{"messages": [message("user", f"{i}?"), message("assistant", "yes")]} for i in range(5)]
+    write_rows(tmp_path / "train.jsonl", rows)
+    write_rows(tmp_path / "valid.jsonl", [*rows[:2], {"messages": [message("user", "~?"), message("assistant", "B")]}])
+
+    def model():
+        lmm = tiny_model()
+        token = next(i for i in range(272) if lmm.tokenizer.token(i) == "~")
+        lmm.decoder.embed.weight[token] = mx.nan
+        return lmm
+
+    settings, out = config(steps=4, batch_size=1, eval_every=2, save_every=4), tmp_path / "out"
+    with pytest.raises(RaveError) as caught:
+        run(model(), tmp_path, out, settings)
+    said = str(caught.value)
+    assert said.startswith("the validation loss after step 2 is nan; rows: valid.jsonl, line 3. Training has stopped, ")
+    assert f"{out}/checkpoints/step-00000002 is kept" in said
+    kept = checkpoint.read(checkpoint.latest(out)).state
+    assert (kept.step, kept.best_step, kept.best_loss, kept.validated) == (2, None, None, 0)
+    assert not (out / "best").exists() and "NaN" not in (out / "log.jsonl").read_text()
+    with pytest.raises(RaveError, match="the validation loss after step 2 is nan"):
+        run(model(), tmp_path, out, settings, resume=True)
+    write_rows(tmp_path / "valid.jsonl", rows[:2])
+    run(model(), tmp_path, out, settings, resume=True)
+    run(model(), tmp_path, tmp_path / "whole", settings)
+    assert history(out) == history(tmp_path / "whole")
+    assert result(out) == result(tmp_path / "whole")
+
+
 def readable(out: Path) -> None:
     """Read every checkpoint to the last byte."""
     for step in steps_of(out):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from PIL import Image
-from training import environment, history, losses, train_cli, write_data, write_model
+from training import environment, history, losses, result, train_cli, write_data, write_model
 
 from rave_mlx import load
 from rave_mlx.cli import main
@@ -87,6 +87,33 @@ def test_options_that_make_no_sense(tmp_path, data, model, here, options, code, 
     assert found == code
     assert problem in said
     assert said.startswith("rave-mlx: ") and said.count("\n") == 1
+
+
+def test_a_run_resumes_without_its_options(tmp_path, data, model, here, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.chdir(data.parent)
+    options = ("--model", model, "--rank", 2, "--batch-size", 2, "--lr", 0.01, "--schedule", "constant", "--warmup", 0)
+    begun = ("--data", data.name, "--out", out, *options, "--steps", 2, "--dropout", 0.1, "--log", "csv")
+    assert here(*begun)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    # From another folder, with nothing but where the run is; then with what may change.
+    assert here("--resume", "--out", "out")[0] == 0
+    assert here("--resume", "--out", out, "--steps", 4, "--save-every", 1, "--rank", 2)[0] == 0
+    assert here(*begun[:-5], 4, *begun[-4:], "--out", tmp_path / "whole", "--data", data)[0] == 0
+    assert result(out) == result(tmp_path / "whole") and losses(out) == losses(tmp_path / "whole")
+    assert (out / "log.csv").read_text().count("\n") == 1 + len(history(out))
+    # The options that were changed are the run's own from then on.
+    assert here("--resume", "--out", out)[0] == 0 and len(losses(out)) == 4
+    for given, problem in (
+        (("--lr", 0.1), "--lr 0.1: the run in {} began with 0.01; leave --lr out"),
+        (("--model", data), "--model "),
+        (("--seed", 3), "--seed 3: the run in {} began with 0;"),
+        (("--gate-only",), "--gate-only true: the run in {} began with false;"),
+        (("--steps", 3), "4 steps are done, and 3 were asked for; raise --steps"),
+    ):
+        code, said = here("--resume", "--out", out, *given)
+        assert code and problem.format(out) in said and said.count("\n") == 1
+    assert "--data is missing" in here("--resume", "--out", tmp_path / "none")[1]
 
 
 def test_a_place_for_the_result_is_needed(data, model, here):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -111,6 +114,55 @@ def test_processes_with_other_data_are_refused(tmp_path):
         _, said = process.communicate(timeout=120)
         assert process.returncode == 2
         assert said.startswith(f"rave-mlx: process {rank}: data, model and options are not the same in all 2 processes")
+
+
+def ended_with(processes, code):
+    """What the processes said before all of them left with this code."""
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [code] * len(processes), said
+    assert not any("Traceback" in text for text in said), said
+    return [[line for line in text.splitlines() if line.startswith("rave-mlx: ")][-1] for text in said]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_cannot_begin_tells_the_others_why(tmp_path, rank):
+    data, model = write_data(tmp_path / "data"), write_model(tmp_path / "model")
+    given = [options(data, tmp_path / "out", model, "--batch-size", 2, "--steps", 2)] * 2
+    given[rank] = options(data, tmp_path / "out", tmp_path / "absent", "--batch-size", 2, "--steps", 2)
+    said = ended_with(launch(tmp_path, *given), 1)
+    assert "absent: no such model directory" in said[rank] and not said[rank].startswith("rave-mlx: process")
+    assert said[1 - rank].startswith(f"rave-mlx: process {rank}: ") and "absent: no such model" in said[1 - rank]
+
+
+def test_a_process_that_cannot_go_on_tells_the_others_why(tmp_path):
+    """Pictures of one machine are damaged while both train."""
+    data, model = write_data(tmp_path / "data"), write_model(tmp_path / "model")
+    copy, out = tmp_path / "copy", tmp_path / "out"
+    shutil.copytree(data, copy)
+    more = ("--batch-size", 2, "--steps", 4000, "--save-every", 1)
+    processes = launch(tmp_path, options(data, out, model, *more), options(copy, out, model, *more))
+    while checkpoint.latest(out) is None:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+    for file in copy.glob("train*.png"):
+        file.write_bytes(file.read_bytes()[:-40])
+    first, second = ended_with(processes, 1)
+    assert re.match(r"rave-mlx: train.jsonl, line \d: .*copy/train\d.png: damaged", second)
+    assert first == second.replace("rave-mlx: ", "rave-mlx: process 1: ")
+    checkpoint.read(checkpoint.latest(out))
+
+
+def test_a_disk_that_is_full_stops_all_processes(tmp_path):
+    data, model, out = write_data(tmp_path / "data"), write_model(tmp_path / "model"), tmp_path / "out"
+    more = ("--batch-size", 2, "--steps", 4000, "--save-every", 1)
+    processes = launch(tmp_path, *[options(data, out, model, *more)] * 2)
+    while checkpoint.latest(out) is None:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+    # No file of the process that writes may grow beyond this, which is what a full disk comes to.
+    resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    first, second = ended_with(processes, 1)
+    assert "cannot be written" in first and second == first.replace("rave-mlx: ", "rave-mlx: process 0: ")
 
 
 def test_one_process_needs_no_engine():
