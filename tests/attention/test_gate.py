@@ -14,7 +14,8 @@ from rave_mlx.attention import GateTerms, attend, decoder_mask
 from rave_mlx.attention.chunked import chunked
 from rave_mlx.attention.gate import PairGate, squash
 from rave_mlx.config import GateConfig, RopeConfig, TextConfig
-from rave_mlx.generation.decode import prefill, step
+from rave_mlx.generation.decode import step
+from rave_mlx.generation.prefill import prefill
 
 backend.prepare()
 SQUASHES = ("tanh", "identity", "suppress", "boost")

@@ -17,7 +17,8 @@ from rave_mlx.attention import decoder_mask
 from rave_mlx.chat.session import Session
 from rave_mlx.config import GateConfig, LMMConfig
 from rave_mlx.errors import ConfigError
-from rave_mlx.generation.decode import _chunk_end, prefill, step
+from rave_mlx.generation.decode import step
+from rave_mlx.generation.prefill import _chunk_end, prefill
 from rave_mlx.inputs.prompt.message import Message, TextPart
 from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.inputs.prompt.positions import opened_keys
