@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,12 @@ def evaluate(
     ] = 20,
     image_tokens: options.ImageTokens = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write every answer, one JSON object a line.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Write every answer as it comes, one JSON object a line; a run that was stopped goes on.",
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Figures as one JSON object.")] = False,
 ) -> None:
@@ -49,7 +55,9 @@ def evaluate(
     Answers are greedy, one question at a time. Tables go to stdout, progress to stderr.
     """
     from rave_mlx.api import load
-    from rave_mlx.evaluate.output import as_json, as_tables, follow, write_answers
+    from rave_mlx.checkpoint.fingerprint import fingerprint
+    from rave_mlx.evaluate.answers_file import AnswersFile
+    from rave_mlx.evaluate.output import Progress, as_json, as_tables
     from rave_mlx.evaluate.runner import answer_all
     from rave_mlx.evaluate.tasks import open_task
     from rave_mlx.policies.parse import steering
@@ -57,11 +65,19 @@ def evaluate(
     policy = None if attention is None else steering(attention)
     items, breakdowns = open_task(task, pages)
     lmm = load(model, adapter=adapter)
-    results = list(
-        answer_all(lmm, items, policy=policy, image_tokens=image_tokens, progress=follow() if not json else None)
-    )
-    if sys.stderr.isatty() and not json:
-        print(file=sys.stderr)
-    if out is not None:
-        write_answers(results, out)
+    progress = Progress()
+    with ExitStack() as stack:
+        answers = None
+        if out is not None:
+            run = {
+                "task": task, "pages": pages, "attention": attention, "image_tokens": image_tokens, "adapter": adapter,
+                "model": fingerprint(lmm),
+            }  # fmt: skip
+            answers = stack.enter_context(AnswersFile(out, run))
+            if answers.done:
+                print(f"{out}: {len(answers.done)} answers are there; going on after them", file=sys.stderr)
+        results = list(
+            answer_all(lmm, items, policy=policy, image_tokens=image_tokens, answers=answers, progress=progress)
+        )
+    progress.close()
     print(as_json(results, breakdowns) if json else as_tables(results, breakdowns))

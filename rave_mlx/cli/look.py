@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +20,7 @@ _WHERE = "What is shown"
 def look(
     image: Annotated[
         list[str] | None,
-        typer.Option("--image", "-i", metavar="FILE", help="Image or PDF to look at; repeat for several."),
+        typer.Option("--image", "-i", metavar="FILE...", help="Images and PDFs to look at, `-` for standard input."),
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The question.")] = None,
     model: options.Model = None,
@@ -90,29 +91,48 @@ def look(
     if not image or prompt is None:
         raise UsageError("look needs --image FILE and --prompt TEXT")
     from rave_mlx.checkpoint.directory import check_new
+    from rave_mlx.cli.image_arguments import open_arguments
     from rave_mlx.look.comparison import compare as compare_runs
     from rave_mlx.look.maps import parse_numbers
     from rave_mlx.look.masses import mass_table
     from rave_mlx.look.output import as_json, write_folder
 
-    files = [Path(name).expanduser() for name in image]
-    folder = out or files[0].with_name(f"{files[0].stem}-look")
+    images = open_arguments(image, page)
+    folder = out or images[0].folder_beside
     check_new(folder)
     chosen = parse_numbers(layers, "--layers") if layers else None
     of_heads = parse_numbers(heads, "--heads") if heads else None
     lmm = load(model, adapter=adapter)
-    parts = [{"type": "image", "image": file, "page": page} for file in files]
+    parts = [{"type": "image", "image": each.source, "page": each.page} for each in images]
     messages = [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
     runs = compare_runs(lmm, messages, _policies(compare, lmm), max_tokens=max_tokens, image_tokens=image_tokens)
     written = write_folder(runs, folder, layers=chosen, heads=of_heads)
     for run in runs:
         print(f"{run.attention}: {run.answer}", file=sys.stderr)
+    _say_what_chat_answers(lmm, messages, [run.answer for run in runs], max_tokens, image_tokens)
     if json:
         print(as_json(runs, written, layers=chosen, heads=of_heads))
         return
     print("\n".join(map(str, written)))
     if table:
         print("\n" + "\n\n".join(map(mass_table, runs)))
+
+
+def _say_what_chat_answers(
+    lmm: LMM, messages: Sequence[Mapping[str, Any]], shown: Sequence[str], max_tokens: int, image_tokens: int | None
+) -> None:
+    """Say so where chat reads the page in more ways than one by default, and comes to another answer than is shown."""
+    if lmm.config.attention is None:
+        return
+    from rave_mlx.api import generate
+
+    answer = generate(lmm, messages, max_tokens=max_tokens, image_tokens=image_tokens)
+    if answer not in shown:
+        print(
+            f"chat answers {answer!r}: with {lmm.config.attention} it reads parts of the page, or other sizes of it, "
+            "as well; shown is one reading of the whole page",
+            file=sys.stderr,
+        )
 
 
 def _policies(compare: str | None, lmm: LMM) -> list[str | None]:

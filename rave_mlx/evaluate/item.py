@@ -18,6 +18,7 @@ class Item:
         answers: every answer that counts as right.
         tags: by what the figures are broken down ("split", "kind", "layout", "font").
         longest: tokens an answer may take.
+        progress: share of the task that is done with this question, from 0 to 1; 0 where that is not known.
     """
 
     image: ImageSource
@@ -25,3 +26,4 @@ class Item:
     answers: tuple[str, ...]
     tags: Mapping[str, str] = field(default_factory=dict)
     longest: int = 64
+    progress: float = 0.0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
+from rave_mlx.evaluate.item import Item
 from rave_mlx.evaluate.report import SURE, by_tags, summarize, table, when_sure
 from rave_mlx.evaluate.runner import Result
 
@@ -35,22 +36,38 @@ def as_json(results: Sequence[Result], breakdowns: Breakdowns) -> str:
     return json.dumps({"all": asdict(summarize(results)), "by": by}, ensure_ascii=False)
 
 
-def write_answers(results: Sequence[Result], out: Path) -> None:
-    """Every answer as one JSON object a line, written beside its place and renamed into it."""
-    part = out.with_name(f".{out.name}.part")
-    part.write_text("".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in results), encoding="utf-8")
-    part.replace(out)
+class Progress:
+    """Says how far a run is, on stderr: on a terminal in one line that is rewritten, elsewhere now and then a line."""
 
+    _EVERY = 30.0
+    """Seconds between two lines off a terminal."""
 
-def follow() -> Callable[[Result], None] | None:
-    """A progress line on a terminal; None where stderr is none."""
-    if not sys.stderr.isatty():
-        return None
-    seen = right = 0
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._begun = self._said = time.monotonic()
+        self._first: float | None = None
+        self._seen = self._right = 0
 
-    def note(result: Result) -> None:
-        nonlocal seen, right
-        seen, right = seen + 1, right + result.exact
-        print(f"\r{seen} answers, {right / seen:.1%} exact", end="", file=sys.stderr, flush=True)
+    def __call__(self, item: Item, result: Result) -> None:
+        """Count an answer."""
+        self._seen, self._right = self._seen + 1, self._right + result.exact
+        now = time.monotonic()
+        if self._first is None:
+            self._first = item.progress
+        if self._terminal or now - self._said >= self._EVERY:
+            self._said = now
+            end = "" if self._terminal else "\n"
+            begin = "\r" if self._terminal else ""
+            print(begin + self._line(item.progress, now) + end, end="", file=sys.stderr, flush=True)
 
-    return note
+    def close(self) -> None:
+        """End the line of a terminal."""
+        if self._terminal and self._seen:
+            print(file=sys.stderr)
+
+    def _line(self, progress: float, now: float) -> str:
+        line = f"{progress:4.0%} done, {self._seen} answers, {self._right / self._seen:.1%} exact"
+        covered = progress - (self._first or 0.0)
+        if 0 < progress < 1 and covered > 0:
+            line += f", about {(now - self._begun) / covered * (1 - progress) / 60:.0f} min left"
+        return line

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from rave_mlx.chat.session import Session
 from rave_mlx.evaluate.item import Item
 from rave_mlx.evaluate.metrics import anls, character_errors, exact
 from rave_mlx.inputs.prompt.message import ImagePart
 from rave_mlx.models.lmm import LMM
-from rave_mlx.policies.parse import Attention
+from rave_mlx.policies.policy import Attention
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,26 @@ class Result:
     certainty: float
 
 
+class AnswersKept(Protocol):
+    """What keeps results (`answers_file.AnswersFile`)."""
+
+    done: list[Result]
+
+    def check(self, item: Item, number: int) -> None:
+        """Refuse an item that is not what result `number` answered."""
+
+    def add(self, result: Result) -> None:
+        """Keep a result."""
+
+
 def answer_all(
     lmm: LMM,
     items: Iterable[Item],
     *,
     policy: Attention = None,
     image_tokens: int | None = None,
-    progress: Callable[[Result], None] | None = None,
+    answers: AnswersKept | None = None,
+    progress: Callable[[Item, Result], None] | None = None,
 ) -> Iterator[Result]:
     """Answers, greedily. An image is encoded once for all questions that follow each other about it.
 
@@ -54,15 +68,21 @@ def answer_all(
         items: the questions.
         policy: attention policy, as of `Session`.
         image_tokens: budget of visual tokens an image.
-        progress: called with every result as it comes.
+        answers: where results are kept; those that it has are not asked again.
+        progress: called with every question that was asked and its result.
 
     Raises:
         ImageError, PromptError, MemoryLimitError: for an item that the model cannot take.
+        UsageError: where `answers` holds answers to other questions.
     """
     session = Session(lmm, policy=policy, image_tokens=image_tokens)
     shown: object = None
     part: ImagePart | None = None
-    for item in items:
+    for number, item in enumerate(items):
+        if answers is not None and number < len(answers.done):
+            answers.check(item, number)
+            yield answers.done[number]
+            continue
         if part is None or item.image is not shown:
             shown, part = item.image, session.read(item.image)
         session.reset()
@@ -71,8 +91,10 @@ def answer_all(
         answer = "".join(piece.text for piece in session.send(item.question, [part]))
         seconds = time.perf_counter() - begun
         result = _score(item, answer, seconds, 0.0 if session.stats is None else session.stats.certainty)
+        if answers is not None:
+            answers.add(result)
         if progress is not None:
-            progress(result)
+            progress(item, result)
         yield result
 
 

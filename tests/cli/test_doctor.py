@@ -2,11 +2,13 @@ import itertools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 
 import mlx.core as mx
 import pytest
+from hub_server import running
 from typer.testing import CliRunner
 
 from rave_mlx import __version__, backend
@@ -114,7 +116,7 @@ def test_mlx_without_a_backend_fails_with_the_command(tmp_path):
 def test_offline_and_the_cache_are_shown(tmp_path):
     (tmp_path / "models--someone--something").mkdir()
     value = findings(HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1")["Hub"]["value"]
-    assert value == f"offline (HF_HUB_OFFLINE is set); 1 model in {tmp_path}"
+    assert value == f"not asked (HF_HUB_OFFLINE is set); 1 model in {tmp_path}"
 
 
 def test_an_optional_package_that_is_missing_comes_with_its_command():
@@ -122,3 +124,26 @@ def test_an_optional_package_that_is_missing_comes_with_its_command():
     assert finding == doctor.Finding(
         "Something", "no_such_module is not installed (does a thing)", "missing", "pip install 'rave-mlx[something]'"
     )
+
+
+def test_it_finds_out_whether_the_hub_answers(tmp_path):
+    with running() as hub:
+        found = findings(**hub.environment(tmp_path))["Hub"]
+    assert found["state"] == "ok"
+    assert " answers; 0 models in " in found["value"]
+
+
+def test_a_hub_that_does_not_answer_is_named():
+    with socket.socket() as taken:  # bound, not listening: connections are refused
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        found = findings(HF_ENDPOINT=address, HF_HUB_OFFLINE="0")["Hub"]
+    assert found["state"] == "missing"
+    assert f"{address} does not answer" in found["value"]
+    assert "HF_HUB_OFFLINE" in found["fix"]
+
+
+def test_a_hub_that_is_switched_off_is_not_asked():
+    found = findings(HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:1")["Hub"]
+    assert found["state"] == "ok"
+    assert found["value"].startswith("not asked")

@@ -85,10 +85,11 @@ def browser(pages: int) -> Iterator[Item]:
     Raises:
         ModelError: when no Chromium is installed, or it draws nothing.
     """
-    for page in browser_pages(SEED, pages):
+    drawn = browser_pages(SEED, pages)
+    for number, page in enumerate(drawn, 1):
         for q in page.questions:
             tags = {"split": f"browser {page.kind}s", "kind": group(q.kind), "font": page.face}
-            yield Item(page.image, q.text, (q.answer,), tags)
+            yield Item(page.image, q.text, (q.answer,), tags, progress=number / len(drawn))
 
 
 def browser_pages(seed: int, per_kind: int) -> list[BrowserPage]:

@@ -49,18 +49,19 @@ def docs(pages: int, only: str | None = None) -> Iterator[Item]:
 
 
 def _questions(pages: int, splits: Mapping[str, PageConfig], control: bool) -> Iterator[Item]:
-    for name, split in splits.items():
+    for index, (name, split) in enumerate(splits.items()):
         previous: Image.Image | None = None
         for number in range(pages):
             rng = Random(SEED + number)
             config = replace(split, width=rng.randint(192, 448), height=rng.randint(64, 400))
             page = make(rng, config, with_words=False)
             asked = list(_pick(rng, page.questions))
+            progress = (index * pages + number + 1) / (len(splits) * pages)
             for image, label in ((page.image, name), (previous if control and name == "values" else None, SHUFFLED)):
                 for q in asked if image is not None else ():
                     tags = {"split": label, "kind": group(q.kind), "layout": page.layout, "font": page.font}
                     assert image is not None
-                    yield Item(image, q.text, (q.answer,), tags, _LONGEST)
+                    yield Item(image, q.text, (q.answer,), tags, _LONGEST, progress)
             previous = page.image
 
 

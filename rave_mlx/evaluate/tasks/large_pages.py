@@ -8,6 +8,7 @@ frame; `page`, 760-900 x 900-1,200 pixels full of type of 14-18, as a page of a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 from PIL import Image
@@ -20,16 +21,19 @@ SEED = 980_000
 """Far from the seeds of training and of the other tasks."""
 _PAPER = (250, 250, 248)
 _KINDS = ("form", "receipt", "table", "letter", "article")
+_SPLITS = ("block", "close", "page")
 _PER_KIND = {"value": 2, "cell": 2, "title": 1}
 
 
 def large(pages: int) -> Iterator[Item]:
     """Questions about `pages` pages of every split: at most two values, two cells and the title of each."""
-    for split in ("block", "close", "page"):
+    for index, split in enumerate(_SPLITS):
         for number in range(pages):
             rng = Random(SEED + number)
             document, image = _page(rng) if split == "page" else _block(rng, split)
-            yield from _questions(Random(number), document, image, split)
+            progress = (index * pages + number + 1) / (len(_SPLITS) * pages)
+            for item in _questions(Random(number), document, image, split):
+                yield replace(item, progress=progress)
 
 
 def _block(rng: Random, split: str) -> tuple[Document, Image.Image]:

@@ -56,8 +56,10 @@ def headings(path: Path, count: int) -> Iterator[Item]:
     found = [(i, line) for i, lines in enumerate(pages) if (line := _heading(lines, usual)) is not None]
     if not found:
         raise UsageError(f"{path}: no headings in its text layer")
-    for i, line in found[:: max(1, len(found) // count)][:count]:
-        yield Item(_cut(document[i], line), QUESTION, (line.text,), {"split": path.stem, "kind": "title"})
+    chosen = found[:: max(1, len(found) // count)][:count]
+    for number, (i, line) in enumerate(chosen, 1):
+        tags = {"split": path.stem, "kind": "title"}
+        yield Item(_cut(document[i], line), QUESTION, (line.text,), tags, progress=number / len(chosen))
 
 
 def _heading(lines: list[_Line], usual: float) -> _Line | None:

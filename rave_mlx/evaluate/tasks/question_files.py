@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def read_lines(path: Path) -> Iterator[Item]:
         raise UsageError(str(error)) from None
     if not items:
         raise UsageError(f"{path}: no questions in it")
-    yield from items
+    for number, item in enumerate(items, 1):
+        yield replace(item, progress=number / len(items))
 
 
 def _item(row: Any, folder: Path) -> Item:

@@ -49,11 +49,12 @@ from rave_mlx.policies.methods.vflowopt_map import (
     recycle,
     tile_importance,
 )
-from rave_mlx.policies.policy import Context, Policy
+from rave_mlx.policies.policy import Context
+from rave_mlx.policies.rereading.policy import RereadingPolicy
 
 
 @dataclass(frozen=True)
-class VFlowOpt(Policy):
+class VFlowOpt(RereadingPolicy):
     """Fewer visual tokens before the decoder, and again inside it.
 
     Attributes:
@@ -67,6 +68,7 @@ class VFlowOpt(Policy):
     """
 
     name: ClassVar[str] = "vflowopt"
+    originals: ClassVar[bool] = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "50": {},
         "25": {"threshold": 34.760, "cell": 15.581, "keep": 0.2651, "later": (0.9833, 0.8773)},

@@ -23,7 +23,7 @@ _HOOKS = ("revise", "logits_processor")
 class RereadingPolicy(Policy):
     """Base of policies that change what is read (`revise`) or the logits of the answer (`logits_processor`).
 
-    Unlike other policies they touch no decoder layer, so gates and policies that do are at work beside them.
+    Most touch no decoder layer (`layers`); gates and policies that do are at work beside them all the same.
     """
 
     originals: ClassVar[bool] = True
