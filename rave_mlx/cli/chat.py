@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ _READING, _SAMPLING = "Reading", "Sampling"
 def chat(
     image: Annotated[
         list[str] | None,
-        typer.Option("--image", "-i", metavar="FILE", help="Image or PDF to read; repeat for several."),
+        typer.Option("--image", "-i", metavar="FILE...", help="Images and PDFs to read, `-` for standard input."),
     ] = None,
     prompt: Annotated[
         str | None,
@@ -73,7 +72,9 @@ def chat(
     """
     from rave_mlx.api import load
     from rave_mlx.chat.session import Session
+    from rave_mlx.cli.image_arguments import open_arguments
     from rave_mlx.cli.repl import Repl
+    from rave_mlx.errors import UsageError
     from rave_mlx.generation.sampling import Sampling
     from rave_mlx.policies.parse import steering
 
@@ -86,13 +87,16 @@ def chat(
         seed=seed,
     )
     policy = None if attention is None else steering(attention)
+    images = open_arguments(image or [], page)
+    if prompt is None and any(each.is_stdin for each in images):
+        raise UsageError("--image - reads standard input, where questions come from without --prompt; give --prompt")
     lmm = load(model, adapter=adapter)
     session = Session(
         lmm, policy=policy, max_tokens=max_tokens, image_tokens=image_tokens, sampling=sampling, system=system
     )
     repl = Repl(session, built_in=model is None, json=json)
-    for file in image or []:
-        repl.attach(Path(file).expanduser(), page)
+    for each in images:
+        repl.attach(each)
     if prompt is not None:
         if not repl.ask(prompt):
             raise typer.Exit(130)

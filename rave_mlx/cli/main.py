@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 
 from rave_mlx.cli import chat, convert, doctor, evaluate, export, fuse, look, train
 from rave_mlx.cli.aliases import translate
+from rave_mlx.cli.image_arguments import ImagesCommand
 from rave_mlx.errors import RaveError
 
 __all__ = ["app", "main", "run"]
@@ -28,13 +29,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(chat.chat)
+app.command(cls=ImagesCommand)(chat.chat)
 app.command()(convert.convert)
 app.command()(export.export)
 app.command()(fuse.fuse)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
-app.command()(look.look)
+app.command(cls=ImagesCommand)(look.look)
 app.command()(doctor.doctor)
 
 

@@ -30,4 +30,4 @@ ImageTokens = Annotated[
         "images in tiles.",
     ),
 ]
-Page = Annotated[int, typer.Option("--page", min=1, help="Page to read of PDF and TIFF files.")]
+Page = Annotated[int, typer.Option("--page", min=1, help="Page of the PDF or TIFF file before it, as in FILE#page=2.")]

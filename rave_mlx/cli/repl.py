@@ -13,13 +13,15 @@ from pathlib import Path
 
 from rave_mlx.chat.session import Session, TurnStats
 from rave_mlx.chat.transcript import load_transcript, save_transcript
+from rave_mlx.cli.image_arguments import ImageArgument, dragged_images, open_arguments, typed_images
 from rave_mlx.convert.source import SUGGESTED
 from rave_mlx.errors import RaveError, UsageError
 from rave_mlx.inputs.prompt.message import ImagePart
 from rave_mlx.policies.rereading.crops import is_reduced, reading_scale
 
 HELP = """\
-/image FILE [PAGE]   show the model an image (or a page of a PDF); ask about it next
+/image FILE [PAGE]   show the model an image (or a page of a PDF); ask about it next. A line that is only
+                     the path of an image, as when it is dragged here, does the same
 /reset               forget the conversation
 /save FILE           write the conversation, images included, to a JSON file
 /load FILE           go on with a saved conversation
@@ -37,7 +39,6 @@ class Repl:
         self._waiting: list[ImagePart] = []
         self._notice, self._warned = built_in, False
         self._commands: dict[str, Callable[[list[str]], None]] = {
-            "/image": self._image,
             "/reset": self._reset,
             "/save": self._save,
             "/load": self._load,
@@ -45,11 +46,11 @@ class Repl:
             "/help": self._help,
         }
 
-    def attach(self, file: Path, page: int = 1) -> None:
+    def attach(self, image: ImageArgument) -> None:
         """Read an image that the next question is about, and say how many tokens it takes."""
-        self._waiting.append(self._session.read(file, page))
+        self._waiting.append(self._session.read(image.source, image.page))
         patches, config = self._waiting[-1].patches, self._session.lmm.config.image
-        line = f"{file}: {patches.size[0]} x {patches.size[1]} pixels, {patches.tokens:,} visual tokens"
+        line = f"{image.name}: {patches.size[0]} x {patches.size[1]} pixels, {patches.tokens:,} visual tokens"
         if config is not None and is_reduced(patches, config):
             line += f", read at {reading_scale(patches, config):.2f} of its size"
         _note(line)
@@ -109,9 +110,10 @@ class Repl:
             except KeyboardInterrupt:
                 print()
                 continue
+            before = self._session.stats
             if not self._do(line):
                 return
-            if line.strip() and not line.startswith("/") and self._session.stats is not None:
+            if self._session.stats is not None and self._session.stats is not before:
                 _note(status_line(self._session.stats))
 
     def follow(self, lines: Iterable[str]) -> None:
@@ -130,7 +132,12 @@ class Repl:
         if line in ("/exit", "/quit"):
             return False
         try:
-            if line.startswith("/"):
+            command, _, rest = line.partition(" ")
+            if command == "/image":
+                self._image(rest)
+            elif command not in self._commands and (files := dragged_images(line)):
+                self._attach_all(open_arguments(files))
+            elif line.startswith("/"):
                 self._command(line)
             elif line:
                 self.ask(line)
@@ -149,10 +156,20 @@ class Repl:
             raise UsageError(f"{name}: no such command; /help lists them")
         self._commands[name](arguments)
 
-    def _image(self, arguments: list[str]) -> None:
-        if not 1 <= len(arguments) <= 2 or not all(a.isdigit() for a in arguments[1:]):
+    def _image(self, rest: str) -> None:
+        if not rest.strip():
             raise UsageError("use: /image FILE [PAGE]")
-        self.attach(Path(arguments[0]).expanduser(), int(arguments[1]) if len(arguments) == 2 else 1)
+        self._attach_all(typed_images(rest))
+
+    def _attach_all(self, images: Iterable[ImageArgument]) -> None:
+        """Attach all images, or none of them where one cannot be read."""
+        waiting = list(self._waiting)
+        try:
+            for image in images:
+                self.attach(image)
+        except RaveError:
+            self._waiting = waiting
+            raise
 
     def _reset(self, arguments: list[str]) -> None:
         self._session.reset()

@@ -18,6 +18,7 @@ from rave_mlx.inputs.images.preprocess import open_image
 from rave_mlx.inputs.images.token_boxes import places
 from rave_mlx.inputs.prompt.message import ImagePart, Message, Role, TextPart, latest_turn
 from rave_mlx.inputs.prompt.parse_messages import read_messages
+from rave_mlx.inputs.prompt.parse_parts import parse_part
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.look.maps import AnswerToken, AttentionMap, SeenImage
 from rave_mlx.look.watch import Recorder, Row, Watch
@@ -155,15 +156,11 @@ def _images(messages: Sequence[Message]) -> list[ImagePart]:
     return [part for message in messages for part in message.parts if isinstance(part, ImagePart)]
 
 
-def _originals(messages: Sequence[Mapping[str, Any]]) -> list[Image.Image | None]:
-    """The images of messages that were read, in order; None for those given as an address."""
-    found: list[Image.Image | None] = []
-    for part in (p for m in messages if not isinstance(m["content"], str) for p in m["content"]):
-        if part["type"] == "image":
-            found.append(open_image(part["image"], part.get("page", 1), page_pixels=PAGE_PIXELS))
-        elif part["type"] == "image_url":
-            found.append(None)
-    return found
+def _originals(messages: Sequence[Mapping[str, Any]]) -> list[Image.Image]:
+    """The images of messages that were read, in order."""
+    parts = [part for m in messages if not isinstance(m["content"], str) for part in m["content"]]
+    asked = [request for part in parts if not isinstance(request := parse_part(part, "image"), str)]
+    return [open_image(request.source, request.page, page_pixels=PAGE_PIXELS) for request in asked]
 
 
 def seen_by_model(image: ImagePatches, config: Images) -> Image.Image:
