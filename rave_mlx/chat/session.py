@@ -189,7 +189,7 @@ class Session:
         encoded = len(self._features.keys() - known) + self._encode(prompt, reused)
         known = set(self._features)
         confidence = TokenConfidence()
-        processors = [*self._logits_processors(shown), confidence]
+        processors: list[LogitsProcessor] = [*self._logits_processors(shown), confidence]
         limit = min(self.max_tokens, self.lmm.config.text.max_positions - len(prompt))
         features, ids, text = self._features, list[int](), ""
         words = self._words(prompt, shown)

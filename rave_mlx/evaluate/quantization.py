@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx import backend, synthetic
-from rave_mlx.api import load
+from rave_mlx.api import load, stream
 from rave_mlx.checkpoint.packed import expand
 from rave_mlx.convert.open import find, open_model
 from rave_mlx.convert.quantize import describe, quantizable
 from rave_mlx.errors import ModelError
-from rave_mlx.generation import decode
 from rave_mlx.inputs.images.preprocess import ImageSource
 from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.inputs.prompt.prompt import Prompt
@@ -173,7 +172,7 @@ def _answered(lmm: LMM, images: Iterable[ImageSource]) -> Iterator[Messages]:
     """A person's images, with what the model itself answers."""
     for image in images:
         question = _ask(_QUESTION, image)
-        pieces = decode.stream(lmm, [question], max_tokens=_ANSWER_TOKENS)
+        pieces = stream(lmm, [question], max_tokens=_ANSWER_TOKENS)
         yield [question, _say("".join(piece.text for piece in pieces))]
 
 

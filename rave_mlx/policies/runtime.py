@@ -20,8 +20,9 @@ from rave_mlx.attention.masks import Mask
 from rave_mlx.errors import UsageError
 from rave_mlx.inputs.prompt.message import Role
 from rave_mlx.inputs.prompt.prompt import Prompt, TokenMap
+from rave_mlx.models.hooks import KeptTokens, Sublayer
 from rave_mlx.models.lmm import LMM
-from rave_mlx.policies.policy import Context, KeptTokens, Phase, Policy, Rows, Sublayer
+from rave_mlx.policies.policy import Context, Phase, Policy, Rows
 from rave_mlx.policies.scores import Shown, Touching, steer
 from rave_mlx.policies.tokens import KeyRows, Tokens
 

@@ -27,9 +27,10 @@ from rave_mlx import backend
 from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
 from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.hooks import Sublayer
 from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.lmm import LMM
-from rave_mlx.policies.policy import Context, Policy, Sublayer
+from rave_mlx.policies.policy import Context, Policy
 from rave_mlx.policies.runtime import PolicyRuntime
 
 _LEAST_LOSS = 1e-3

@@ -127,7 +127,7 @@ class VFlowOpt(RereadingPolicy):
 
     def revise(
         self, lmm: LMM, messages: Sequence[Message], gate: bool | None, features: MutableMapping[str, mx.array]
-    ) -> Sequence[Message]:
+    ) -> list[Message]:
         def pruned(part: Any) -> Any:
             return (
                 replace(part, patches=self._pruned(lmm, part.patches, features))
