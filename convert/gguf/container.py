@@ -73,9 +73,9 @@ class _Reader(GGUFReader):
 
     def _strings(self, start: int, count: int) -> tuple[list[NDArray[Any]], int]:
         data = self.data.view(np.ndarray)
-        lengths, found = memoryview(data), []
+        found = []
         for _ in range(count):
-            (length,) = struct.unpack_from("<Q", lengths, start)
+            (length,) = struct.unpack_from("<Q", data.data, start)
             if start + 8 + length > len(data):
                 raise ValueError("it ends within a list")
             found.append(data[start + 8 : start + 8 + length])

@@ -23,6 +23,7 @@ def chat(
     ] = None,
     model: options.Model = None,
     adapter: options.Adapter = None,
+    mmproj: options.Mmproj = None,
     system: Annotated[str | None, typer.Option("--system", help="System message that starts the conversation.")] = None,
     page: options.Page = 1,
     image_tokens: options.ImageTokens = None,
@@ -90,7 +91,7 @@ def chat(
     images = open_arguments(image or [], page)
     if prompt is None and any(each.is_stdin for each in images):
         raise UsageError("--image - reads standard input, where questions come from without --prompt; give --prompt")
-    lmm = load(model, adapter=adapter)
+    lmm = load(model, adapter=adapter, mmproj=mmproj)
     session = Session(
         lmm, policy=policy, max_tokens=max_tokens, image_tokens=image_tokens, sampling=sampling, system=system
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from rave_mlx.cli import options
 from rave_mlx.errors import UsageError
 
 _QUANTIZATION = "Quantization"
@@ -89,6 +90,7 @@ def convert(
         ),
     ] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")] = None,
+    mmproj: options.Mmproj = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done, from headers alone; write nothing.")
     ] = False,
@@ -109,6 +111,7 @@ def convert(
     [bold]rave-mlx convert peft-adapter my-adapter --base qwen-3b[/bold]
     """
     from rave_mlx import convert as converter
+    from rave_mlx.api import load
     from rave_mlx.checkpoint.directory import read_config
     from rave_mlx.config import GateConfig
     from rave_mlx.convert.adapters import is_adapter
@@ -118,7 +121,7 @@ def convert(
     from rave_mlx.evaluate.quantization import check as compare
 
     if base is not None or is_adapter(source):
-        for_models = (dtype, quantize, mode, group_size, recipe, check_image, push)
+        for_models = (dtype, quantize, mode, group_size, recipe, check_image, push, mmproj)
         changed = gate or quantize_vision or check or dry_run or any(option is not None for option in for_models)
         _convert_adapter(source, out, base, revision, alone=not changed)
         return
@@ -133,7 +136,8 @@ def convert(
     if check and out is None:
         raise UsageError("--check goes with a conversion: give OUT")
     if dry_run:
-        print("\n".join(converter.plan(source, dtype=dtype, gate=gates, quantize=packing, revision=revision).lines()))
+        planned = converter.plan(source, dtype=dtype, gate=gates, quantize=packing, revision=revision, mmproj=mmproj)
+        print("\n".join(planned.lines()))
         return
     if push is not None:
         check_push(push)
@@ -146,12 +150,14 @@ def convert(
                 gate=gates,
                 quantize=packing,
                 revision=revision,
+                mmproj=mmproj,
                 hashes=push is not None,
                 progress=progress,
             )
         print(path)
         if check:
-            print(compare(find(source, revision), path, check_image or ()).text())
+            original = find(source, revision)
+            print(compare(load(original, mmproj=mmproj) if mmproj else original, path, check_image or ()).text())
     elif push is None:
         raise UsageError("missing OUT, the directory to create")
     else:

@@ -25,6 +25,7 @@ def evaluate(
     ] = "docs",
     model: options.Model = None,
     adapter: options.Adapter = None,
+    mmproj: options.Mmproj = None,
     attention: Annotated[
         str | None,
         typer.Option(
@@ -64,7 +65,7 @@ def evaluate(
 
     policy = None if attention is None else steering(attention)
     items, breakdowns = open_task(task, pages)
-    lmm = load(model, adapter=adapter)
+    lmm = load(model, adapter=adapter, mmproj=mmproj)
     progress = Progress()
     with ExitStack() as stack:
         answers = None

@@ -25,6 +25,7 @@ def look(
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The question.")] = None,
     model: options.Model = None,
     adapter: options.Adapter = None,
+    mmproj: options.Mmproj = None,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -86,7 +87,7 @@ def look(
     if pointing is not None:
         if image or prompt or layers or heads or out:
             raise UsageError("--pointing asks questions of its own; beside it go --model, --adapter, --compare, --json")
-        _point(pointing, load(model, adapter=adapter), compare, json)
+        _point(pointing, load(model, adapter=adapter, mmproj=mmproj), compare, json)
         return
     if not image or prompt is None:
         raise UsageError("look needs --image FILE and --prompt TEXT")
@@ -102,7 +103,7 @@ def look(
     check_new(folder)
     chosen = parse_numbers(layers, "--layers") if layers else None
     of_heads = parse_numbers(heads, "--heads") if heads else None
-    lmm = load(model, adapter=adapter)
+    lmm = load(model, adapter=adapter, mmproj=mmproj)
     parts = [{"type": "image", "image": each.source, "page": each.page} for each in images]
     messages = [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
     runs = compare_runs(lmm, messages, _policies(compare, lmm), max_tokens=max_tokens, image_tokens=image_tokens)

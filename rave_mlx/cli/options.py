@@ -13,13 +13,20 @@ Model = Annotated[
         "-m",
         metavar="DIR_OR_HUB_ID",
         envvar="RAVE_MLX_MODEL",
-        help="Rave directory, checkpoint directory, GGUF file (text only) or Hub id. Without it: the small built-in "
-        "model.",
+        help="Rave directory, checkpoint directory, GGUF file or Hub id. Without it: the small built-in model.",
     ),
 ]
 Adapter = Annotated[
     str | None,
     typer.Option("--adapter", metavar="DIR", help="Adapter to put on the model: rave-mlx's, peft's or mlx-lm's."),
+]
+Mmproj = Annotated[
+    str | None,
+    typer.Option(
+        "--mmproj",
+        metavar="FILE",
+        help="Vision tower of a GGUF model, its second file. Default: the only mmproj-*.gguf beside it.",
+    ),
 ]
 ImageTokens = Annotated[
     int | None,

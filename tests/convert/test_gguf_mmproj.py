@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -291,3 +293,25 @@ def test_which_tower_is_taken(tmp_path):
         rave_mlx.load(file, mmproj="elsewhere.gguf")
     with pytest.raises(ModelError, match="mmproj goes with a GGUF file"):
         rave_mlx.load(mmproj=tmp_path / "mmproj-a.gguf")
+
+
+def test_the_command_line(tmp_path):
+    """Several towers lie beside the model: one is named, for chat and for convert."""
+    file = write(MADE["qwen2_vl"], tmp_path / "gguf")
+    tower = file.with_name("mmproj-model-f32.gguf")
+    shutil.copy(tower, tower.with_name("mmproj-other.gguf"))
+
+    def run(*arguments):
+        command = [sys.executable, "-c", "from rave_mlx.cli.main import run; run()", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+    ask = ("chat", "--model", file, "--prompt", "Hi", "--max-tokens", "2")
+    done = run(*ask)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "several vision towers lie beside it" in done.stderr
+    assert run(*ask, "--mmproj", tower).returncode == 0
+    done = run("convert", file, tmp_path / "rave", "--mmproj", tower)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'rave'}\n"), done.stderr
+    assert rave_mlx.load(tmp_path / "rave").config.family == "qwen2_vl"
+    planned = run("convert", file, "--dry-run", "--mmproj", tower)
+    assert "qwen2_vl" in planned.stdout
