@@ -18,7 +18,7 @@ def split_at_markers(text: str) -> list[str]:
     return re.split(rf"\n?{MARKER}\n?", text)
 
 
-def check_placeholders(text: str, number: int) -> None:
+def check_placeholders(text: str, where: str) -> None:
     """Refuse another program's place for an image, which would be read as text.
 
     Raises:
@@ -26,4 +26,4 @@ def check_placeholders(text: str, number: int) -> None:
     """
     found = _OTHERS.search(text)
     if found is not None:
-        raise RowError(f"message {number}: {found[0]} looks like a place for an image; write {MARKER} instead")
+        raise RowError(f"{where}: {found[0]} looks like a place for an image; write {MARKER} instead")

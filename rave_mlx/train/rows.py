@@ -151,7 +151,7 @@ def _check(turns: Sequence[Turn]) -> None:
         if not turn.parts:
             raise DataError(f"message {number}: the {turn.role} turn is empty")
         if turn.role != "assistant":
-            check_placeholders(turn.text, number)
+            check_placeholders(turn.text, f"message {number}")
     if not any(turn.role == "assistant" for turn in turns):
         raise DataError("no assistant turn, so there is nothing to train on")
 
