@@ -41,7 +41,7 @@ def canonical(source: Source) -> Stored:
         commit=source.commit,
         lmm=lmm,
         tensors=translation.tensors(),
-        bytes=sum(tensor.nbytes for tensor in source.tensors.values()),
+        size=sum(tensor.nbytes for tensor in source.tensors.values()),
         files=tuple(source.files()),
         tokenizer=source.tokenizer,
         hub=source.hub_files(),

@@ -112,6 +112,11 @@ def open_headers(wanted: str | os.PathLike[str], revision: str | None = None, mm
     """The same with tensors that stand for their shapes only where the weights are on the Hub: nothing is downloaded
     but settings and headers.
 
+    Args:
+        wanted: path or Hub id.
+        revision: branch, tag or commit of a Hub id.
+        mmproj: see `read`.
+
     Raises:
         ConfigError, ModelError: as `find` and `open_stored`.
     """

@@ -107,7 +107,7 @@ def make_plan(
         commit=stored.commit,
         config=config,
         parameters=dict(counts),
-        before=stored.bytes,
+        before=stored.size,
         after=after,
         dtypes=dict(dtypes.most_common()),
         weights=weights,

@@ -2,13 +2,11 @@
 
 Linear layers of the decoder, its embedding and its head are packed by `mx.quantize`, as mlx-lm does. The vision tower
 and the connector stay as they are unless asked for; norms, positions and gates always do. So does a weight whose rows
-the group size does not divide; `summary` names each of them.
+the group size does not divide; a plan names each of them.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +26,7 @@ Shapes = Mapping[str, "mx.array | Sequence[int]"]
 DEFAULTS: dict[str, tuple[int, int]] = {"affine": (4, 64), "mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
 """Bits and group size of each mode where none are given."""
 
-_SEEING = ("vision", "connector")
+_VISUAL = ("vision", "connector")
 _BLOCK = 1 << 20
 """Weights in a block of rows that is packed at a time."""
 
@@ -118,10 +116,16 @@ def plan(config: LMMConfig, expected: Shapes, options: Options) -> QuantizationC
 
 
 def decide(config: LMMConfig, expected: Shapes, options: Options) -> list[Decision]:
-    """The decision about every weight matrix, in the order of `expected`."""
+    """The decision about every weight matrix, in the order of `expected`.
+
+    Args:
+        config: the model.
+        expected: its tensors, or their shapes, by canonical name.
+        options: what is asked for.
+    """
     shapes = {name: _shape(tensor) for name, tensor in expected.items()}
     matrices = {n.removesuffix(".weight"): (s[0], s[1]) for n, s in shapes.items() if quantizable(n, s)}
-    included = [m for m in matrices if options.include_vision or not m.startswith(_SEEING)]
+    included = [m for m in matrices if options.include_vision or not m.startswith(_VISUAL)]
     choose = _chooser(config, included, options)
     decisions = []
     for module, (rows, width) in matrices.items():
@@ -164,49 +168,6 @@ def apply(tensors: Iterable[tuple[str, mx.array]], quantization: QuantizationCon
         if not mx.issubdtype(tensor.dtype, mx.floating):
             raise ModelError(f"tensor {name} is quantized already ({tensor.dtype}); convert the 16-bit model instead")
         yield from zip((name, *_beside(name)), _pack(tensor, setting), strict=False)
-
-
-def summary(config: LMMConfig, expected: Shapes, options: Options, *, itemsize: int = 2) -> Summary:
-    """What `plan` does with these tensors, for people; `itemsize` is the bytes of a weight that is not quantized."""
-    decisions = decide(config, expected, options)
-    weights = sum(math.prod(_shape(t)) for t in expected.values())
-    saved = sum(d.rows * d.width * itemsize - packed_bytes(d, itemsize) for d in decisions)
-    return Summary(weights, weights * itemsize, weights * itemsize - saved, tuple(decisions))
-
-
-def packed_bytes(decision: Decision, itemsize: int = 2) -> int:
-    """Bytes of a weight matrix as decided, scales and biases included."""
-    setting, size = decision.setting, decision.rows * decision.width
-    if setting is None:
-        return size * itemsize
-    scale = 2 * itemsize if setting.mode == "affine" else 1
-    return size * setting.bits // 8 + size // setting.group_size * scale
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Sizes in bytes before and after, and what becomes of each matrix. `weights`: how many numbers the model has."""
-
-    weights: int
-    before: int
-    after: int
-    decisions: tuple[Decision, ...]
-
-    def text(self) -> str:
-        """A few lines for people."""
-        bits = 8 * self.after / self.weights
-        lines = [f"quantized: {_gb(self.before)} become {_gb(self.after)}, {bits:.2f} bits a weight"]
-        kinds = Counter(describe(d.setting) for d in self.decisions if d.setting)
-        lines += [f"  {kind}: {count} matrices" for kind, count in sorted(kinds.items())]
-        out = Counter(_part(d.module) for d in self.decisions if d.reason == "not included")
-        lines += [f"  as it is: {part}, {count} matrices" for part, count in out.items()]
-        lines += [f"  as it is, by a rule: {d.module}" for d in self.decisions if d.reason == "rule"]
-        lines += [
-            f"  as it is, the group size does not divide {d.width}: {d.module}"
-            for d in self.decisions
-            if d.reason == "width"
-        ]
-        return "\n".join(lines)
 
 
 def describe(setting: QuantizationConfig) -> str:
@@ -252,7 +213,3 @@ def _beside(weight: str) -> tuple[str, str]:
 
 def _shape(tensor: mx.array | Sequence[int]) -> tuple[int, ...]:
     return tuple(tensor.shape if isinstance(tensor, mx.array) else tensor)
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"

@@ -48,6 +48,11 @@ def named(recipe: str, config: LMMConfig, group_size: int) -> Chooser:
 
     The embedding of a model without a head of its own is its head, and a vision tower and connector that are to be
     quantized at all get the higher width; mlx-lm has no rule for either.
+
+    Args:
+        recipe: its name.
+        config: the model.
+        group_size: weights that share a scale.
     """
     low, high = (QuantizationConfig(bits, group_size) for bits in NAMED[recipe])
     layers = config.text.num_layers
@@ -118,6 +123,11 @@ def _read_rule(text: str, where: str, group_size: int) -> Rule:
 
 def chooser(rules: Iterable[Rule], modules: Iterable[str], base: QuantizationConfig) -> Chooser:
     """What rules say about the modules that may be quantized; `base` holds where no rule matches.
+
+    Args:
+        rules: in the order of the file.
+        modules: canonical names.
+        base: how a module is packed that no rule matches.
 
     Raises:
         ConfigError: for a rule that matches none of them.

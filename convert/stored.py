@@ -24,7 +24,7 @@ class Stored:
         name, commit: what to call it, and the Hub's commit that it is a snapshot of.
         lmm: the model without weights; its configuration says how `tensors` are packed.
         tensors: lazy tensors by canonical name, in the model's order; to be taken once, so that nothing keeps them.
-        bytes: size of the stored weights.
+        size: bytes of the stored weights.
         files: those whose content decides what the model answers.
         tokenizer: its tokenizer file.
         hub: configuration files of the foreign checkpoint by name, for an export.
@@ -36,7 +36,7 @@ class Stored:
     commit: str | None
     lmm: LMM
     tensors: Iterator[tuple[str, mx.array]] = field(repr=False)
-    bytes: int
+    size: int
     files: tuple[Path, ...]
     tokenizer: Path
     hub: Mapping[str, bytes] = field(repr=False)
@@ -65,7 +65,7 @@ def read_rave_directory(folder: Path, tensors: Mapping[str, mx.array] | None = N
         commit=None if known is None else known[1],
         lmm=lmm,
         tensors=iter(found.items()),
-        bytes=sum(tensor.nbytes for tensor in found.values()),
+        size=sum(tensor.nbytes for tensor in found.values()),
         files=(*settings, *weight_files(found)),
         tokenizer=folder / directory.TOKENIZER,
         hub=read_settings(folder / directory.HUB),

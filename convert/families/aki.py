@@ -91,7 +91,13 @@ def config(source: Source) -> LMMConfig:
 
 
 def origin(canonical: str, config: LMMConfig, hub: HubConfig) -> Origin:
-    """Where a canonical tensor lies."""
+    """Where a canonical tensor lies.
+
+    Args:
+        canonical: the canonical name.
+        config: the canonical configuration.
+        hub: the checkpoint's config.json.
+    """
     stem, _, leaf = canonical.rpartition(".")
     if stem in _VOCABULARY:
         return _vocabulary(stem, leaf, config.text, hub)
@@ -172,10 +178,6 @@ def _images(source: Source, whole: Keys, tower: TileVisionConfig, latents: int) 
 FAMILY = Family(
     config,
     origin,
-    ignored=(
-        r"vision_encoder\.head\..*",
-        r"vision_encoder\.embeddings\.position_ids",
-        r"lang_model\.model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
-    ),
+    ignored=(r"vision_encoder\.head\..*",),
     template=TEMPLATE,
 )

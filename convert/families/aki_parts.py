@@ -70,7 +70,16 @@ def describes(config: HubConfig) -> bool:
 
 
 def part(hub: HubConfig, key: str, where: str) -> Mapping[str, Any]:
-    """Configuration of one of the two models: the section of that name, else what is known by its path."""
+    """Configuration of one of the two models: the section of that name, else what is known by its path.
+
+    Args:
+        hub: the checkpoint's config.json.
+        key: that of the path which names the model.
+        where: the file, for errors.
+
+    Raises:
+        ConfigError: for a model that is not known by its path and has no section of its own.
+    """
     section, known = _KNOWN[key]
     if isinstance(hub.get(section), Mapping):
         return dict(hub[section])

@@ -46,7 +46,7 @@ class Family:
             config.json).
         eras: (prefix, modern prefix) of names written by other versions of transformers, or by MLX packages; the
             first that fits is replaced.
-        ignored: regular expressions of modern names that are no weights of the model (buffers, unused heads).
+        ignored: regular expressions of modern names that are no weights of the model (unused heads).
         template: the chat template of checkpoints that bring none as a file of its own, or None.
     """
 

@@ -91,7 +91,13 @@ def _longest_edge(keys: Keys, name: str, default: int) -> int:
 
 
 def origin(canonical: str, config: LMMConfig, hub: HubConfig) -> Origin:
-    """Where a canonical tensor lies."""
+    """Where a canonical tensor lies.
+
+    Args:
+        canonical: the canonical name.
+        config: the canonical configuration.
+        hub: the checkpoint's config.json.
+    """
     if canonical.startswith("decoder."):
         return text_origin(canonical, config, hub, "model.text_model.")
     if canonical == "connector.proj.weight":

@@ -41,7 +41,11 @@ _TAGS = {"start_image_token": "<img>", "end_image_token": "</img>"}
 
 
 def config(source: Source) -> LMMConfig:
-    """The canonical configuration."""
+    """The canonical configuration.
+
+    Raises:
+        ConfigError: for settings that are missing, malformed or not supported.
+    """
     whole = Keys(source.config, str(source.path / "config.json"))
     whole.require("vision_feature_select_strategy", "default")
     tower = _tower(whole.section("vision_config"), whole.get("vision_feature_layer", int, -1))
@@ -130,7 +134,13 @@ def _check_tags(source: Source) -> None:
 
 
 def origin(canonical: str, config: LMMConfig, hub: HubConfig) -> Origin:
-    """Where a canonical tensor lies."""
+    """Where a canonical tensor lies.
+
+    Args:
+        canonical: the canonical name.
+        config: the canonical configuration.
+        hub: the checkpoint's config.json.
+    """
     if canonical.startswith("decoder."):
         return text_origin(canonical, config, hub)
     vision = config.vision

@@ -30,7 +30,13 @@ _PROJECTOR = {"fc1": "linear_1", "fc2": "linear_2"}
 
 
 def decoder_part(whole: Keys, source: Source, kind: str) -> tuple[Keys, str]:
-    """The text part of a configuration with its defaults, and its model type (`kind` where none is given)."""
+    """The text part of a configuration with its defaults, and its model type (`kind` where none is given).
+
+    Args:
+        whole: the configuration.
+        source: the checkpoint.
+        kind: model type of the text backbone where none is given.
+    """
     text = whole.section("text_config")
     found = text.get("model_type", str, kind)
     return Keys(with_defaults(source.config["text_config"], found, text.where), text.where), found
@@ -43,6 +49,9 @@ def read_features(whole: Keys, kind: str, layer: int, strategy: str) -> TileVisi
         whole: the configuration.
         kind: model type of the tower where none is given.
         layer, strategy: defaults of `vision_feature_layer` and `vision_feature_select_strategy`.
+
+    Raises:
+        ConfigError: for settings that do not fit the tower.
     """
     vision = whole.section("vision_config")
     tower = read_tower(vision, vision.get("model_type", str, kind))
@@ -107,7 +116,13 @@ def config(source: Source) -> LMMConfig:
 
 
 def origin(canonical: str, config: LMMConfig, hub: HubConfig) -> Origin:
-    """Where a canonical tensor lies."""
+    """Where a canonical tensor lies.
+
+    Args:
+        canonical: the canonical name.
+        config: the canonical configuration.
+        hub: the checkpoint's config.json.
+    """
     if canonical.startswith("decoder."):
         return text_origin(canonical, config, hub)
     if canonical.startswith("vision."):

@@ -31,6 +31,13 @@ def read_tiles(
 ) -> TileConfig:
     """Images as tiles of the best of the sizes in `image_grid_pinpoints` (`pinpoints` where none are given).
 
+    Args:
+        source: the checkpoint.
+        whole: its configuration.
+        tower: the vision tower.
+        pinpoints: sizes (height, width) in pixels that images are brought to, where none are given.
+        max_features: features of more tiles than this are scaled down; None: never.
+
     Raises:
         ConfigError: where the processor's sizes and the model's differ, or features are no square.
     """

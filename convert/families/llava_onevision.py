@@ -18,7 +18,11 @@ PINPOINTS = tuple((height, width) for height in _SIDES for width in _SIDES)
 
 
 def config(source: Source) -> LMMConfig:
-    """The canonical configuration."""
+    """The canonical configuration.
+
+    Raises:
+        ConfigError: for settings that are missing, malformed or not supported.
+    """
     whole = Keys(source.config, str(source.path / "config.json"))
     aspect = whole.get("vision_aspect_ratio", str, "anyres_max_9")
     limit = re.fullmatch(r"anyres_max_([1-9]\d*)", aspect)

@@ -55,6 +55,10 @@ def read_parts(source: Source, text: HubConfig, vision: HubConfig) -> tuple[Keys
     """The whole config.json, then the decoder's keys and the tower's, over their defaults.
 
     The decoder's keys lie in `text_config`, or (transformers before 4.52) beside it.
+
+    Args:
+        source: the checkpoint.
+        text, vision: defaults of the two sections.
     """
     whole = Keys(source.config, str(source.path / "config.json"))
     inner, tower = whole.section("text_config", fallback=True), whole.section("vision_config")
@@ -67,7 +71,13 @@ def read_parts(source: Source, text: HubConfig, vision: HubConfig) -> tuple[Keys
 
 
 def read_qwen2(whole: Keys, text: Keys, kind: str) -> TextConfig:
-    """The decoder of Qwen2-VL and Qwen2.5-VL. As in transformers, either section may tie the embeddings."""
+    """The decoder of Qwen2-VL and Qwen2.5-VL. As in transformers, either section may tie the embeddings.
+
+    Args:
+        whole: the configuration.
+        text: its text part.
+        kind: the text backbone's model type.
+    """
     tied = whole.get("tie_word_embeddings", bool, False) or text.get("tie_word_embeddings", bool, False)
     rope = read_multimodal_rope(text, (16, 24, 24), interleaved=False, default_theta=1e6)
     return read_text(text, whole, kind, rope=rope, tie_embeddings=tied)
@@ -76,7 +86,14 @@ def read_qwen2(whole: Keys, text: Keys, kind: str) -> TextConfig:
 def read_multimodal_rope(
     text: Keys, sections: tuple[int, ...], *, interleaved: bool, default_theta: float | None = None
 ) -> RopeConfig:
-    """Rotary positions of the decoder; `sections` and `default_theta` serve where none are given."""
+    """Rotary positions of the decoder; `sections` and `default_theta` serve where none are given.
+
+    Args:
+        text: the text part of the configuration.
+        sections: frequencies of time, rows and columns, where they are not given.
+        interleaved: whether the three take turns.
+        default_theta: rotary base where none is given.
+    """
     scaling = text.get("rope_parameters", dict, None) or text.get("rope_scaling", dict, {})
     Keys(scaling, text.where).require("mrope_interleaved", interleaved)
     rope = read_rope(text, default_theta=default_theta)
@@ -100,7 +117,11 @@ def read_tower(vision: Keys, **fields: Any) -> VisionConfig:
 
 
 def read_images(source: Source, tower: VisionConfig) -> ImageConfig:
-    """Pre-processing of Qwen2VLImageProcessor, which all three families use, and its defaults."""
+    """Pre-processing of Qwen2VLImageProcessor, which all three families use, and its defaults.
+
+    Raises:
+        ConfigError: for settings of the image processor that are not supported.
+    """
     if not source.processor:
         raise ConfigError(f"{source.path}: preprocessor_config.json is missing; download it with the model")
     keys = Keys(source.processor, str(source.path / "preprocessor_config.json"))
@@ -126,7 +147,14 @@ def read_images(source: Source, tower: VisionConfig) -> ImageConfig:
 def assemble(
     family: str, source: Source, whole: Keys, text: Keys, decoder: TextConfig, tower: VisionConfig
 ) -> LMMConfig:
-    """The canonical configuration around a decoder and a tower."""
+    """The canonical configuration around a decoder and a tower.
+
+    Args:
+        family: its name.
+        source: the checkpoint.
+        whole, text: its configuration and the text part of it.
+        decoder, tower: what was read of the two parts.
+    """
     return LMMConfig(
         family=family,
         text=decoder,
@@ -141,7 +169,14 @@ def assemble(
 def qwen_origin(
     canonical: str, config: LMMConfig, hub: HubConfig, *, merger: Mapping[str, str], mlp: Mapping[str, str]
 ) -> Origin:
-    """Where a canonical tensor lies, given a family's names in the mergers and in the tower's MLPs."""
+    """Where a canonical tensor lies, given a family's names in the mergers and in the tower's MLPs.
+
+    Args:
+        canonical: the canonical name.
+        config: the canonical configuration.
+        hub: the checkpoint's config.json.
+        merger, mlp: names of this family's connector and of the tower's MLP, by ours.
+    """
     if canonical.startswith("decoder."):
         return text_origin(canonical, config, hub)
     vision = config.vision

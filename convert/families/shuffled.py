@@ -49,7 +49,16 @@ def read_model(
 
 
 def tile_tokens(tower: TileVisionConfig, scale: int, where: str) -> int:
-    """Visual tokens a tile, when `scale` x `scale` features become one."""
+    """Visual tokens a tile, when `scale` x `scale` features become one.
+
+    Args:
+        tower: the vision tower.
+        scale: features a side that become one token.
+        where: the file, for errors.
+
+    Raises:
+        ConfigError: when that does not divide the tower's features.
+    """
     if scale < 1 or tower.side % scale:
         raise ConfigError(f"{where}: {tower.side} patches a side of a tile cannot be joined {scale} by {scale}")
     return (tower.side // scale) ** 2

@@ -12,7 +12,11 @@ from rave_mlx.errors import ConfigError
 
 
 def processor_keys(source: Source) -> Keys:
-    """The settings of a checkpoint's image processor; steps that are switched off are refused."""
+    """The settings of a checkpoint's image processor; steps that are switched off are refused.
+
+    Raises:
+        ConfigError: when the checkpoint has no settings of an image processor.
+    """
     keys = Keys(source.processor, str(source.path / "preprocessor_config.json"))
     for step in ("do_resize", "do_rescale", "do_normalize"):
         keys.require(step, True)

@@ -79,7 +79,14 @@ def read_text(text: Keys, whole: Keys, kind: str, **changes: Any) -> TextConfig:
 
 
 def text_origin(canonical: str, config: LMMConfig, hub: HubConfig, stem: str = "model.language_model.") -> Origin:
-    """Where a canonical `decoder.*` tensor lies; `stem` precedes `layers`, `embed_tokens` and `norm`."""
+    """Where a canonical `decoder.*` tensor lies; `stem` precedes `layers`, `embed_tokens` and `norm`.
+
+    Args:
+        canonical: the canonical name.
+        config: the canonical configuration.
+        hub: the checkpoint's config.json.
+        stem: what precedes `layers`, `embed_tokens` and `norm` there.
+    """
     path, _, leaf = canonical.removeprefix("decoder.").rpartition(".")
     whole = {"embed": f"{stem}embed_tokens", "norm": f"{stem}norm", "head": "lm_head"}
     if path in whole:

@@ -22,8 +22,14 @@ def config(source: Source) -> LMMConfig:
 
 
 def origin(canonical: str, config: LMMConfig, hub: HubConfig) -> Origin:
-    """Where a canonical tensor lies."""
+    """Where a canonical tensor lies.
+
+    Args:
+        canonical: the canonical name.
+        config: the canonical configuration.
+        hub: the checkpoint's config.json.
+    """
     return text_origin(canonical, config, hub, stem="model.")
 
 
-FAMILY = Family(config, origin, ignored=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",))
+FAMILY = Family(config, origin)

@@ -34,8 +34,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """What configurations leave out, by model type."""
 
-IGNORED = (r".*\.embeddings\.position_ids", r".*\.vision_tower\.head\..*")
-"""A buffer of older checkpoints, and SigLIP's pooling, which features do not pass through."""
+IGNORED = (r".*\.vision_tower\.head\..*",)
+"""SigLIP's pooling, which features do not pass through."""
 
 _TOP = {
     "patch_embed": "embeddings.patch_embedding",
@@ -90,6 +90,14 @@ def state_indices(layers: int | list[Any], depth: int, where: str) -> tuple[int,
     """Indices of a tower's `hidden_states` (the embeddings, then what each layer puts out) as `feature_layers`.
 
     The last of them has not passed the final norm, in CLIP and SigLIP alike.
+
+    Args:
+        layers: one index or several; negative ones count from the end.
+        depth: layers of the tower.
+        where: the file, for errors.
+
+    Raises:
+        ConfigError: for an index that the tower does not have.
     """
     chosen = layers if isinstance(layers, list) else [layers]
     wrong = [i for i in chosen if not isinstance(i, int) or not -depth - 1 <= i <= depth]
@@ -99,7 +107,13 @@ def state_indices(layers: int | list[Any], depth: int, where: str) -> tuple[int,
 
 
 def tower_origin(canonical: str, vision: TileVisionConfig, stem: str = "model.vision_tower.") -> Origin:
-    """Where a canonical `vision.*` tensor lies; `stem` precedes `embeddings`, `encoder` and `post_layernorm`."""
+    """Where a canonical `vision.*` tensor lies; `stem` precedes `embeddings`, `encoder` and `post_layernorm`.
+
+    Args:
+        canonical: the canonical name.
+        vision: the tower's configuration.
+        stem: what precedes `embeddings`, `encoder` and `post_layernorm` there.
+    """
     path = canonical.removeprefix("vision.")
     if path in _WHOLE:
         return Origin(stem + _WHOLE[path])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import mlx.core as mx
 import numpy as np
 
@@ -29,7 +27,7 @@ def is_finite(tensor: mx.array) -> bool:
     if tensor.dtype not in _LARGEST or not tensor.size:
         return True
     # A sum is finite only if all of its terms are (and may overflow where they are); on a GPU nothing is copied for it.
-    if mx.default_device().type == mx.DeviceType.gpu and math.isfinite(float(mx.sum(tensor).item())):
+    if mx.default_device().type == mx.DeviceType.gpu and np.isfinite(np.asarray(mx.sum(tensor).astype(mx.float32))):
         return True
     word, bits, limit = _LARGEST[tensor.dtype]
     words = np.asarray(tensor.view(word)).reshape(-1)
