@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 transformers = pytest.importorskip("transformers")
 
 from rave_mlx.config import TokenConfig  # noqa: E402
+from rave_mlx.convert.named_templates import read_template  # noqa: E402
+from rave_mlx.convert.tokenizer_settings import read_tokenizer_settings  # noqa: E402
 from rave_mlx.errors import PromptError  # noqa: E402
 from rave_mlx.inputs.prompt.chat_template import ChatTemplate  # noqa: E402
 from rave_mlx.inputs.prompt.message import Message, Role, TextPart  # noqa: E402
@@ -26,13 +26,11 @@ CONVERSATIONS = {
 
 
 def ours(folder, conversation):
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    text = lambda value: value["content"] if isinstance(value, dict) else value
-    template = ChatTemplate(
-        config["chat_template"], bos_token=text(config.get("bos_token")), eos_token=text(config.get("eos_token"))
-    )
+    settings = read_tokenizer_settings(folder, {})
+    template = ChatTemplate(read_template(folder, images=False), settings.named)
     messages = [Message(role, (TextPart(content),), plain=True) for role, content in conversation]
-    return build_prompt(messages, Tokenizer(folder / "tokenizer.json"), template, tokens=TokenConfig(stop=(2,)))
+    tokenizer = Tokenizer(folder / "tokenizer.json", added=settings.added)
+    return build_prompt(messages, tokenizer, template, tokens=TokenConfig(stop=(2,)))
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
