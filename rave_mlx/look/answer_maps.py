@@ -15,7 +15,7 @@ from rave_mlx.generation.prefill import prefill
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.images.patches import ImagePatches, normalised
 from rave_mlx.inputs.images.preprocess import open_image
-from rave_mlx.inputs.images.token_boxes import places
+from rave_mlx.inputs.images.token_boxes import locate_tokens
 from rave_mlx.inputs.prompt.message import ImagePart, Message, Role, TextPart, latest_turn
 from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.inputs.prompt.parse_parts import parse_part
@@ -66,7 +66,7 @@ def collect(
         raise PromptError("there is no image to look at; add one to the question")
     tokens, rows = _answer(lmm, prompt, chosen, max_tokens)
     pictures = shown or [seen_by_model(patches, image) for patches in prompt.images]
-    kept = [places(patches, image, connector) for patches in prompt.images]
+    kept = [locate_tokens(patches, image, connector) for patches in prompt.images]
     of_image = prompt.token_map.image
     gates = np.stack([row.gate for row in rows])
     return AttentionMap(

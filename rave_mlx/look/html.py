@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rave_mlx.inputs.images.token_boxes import Places
+from rave_mlx.inputs.images.token_boxes import TokenBoxes
 from rave_mlx.look.colors import attention_scale, difference_scale
 from rave_mlx.look.comparison import check_together
 from rave_mlx.look.maps import KINDS, AttentionMap, default_layers, name_numbers
@@ -88,7 +88,7 @@ def _data(runs: Sequence[AttentionMap], layers: Sequence[int] | None) -> dict[st
     }
 
 
-def _image(picture: Image.Image, places: Places) -> dict[str, Any]:
+def _image(picture: Image.Image, places: TokenBoxes) -> dict[str, Any]:
     shown = picture.copy()
     shown.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
     packed, kind = io.BytesIO(), "png"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rave_mlx.errors import UsageError
-from rave_mlx.inputs.images.token_boxes import Places
+from rave_mlx.inputs.images.token_boxes import TokenBoxes
 
 KINDS = ("image", "text", "sinks")
 """What a row's attention is divided among. A visual token that is a sink counts as a sink."""
@@ -37,7 +37,7 @@ class SeenImage:
     """
 
     picture: Image.Image = field(repr=False)
-    places: Places = field(repr=False)
+    places: TokenBoxes = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ class AttentionMap:
         return spread(own, seen.places, seen.picture.size, size)
 
 
-def spread(values: Floats, places: Places, page: tuple[int, int], size: tuple[int, int]) -> Floats:
+def spread(values: Floats, places: TokenBoxes, page: tuple[int, int], size: tuple[int, int]) -> Floats:
     """Values (n,) spread over their boxes on a page of `page` pixels, drawn with `size` (width, height)."""
     width, height = size
     shown = np.isfinite(places.boxes).all(axis=1)

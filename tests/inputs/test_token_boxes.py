@@ -1,4 +1,4 @@
-"""Places of visual tokens, by what they show: pages whose colours are coordinates go through the real cutting into
+"""Boxes of visual tokens, by what they show: pages whose colours are coordinates go through the real cutting into
 patches and tiles and the real order of features; the colour of a token has to be that of the middle of its box."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rave_mlx.config import (
     TileConfig,
 )
 from rave_mlx.inputs.images.preprocess import cut_patches
-from rave_mlx.inputs.images.token_boxes import places
+from rave_mlx.inputs.images.token_boxes import locate_tokens
 from rave_mlx.models.connectors.mlp import MlpConnector
 from rave_mlx.models.connectors.shuffle import shuffle
 
@@ -90,7 +90,7 @@ def colours(image, config, connector):
 def test_a_token_shows_what_lies_in_its_box(name, size):
     config, connector = CASES[name]
     image = cut_patches(coordinates(*size), config)
-    found, colour = places(image, config, connector), colours(image, config, connector)
+    found, colour = locate_tokens(image, config, connector), colours(image, config, connector)
     assert len(found.boxes) == len(colour) == image.tokens
     lost = np.isnan(found.boxes).any(axis=1)
     blank = np.isnan(colour).any(axis=1)
@@ -115,7 +115,7 @@ def test_a_token_shows_what_lies_in_its_box(name, size):
 @pytest.mark.parametrize("name", ["native", "one tile, stretched", "tiles, closest", "tiles, split"])
 def test_boxes_cover_the_page_once(name, size):
     config, connector = CASES[name]
-    found = places(cut_patches(coordinates(*size), config), config, connector)
+    found = locate_tokens(cut_patches(coordinates(*size), config), config, connector)
     for boxes in (found.boxes[~found.overview], found.boxes[found.overview]):
         if len(boxes):
             area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum()
@@ -127,12 +127,12 @@ def test_boxes_cover_the_page_once(name, size):
 
 def test_one_row_of_a_native_page():
     image = cut_patches(coordinates(80, 24), ImageConfig(4, 64, 1 << 16))
-    found = places(image, ImageConfig(4, 64, 1 << 16), ConnectorConfig(48, 48))
+    found = locate_tokens(image, ImageConfig(4, 64, 1 << 16), ConnectorConfig(48, 48))
     assert found.cell == (8.0, 8.0)
     assert found.boxes[11].tolist() == [8.0, 8.0, 16.0, 16.0]
 
 
 def test_latents_read_the_whole_tile():
     config = TileConfig(48, 6, 5, **PLAIN)
-    found = places(cut_patches(coordinates(90, 60), config), config, ResamplerConfig(8, 8, 5, 1, 1, 8))
+    found = locate_tokens(cut_patches(coordinates(90, 60), config), config, ResamplerConfig(8, 8, 5, 1, 1, 8))
     assert found.boxes.tolist() == [[0, 0, 90, 60]] * 5

@@ -22,7 +22,7 @@ from rave_mlx.errors import ModelError, PromptError, UsageError
 from rave_mlx.generation.decode import decode
 from rave_mlx.generation.prefill import prefill
 from rave_mlx.generation.sampling import Sampling
-from rave_mlx.inputs.images.token_boxes import Places
+from rave_mlx.inputs.images.token_boxes import TokenBoxes
 from rave_mlx.look import AttentionMap, collect, draw
 from rave_mlx.look.colors import attention_scale, difference_scale
 from rave_mlx.look.comparison import compare, split_policies
@@ -44,10 +44,10 @@ CASES = {name: case for name, case in cases().items() if case.processor}
 
 
 def grid(columns, rows, width, height):
-    """Places of a plain grid over a page."""
+    """Boxes of a plain grid over a page."""
     x, y = np.linspace(0, width, columns + 1), np.linspace(0, height, rows + 1)
     boxes = [[x[c], y[r], x[c + 1], y[r + 1]] for r in range(rows) for c in range(columns)]
-    return Places(np.array(boxes), np.zeros(rows * columns, bool), (width / columns, height / rows))
+    return TokenBoxes(np.array(boxes), np.zeros(rows * columns, bool), (width / columns, height / rows))
 
 
 def planted(weights, *, attention="none", answer="ab", mass=None, question="What?", size=(40, 20)) -> AttentionMap:
@@ -283,7 +283,7 @@ def test_over_peak_and_heat():
 
 def test_attention_of_an_overview_is_spread_over_the_page():
     boxes = np.array([[0, 0, 10, 10], [10, 0, 20, 10], [0, 0, 20, 10], [np.nan] * 4])
-    places = Places(boxes, np.array([False, False, True, False]), (10.0, 10.0))
+    places = TokenBoxes(boxes, np.array([False, False, True, False]), (10.0, 10.0))
     heat = spread(np.array([0.3, 0.1, 0.4, 9.0]), places, (20, 10), (2, 1))
     assert heat.tolist() == [[pytest.approx(0.5), pytest.approx(0.3)]]
 

@@ -22,7 +22,7 @@ from rave_mlx.evaluate import Item, answer_all
 from rave_mlx.generation.decode import continued
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.images.preprocess import cut_patches, fit_size
-from rave_mlx.inputs.images.token_boxes import places
+from rave_mlx.inputs.images.token_boxes import locate_tokens
 from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
 from rave_mlx.look import collect
 from rave_mlx.look.maps import spread
@@ -206,7 +206,7 @@ def test_a_native_page_keeps_its_grid(lmm):
 def test_tokens_of_every_family_lie_where_look_draws_them(name, tmp_path):
     lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
     patches = lmm.prepare([ask("Read.", picture(140, 90))]).images[0]
-    where = places(patches, lmm.config.image, lmm.config.connector)
+    where = locate_tokens(patches, lmm.config.image, lmm.config.connector)
     values = np.random.default_rng(0).random((2, patches.tokens))
     found = page_maps(values, patches, lmm.config)
     for row, own in zip(values, found, strict=True):

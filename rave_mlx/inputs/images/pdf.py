@@ -33,7 +33,12 @@ _DRAWING = threading.Lock()
 
 
 def render_page(data: bytes, page: int, pixels: int) -> Image.Image:
-    """Page `page` (from 1) of the PDF in `data`, about `pixels` pixels in RGB on white, filled-in forms included.
+    """Draw one page of a PDF in RGB on white, filled-in forms included.
+
+    Args:
+        data: the bytes of the file.
+        page: from 1.
+        pixels: about how many pixels the picture has.
 
     Raises:
         ImageError: without pypdfium2; for an encrypted, damaged or empty document; for a page that is not there.

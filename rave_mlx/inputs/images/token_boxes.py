@@ -20,8 +20,8 @@ Boxes = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
-    """The visual tokens of one image on its page.
+class TokenBoxes:
+    """Which part of the page each visual token of one image shows.
 
     Attributes:
         boxes: (n, 4) left, top, right, bottom in pixels of the upright original; NaN where a token shows no part of
@@ -35,8 +35,14 @@ class Places:
     cell: tuple[float, float]
 
 
-def places(image: ImagePatches, config: Images, connector: Connector) -> Places:
-    """The places of an image's visual tokens, in the order in which the decoder reads them."""
+def locate_tokens(image: ImagePatches, config: Images, connector: Connector) -> TokenBoxes:
+    """Find the box on the page that each visual token of an image shows, in the order in which the decoder reads them.
+
+    Args:
+        image: as the model read it.
+        config: how it was cut.
+        connector: how patches became visual tokens.
+    """
     if isinstance(config, ImageConfig):
         rows, columns = (side // config.merge_size for side in image.grid[1:])
         boxes = _grid(np.linspace(0, image.size[0], columns + 1), np.linspace(0, image.size[1], rows + 1))
@@ -54,7 +60,7 @@ def places(image: ImagePatches, config: Images, connector: Connector) -> Places:
     return _finish(boxes, overview, image)
 
 
-def _finish(boxes: Boxes, overview: NDArray[np.bool_], image: ImagePatches) -> Places:
+def _finish(boxes: Boxes, overview: NDArray[np.bool_], image: ImagePatches) -> TokenBoxes:
     """Boxes within the image; what lies outside of it shows nothing."""
     assert len(boxes) == image.tokens, (len(boxes), image.tokens)
     clipped = boxes.clip(0, np.tile(image.size, 2))
@@ -62,7 +68,7 @@ def _finish(boxes: Boxes, overview: NDArray[np.bool_], image: ImagePatches) -> P
     clipped[~(sizes > 1e-9).all(axis=1)] = np.nan
     detail = clipped[~overview] if np.isfinite(clipped[~overview]).any() else clipped
     smallest = np.nanmedian(detail[:, 2:] - detail[:, :2], axis=0) if np.isfinite(detail).any() else image.size
-    return Places(clipped, overview, (float(smallest[0]), float(smallest[1])))
+    return TokenBoxes(clipped, overview, (float(smallest[0]), float(smallest[1])))
 
 
 def _grid(x: NDArray[np.float64], y: NDArray[np.float64]) -> Boxes:
@@ -105,20 +111,20 @@ def _pinpoints(image: ImagePatches, config: TileConfig) -> tuple[Boxes, NDArray[
     """LLaVA-NeXT: the tile with the whole image, then the rows of the region that shows it, each with a newline."""
     side = config.tile_size // config.patch_size
     (width, height), used = image.size, side * config.patch_size / config.tile_size
-    across, kept = math.isqrt(config.tile_tokens), config.tile_tokens
+    across, overview = math.isqrt(config.tile_tokens), config.tile_tokens
     edges = np.linspace(0, used, across + 1)
     whole = _grid(edges, edges) * [width, height, width, height]
-    whole = np.concatenate([np.full((kept - across**2, 4), np.nan), whole])
+    whole = np.concatenate([np.full((overview - across**2, 4), np.nan), whole])
     newline = np.full((1, 4), np.nan)
     if image.region is None:
-        return np.concatenate([whole, newline]), np.zeros(kept + 1, bool)
+        return np.concatenate([whole, newline]), np.zeros(overview + 1, bool)
     region, canvas = image.region, tuple(n * config.tile_size for n in image.arrangement)
     inner_width, inner_height = fit_inside(image.size, (canvas[0], canvas[1]))
     x = _edges(region.left, region.width, region.columns, config) - (canvas[1] - inner_width) // 2
     y = _edges(region.top, region.height, region.rows, config) - (canvas[0] - inner_height) // 2
     lines = _grid(x * (width / inner_width), y * (height / inner_height)).reshape(region.rows, region.columns, 4)
     ended = np.concatenate([lines, np.broadcast_to(newline, (region.rows, 1, 4))], axis=1).reshape(-1, 4)
-    return np.concatenate([whole, ended]), np.arange(kept + len(ended)) < kept
+    return np.concatenate([whole, ended]), np.arange(overview + len(ended)) < overview
 
 
 def _edges(start: int, length: int, count: int, config: TileConfig) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from rave_mlx.config import LMMConfig
 from rave_mlx.inputs.images.patches import ImagePatches
-from rave_mlx.inputs.images.token_boxes import places
+from rave_mlx.inputs.images.token_boxes import locate_tokens
 
 Floats = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ def page_maps(values: Floats, image: ImagePatches, config: LMMConfig) -> Floats:
     """
     assert config.image is not None
     assert config.connector is not None
-    found = places(image, config.image, config.connector)
+    found = locate_tokens(image, config.image, config.connector)
     columns, rows = (max(1, round(side / cell)) for side, cell in zip(image.size, found.cell, strict=True))
     shown = np.isfinite(found.boxes).all(axis=1)
     boxes = found.boxes[shown]

@@ -21,9 +21,16 @@ def arrangements(least: int, most: int) -> tuple[tuple[int, int], ...]:
 
 
 def arrange(width: int, height: int, tile: int, least: int, most: int) -> tuple[int, int]:
-    """(rows, columns) of the tiles for an image of width x height pixels.
+    """(rows, columns) of the arrangement of tiles whose aspect is closest to that of an image.
 
     Of several arrangements with the same aspect, the largest of which the image's area covers more than half.
+
+    Args:
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        tile: side of a tile, in pixels.
+        least: fewest tiles.
+        most: most tiles.
     """
     best, difference = (1, 1), float("inf")
     for rows, columns in arrangements(least, most):
@@ -34,7 +41,13 @@ def arrange(width: int, height: int, tile: int, least: int, most: int) -> tuple[
 
 
 def closest(image: Image.Image, config: TileConfig, budget: int) -> Tiling:
-    """Tiles of an RGB image, at most `budget` visual tokens, the tile with the whole image included."""
+    """Cut an image into the arrangement of tiles that fits its aspect best (InternVL, arXiv 2404.16821).
+
+    Args:
+        image: RGB.
+        config: side of a tile in pixels, visual tokens a tile, fewest and most tiles.
+        budget: most visual tokens, those of the tile with the whole image included.
+    """
     tile, resample = config.tile_size, RESAMPLE[config.resample]
     most = max(1, min(config.max_tiles, budget // config.tile_tokens - 1))
     rows, columns = arrange(*image.size, tile, min(config.min_tiles, most), most)

@@ -8,7 +8,13 @@ from rave_mlx.inputs.images.tiling.unpad import visual_tokens
 
 
 def layout(tiling: Tiling, config: TileConfig, size: tuple[int, int]) -> tuple[str | int, ...]:
-    """Numbers of visual tokens with the text between them; `size` (width, height) of the original."""
+    """What stands in the prompt for a tiled image: numbers of visual tokens, and the text between them.
+
+    Args:
+        tiling: its tiles.
+        config: visual tokens a tile, and which marks the model knows.
+        size: (width, height) of the original, in pixels.
+    """
     if config.plan == "pinpoints":
         return (visual_tokens(config, tiling.region),)
     if config.markers == "grid":

@@ -11,7 +11,12 @@ from rave_mlx.inputs.images.tiling.plan import Tiling
 
 
 def single(image: Image.Image, config: TileConfig, budget: int) -> Tiling:
-    """One tile of an RGB image; `budget`, at least a tile, changes nothing.
+    """Make an image one square tile: stretched, cropped or padded, as the model was trained.
+
+    Args:
+        image: RGB.
+        config: side of the tile in pixels, and how the image is made square.
+        budget: most visual tokens; at least those of a tile, and then it changes nothing.
 
     Raises:
         ImageError: for an image that is to be cropped or padded and is too narrow.

@@ -15,9 +15,15 @@ from rave_mlx.inputs.images.tiling.unpad import unpad, visual_tokens
 
 
 def pinpoints(image: Image.Image, config: TileConfig, budget: int) -> Tiling:
-    """Tiles of an RGB image, at most `budget` visual tokens: sizes that would take more are left out.
+    """Fit an image into the best of the sizes that the model knows, and cut that into tiles.
 
-    Where none is left, the image is the one tile that shows the whole of it.
+    Sizes that would take more visual tokens than the budget are left out; where none is left, the image is the one tile
+    that shows the whole of it.
+
+    Args:
+        image: RGB.
+        config: side of a tile in pixels, and the sizes (height, width).
+        budget: most visual tokens.
     """
     tile, resample = config.tile_size, RESAMPLE[config.resample]
     overview = np.asarray(image.resize((tile, tile), resample))[None]

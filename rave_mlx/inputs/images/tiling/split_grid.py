@@ -52,10 +52,15 @@ def arrange(size: Size, tile: int) -> tuple[int, int]:
 
 
 def split(image: Image.Image, config: TileConfig, budget: int) -> Tiling:
-    """Tiles of an RGB image, at most `budget` visual tokens, the tile with the whole image included.
+    """Cut an image into tiles after its longest side was brought to a fixed length.
 
-    Where they would be more, the longest side is brought to fewer tiles; to fit one tile, the image is stretched to
-    it at once, as transformers does without `do_image_splitting`.
+    Where the tiles would be more than the budget holds, the longest side is brought to fewer tiles; to fit one tile,
+    the image is stretched to it at once, as transformers does without `do_image_splitting`.
+
+    Args:
+        image: RGB.
+        config: side of a tile and longest side in pixels, visual tokens a tile, most tiles.
+        budget: most visual tokens, those of the tile with the whole image included.
     """
     tile, resample = config.tile_size, RESAMPLE[config.resample]
     most = min(budget // config.tile_tokens - 1, config.max_tiles)

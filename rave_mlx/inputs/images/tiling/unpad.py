@@ -15,10 +15,15 @@ _TOLERANCE = 1.1
 
 
 def unpad(arrangement: tuple[int, int], config: TileConfig, size: tuple[int, int]) -> Region:
-    """What shows an image of `size` (width, height) among the patches of `arrangement` (rows, columns) of tiles.
+    """Find the part of the tiles' patches that shows the image; around it is padding.
 
     Follows `unpad_image` and `pack_image_features` of transformers, whose roundings differ from those of the pixels:
     at the border a row of patches may show some padding.
+
+    Args:
+        arrangement: (rows, columns) of tiles.
+        config: side of a tile and of a patch in pixels, and the limit of features.
+        size: (width, height) of the image, in pixels.
     """
     side = config.tile_size // config.patch_size
     rows, columns = arrangement[0] * side, arrangement[1] * side
