@@ -81,7 +81,7 @@ def _no_image(row: Mapping[str, Any]) -> str:
 
 def _without_marker(question: str) -> str:
     """The question of a row that says where its image goes, which is before the question."""
-    check_placeholders(question, 1)
+    check_placeholders(question, "question")
     before, *after = split_at_markers(question)
     if len(after) > 1 or (before.strip() and after):
         raise RowError(f"question: the image goes before the question; write one {MARKER} there, or none")
