@@ -8,7 +8,8 @@ import pytest
 from support import ask, picture, relative, tiny_model
 from test_kernels_model import GATES, SHAPE, kernels
 
-from rave_mlx.generation.decode import prefill, step
+from rave_mlx.generation.decode import step
+from rave_mlx.generation.prefill import prefill
 
 __all__ = ["kernels"]
 
