@@ -5,10 +5,16 @@ in many fonts and sizes, clean or scanned, with the box of every word and questi
 The same seed, configuration, fonts and Pillow give the same page, bit for bit. Fonts come from the system; see
 `fonts.DEBIAN_PACKAGES` for the set used in training.
 
-    from rave_mlx.nano import documents
-    page = documents.make(7)
+    from rave_mlx import synthetic
+    page = synthetic.make(7)
     page.image.save("page.png")
     for q in page.questions: print(q.text, "->", q.answer)
+
+`pages.py` chooses the blocks of a page, the files of blocks (`forms.py`, `ruled.py`, `tables.py`, ...) write them on a
+`sheet.Sheet`, `render.py` draws it, and `questions.py` asks about what was written.
+
+Random choices are drawn from one generator in a fixed order (`questions._near` has its own): a draw that is added,
+removed or moved changes the pages of all seeds.
 """
 
 from __future__ import annotations
@@ -23,10 +29,10 @@ from rave_mlx.synthetic import render
 from rave_mlx.synthetic.pages import KINDS as PAGE_KINDS
 from rave_mlx.synthetic.pages import PageConfig, draw_page, held_out_page
 from rave_mlx.synthetic.questions import ABSENT, Question, ask, text_lines
+from rave_mlx.synthetic.questions import KINDS as QUESTION_KINDS
 from rave_mlx.synthetic.render import Glyph, Word
 from rave_mlx.synthetic.sheet import Cell, Field
 
-QUESTION_KINDS = ("read", "line", "title", "field", "price", "quantity", "cell", "reverse", "absent", "count", "chart")
 __all__ = [
     "ABSENT",
     "PAGE_KINDS",
@@ -73,6 +79,13 @@ def make(
     with_glyphs: bool = False,
 ) -> Document:
     """Draw the page of a seed.
+
+    Args:
+        seed: of the page's random generator, or the generator itself, which is then drawn from.
+        config: what to draw; None for any page of the training side of every split.
+        mode: "RGB", or "L" for grey.
+        with_words: whether the box of every word is computed.
+        with_glyphs: whether the place of every character is computed.
 
     Raises:
         ModelError: for font families in `config` that are not installed, or a Pillow without FreeType.

@@ -29,7 +29,16 @@ def missing_label(rng: Random, text: str) -> str | None:
 
 
 def missing_cell(rng: Random, sheet: Sheet, text: str) -> Cell | None:
-    """An entry as the page's own are, but in a row or under a header that `text` (the page's, lower case) lacks."""
+    """An entry as the page's own are, but in a row or under a header that `text` (the page's, lower case) lacks.
+
+    Args:
+        rng: the generator to draw from.
+        sheet: a page with at least one cell.
+        text: everything the page says, in lower case.
+
+    Returns:
+        The entry to ask for; its value is that of a real one and means nothing. None where no try gave one.
+    """
     cell = rng.choice(sheet.cells)
     for _ in range(_TRIES):
         if cell.column and rng.random() < 0.4:

@@ -142,6 +142,7 @@ def menu(sheet: Sheet, wanted: int) -> None:
     rows = 2 if order in ("under", "over") else 1
 
     def start(width: float) -> float:
+        """Where a line of this width starts, in pixels from the left of the page."""
         return (sheet.width - width) / 2 if centred else sheet.x0
 
     for _ in range(wanted):

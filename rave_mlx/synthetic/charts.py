@@ -110,6 +110,7 @@ def _fitting(sheet: Sheet, wanted: int, size: float) -> list[tuple[str, float, s
 
 
 def _bar_color(sheet: Sheet) -> Color:
+    """The page's accent, or a random colour of middle lightness."""
     rng = sheet.rng
     return (
         sheet.style.accent if rng.random() < 0.5 else (rng.randint(60, 200), rng.randint(60, 200), rng.randint(60, 220))
@@ -117,6 +118,7 @@ def _bar_color(sheet: Sheet) -> Color:
 
 
 def _record(sheet: Sheet, series: list[tuple[str, float, str]]) -> None:
+    """Note the values for questions."""
     sheet.chart = True
     sheet.items += len(series)
     sheet.cells += [Cell(name, "", text, "value") for name, _, text in series]

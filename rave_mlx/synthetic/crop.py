@@ -14,7 +14,13 @@ _CLEAR = 1.0
 
 
 def lines(sheet: Sheet, wanted: int, from_left: bool = False) -> None:
-    """A paragraph whose lines run past the right edge; `from_left`: past the left one, ending at the right margin."""
+    """A paragraph whose lines run past an edge of the page.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many lines to write, where they fit.
+        from_left: past the left edge, ending at the right margin; else past the right edge.
+    """
     for i in range(wanted):
         if not sheet.room(sheet.pitch()):
             return

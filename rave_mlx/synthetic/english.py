@@ -68,6 +68,7 @@ def technical(rng: Random) -> str:
     """A file, option, command or address: `auth_log.conf`, `--with-port`, `libport2`, `lists.taro.org/share`."""
 
     def part() -> str:
+        """A root or an invented word."""
         return rng.choice(ROOTS) if rng.random() < 0.6 else pseudoword(rng, 2).lower()
 
     roll = rng.random()

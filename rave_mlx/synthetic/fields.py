@@ -8,7 +8,7 @@ from rave_mlx.synthetic.values import held_out, pseudoword
 
 
 def draw_label(sheet: Sheet, held: bool) -> tuple[str, str]:
-    """A label that the page does not have yet, and the kind of its value."""
+    """A label that the page does not have yet, and the kind of its value as in `values.KINDS`; the page reserves it."""
     rng = sheet.rng
     while True:
         roll = rng.random()
@@ -26,7 +26,13 @@ def draw_label(sheet: Sheet, held: bool) -> tuple[str, str]:
 
 
 def draw_fields(sheet: Sheet, count: int, held: bool) -> list[Field]:
-    """`count` fields with values."""
+    """`count` fields with values, whose labels the page does not have yet. They are drawn, not written.
+
+    Args:
+        sheet: the page; it reserves the labels.
+        count: how many.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     out = []
     for _ in range(count):
         label, kind = draw_label(sheet, held)
@@ -50,5 +56,11 @@ class FieldBlock:
 
 
 def fitting_rows(sheet: Sheet, wanted: int, pitch: float) -> int:
-    """How many of the wanted rows there is room for."""
+    """How many of the wanted rows there is room for.
+
+    Args:
+        sheet: the page.
+        wanted: how many rows.
+        pitch: height of a row in pixels.
+    """
     return max(0, min(wanted, int((sheet.bottom - sheet.y) / pitch)))

@@ -19,14 +19,14 @@ from rave_mlx.errors import ModelError
 DEBIAN_PACKAGES = (
     "fonts-adf-accanthis fonts-adf-baskervald fonts-adf-gillius fonts-adf-libris fonts-adf-romande fonts-adf-tribun "
     "fonts-adf-universalis fonts-adf-verana fonts-anonymous-pro fonts-averia-sans-gwf fonts-averia-serif-gwf "
-    "fonts-b612 fonts-cabin fonts-cantarell fonts-clear-sans fonts-cmu fonts-comfortaa fonts-courier-prime fonts- "
-    "crosextra-caladea fonts-crosextra-carlito fonts-dejavu-core fonts-dejavu-extra fonts-dustin fonts-ebgaramond "
-    "fonts-fantasque-sans fonts-firacode fonts-freefont-ttf fonts-go fonts-goudybookletter fonts-hack fonts-hermit "
-    "fonts-inconsolata fonts-inter fonts-jetbrains-mono fonts-junicode fonts-jura fonts-karla fonts-lato fonts- "
-    "league-mono fonts-liberation fonts-linuxlibertine fonts-mononoki fonts-mplus fonts-noto-core fonts-noto-mono "
-    "fonts-ocr-b fonts-open-sans fonts-paratype fonts-play fonts-prociono fonts-quicksand fonts-roboto-slab fonts- "
-    "roboto-unhinted fonts-routed-gothic fonts-sil-andika fonts-sil-charis fonts-sil-gentium-basic fonts-texgyre "
-    "fonts-tuffy fonts-urw-base35 fonts-vollkorn"
+    "fonts-b612 fonts-cabin fonts-cantarell fonts-clear-sans fonts-cmu fonts-comfortaa fonts-courier-prime "
+    "fonts-crosextra-caladea fonts-crosextra-carlito fonts-dejavu-core fonts-dejavu-extra fonts-dustin "
+    "fonts-ebgaramond fonts-fantasque-sans fonts-firacode fonts-freefont-ttf fonts-go fonts-goudybookletter "
+    "fonts-hack fonts-hermit fonts-inconsolata fonts-inter fonts-jetbrains-mono fonts-junicode fonts-jura fonts-karla "
+    "fonts-lato fonts-league-mono fonts-liberation fonts-linuxlibertine fonts-mononoki fonts-mplus fonts-noto-core "
+    "fonts-noto-mono fonts-ocr-b fonts-open-sans fonts-paratype fonts-play fonts-prociono fonts-quicksand "
+    "fonts-roboto-slab fonts-roboto-unhinted fonts-routed-gothic fonts-sil-andika fonts-sil-charis "
+    "fonts-sil-gentium-basic fonts-texgyre fonts-tuffy fonts-urw-base35 fonts-vollkorn"
 )
 """As `apt install` takes them."""
 
@@ -43,7 +43,10 @@ DIRECTORIES = (
 
 @dataclass(frozen=True)
 class Family:
-    """File names of one family; `bold` and `italic` fall back to `regular` where absent."""
+    """File names of one family; `bold` and `italic` fall back to `regular` where absent.
+
+    Training never draws with a family that is `held_out`.
+    """
 
     name: str
     regular: str
@@ -53,6 +56,7 @@ class Family:
 
 
 def _family(line: str) -> Family:
+    """A family from its line in the list: `Name|regular|bold|italic`, with a star in front where it is held out."""
     name, *files = [part.strip() for part in line.removeprefix("*").split("|")]
     held = line.startswith("*")
     regular, bold, italic = [*files, "", ""][:3]
@@ -194,7 +198,17 @@ def by_name(names: Sequence[str]) -> tuple[Family, ...]:
 
 @functools.lru_cache(maxsize=2048)
 def face(family: Family, size: float, bold: bool = False, italic: bool = False) -> ImageFont.FreeTypeFont:
-    """One face at a size in pixels. Basic layout: no ligatures, so each character keeps its own place."""
+    """One face at a size in pixels. Basic layout: no ligatures, so each character keeps its own place.
+
+    Args:
+        family: an installed family.
+        size: in pixels; fractions are kept.
+        bold: the bold face; before `italic`, and the regular one where the family has none.
+        italic: the italic face, or the regular one where the family has none.
+
+    Raises:
+        ModelError: for Pillow's own font in a Pillow without FreeType.
+    """
     if not family.regular:
         built_in = ImageFont.load_default(size)
         if not isinstance(built_in, ImageFont.FreeTypeFont):

@@ -12,7 +12,13 @@ from rave_mlx.synthetic.stacked import below, caption, figure, plate, signed
 
 
 def inline(sheet: Sheet, wanted: int, held: bool) -> None:
-    """`Label: value`, one a line."""
+    """`Label: value`, one a line.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     block = FieldBlock(sheet, (":", ":", ":", " -", " ="))
     for field in draw_fields(sheet, fitting_rows(sheet, wanted, block.pitch), held):
         text = field.label + block.colon
@@ -24,7 +30,14 @@ def inline(sheet: Sheet, wanted: int, held: bool) -> None:
 
 
 def aligned(sheet: Sheet, wanted: int, held: bool, right_labels: bool = False) -> None:
-    """Values in a column of their own, plain, underlined or boxed; labels left- or right-aligned."""
+    """Values in a column of their own, plain, underlined or boxed; labels left- or right-aligned.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+        right_labels: whether labels end at the value column instead of starting at the margin.
+    """
     block, rng = FieldBlock(sheet), sheet.rng
     fields = draw_fields(sheet, fitting_rows(sheet, wanted, block.pitch), held)
     if not fields:
@@ -57,12 +70,24 @@ def aligned(sheet: Sheet, wanted: int, held: bool, right_labels: bool = False) -
 
 
 def right_labels(sheet: Sheet, wanted: int, held: bool) -> None:
-    """Labels right-aligned against the value column."""
+    """Labels right-aligned against the value column.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     aligned(sheet, wanted, held, right_labels=True)
 
 
 def spread(sheet: Sheet, wanted: int, held: bool) -> None:
-    """Label at the left margin, value against the right margin; sometimes dotted leaders or row rules."""
+    """Label at the left margin, value against the right margin; sometimes dotted leaders or row rules.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     block, rng = FieldBlock(sheet), sheet.rng
     leader = rng.choice(("", "", ".", ".", "_", "-"))
     for field in draw_fields(sheet, fitting_rows(sheet, wanted, block.pitch), held):
@@ -80,7 +105,14 @@ def spread(sheet: Sheet, wanted: int, held: bool) -> None:
 
 
 def pairs(sheet: Sheet, wanted: int, held: bool, divider: bool = False) -> None:
-    """Two fields side by side on each line."""
+    """Two fields side by side on each line.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+        divider: whether a vertical rule stands between the two columns.
+    """
     block, rng = FieldBlock(sheet, (":", ":", "")), sheet.rng
     half = (sheet.x1 - sheet.x0) / 2
     lined = rng.random() < 0.5
@@ -103,7 +135,13 @@ def pairs(sheet: Sheet, wanted: int, held: bool, divider: bool = False) -> None:
 
 
 def card(sheet: Sheet, wanted: int, held: bool) -> None:
-    """Held-out layout: two columns of fields with a rule between them."""
+    """Held-out layout: two columns of fields with a rule between them.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     pairs(sheet, wanted, held, divider=True)
 
 

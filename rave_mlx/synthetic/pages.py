@@ -20,6 +20,7 @@ ITEMS: dict[str, Callable[[Sheet, int], None]] = {
 }
 """Ways in which a receipt lists what was bought; held out is another one."""
 _ITEM_WEIGHTS = (9, 4, 3, 4, 4, 2)
+"""How often each of `ITEMS` is drawn, in their order."""
 HELD_ITEMS: dict[str, Callable[[Sheet, int], None]] = {"ticket": tables.ticket}
 KINDS = ("form", "receipt", "invoice", "table", "letter", "columns", "label", "chart", "lines", "article")
 
@@ -58,11 +59,17 @@ def held_out_page(**overrides: object) -> PageConfig:
 
 
 def _families(config: PageConfig) -> Sequence[fonts.Family]:
+    """The font families that a page may have."""
     return fonts.by_name(config.families) if config.families else fonts.families(config.held_fonts)
 
 
 def draw_page(rng: Random, config: PageConfig) -> tuple[Sheet, str]:
-    """Lay out one page; the sheet and its layout name. A page without any text is drawn again."""
+    """Lay out one page; returns the sheet and the name of its layout. A page without any text is drawn again.
+
+    Args:
+        rng: the generator to draw from.
+        config: what to draw.
+    """
     while True:
         width = config.width or rng.randint(192, 512)
         height = config.height or rng.randint(64, 512)
@@ -88,9 +95,11 @@ def _trim(sheet: Sheet, heights: tuple[int, ...]) -> None:
 
 
 def _compose(sheet: Sheet, config: PageConfig) -> str:
+    """Write the blocks of a page of the wanted or a random kind; the name of its layout."""
     rng = sheet.rng
-    weights = (26, 16, 9, 20, 4, 3, 5, 6, 12, 11)
+    weights = (26, 16, 9, 20, 4, 3, 5, 6, 12, 11)  # of `KINDS`, in their order
     kind = config.kind or rng.choices(KINDS, weights)[0]
+    # These need several lines to be what they are.
     if config.kind is None and sheet.height < 110 and kind in ("chart", "columns", "letter", "article"):
         kind = rng.choice(("form", "lines", "table"))
     if sheet.chance(0.5):
@@ -99,6 +108,7 @@ def _compose(sheet: Sheet, config: PageConfig) -> str:
 
 
 def _field_block(sheet: Sheet, config: PageConfig, wanted: int) -> str:
+    """Write one block of fields, the wanted or a random one; its name."""
     blocks = forms.HELD_BLOCKS if config.held_layouts else forms.BLOCKS
     name = config.block if config.block in forms.BLOCKS or config.block in forms.HELD_BLOCKS else None
     name = name or sheet.rng.choice(list(blocks))
@@ -113,6 +123,7 @@ def _many(sheet: Sheet, low: int = 1) -> int:
 
 
 def _form(sheet: Sheet, config: PageConfig) -> str:
+    """A title, one or two blocks of fields, perhaps a border."""
     if sheet.chance(0.62):
         prose.title(sheet)
     if sheet.chance(0.12):
@@ -129,6 +140,7 @@ def _form(sheet: Sheet, config: PageConfig) -> str:
 
 
 def _receipt(sheet: Sheet, config: PageConfig) -> str:
+    """Shop, some fields, what was bought, totals, thanks."""
     rng = sheet.rng
     if sheet.chance(0.7):
         prose.title(sheet, company(rng) if sheet.chance(0.7) else None)
@@ -157,11 +169,13 @@ def _receipt(sheet: Sheet, config: PageConfig) -> str:
 
 
 def _small_fields(sheet: Sheet, config: PageConfig, wanted: int) -> None:
+    """A few fields of a plain block, beside what the page is about."""
     name = sheet.rng.choice(("inline", "inline", "spread", "aligned", "pairs", "flow"))
     forms.BLOCKS[name](sheet, wanted, config.held_labels)
 
 
 def _invoice(sheet: Sheet, config: PageConfig) -> str:
+    """A title, fields, a table, totals."""
     rng = sheet.rng
     prose.title(sheet, rng.choice(("INVOICE", "Invoice", "Quote", "Purchase Order", "Order", None)))
     if sheet.chance(0.3):
@@ -176,6 +190,7 @@ def _invoice(sheet: Sheet, config: PageConfig) -> str:
 
 
 def _table(sheet: Sheet, config: PageConfig) -> str:
+    """A table, perhaps under a title."""
     if sheet.chance(0.45):
         prose.title(sheet)
     if sheet.chance(0.1):
@@ -187,6 +202,7 @@ def _table(sheet: Sheet, config: PageConfig) -> str:
 
 
 def _letter(sheet: Sheet, config: PageConfig) -> str:
+    """Letterhead, subject, fields, paragraphs and lists."""
     rng = sheet.rng
     if sheet.chance(0.5):
         prose.letterhead(sheet)
@@ -201,6 +217,7 @@ def _letter(sheet: Sheet, config: PageConfig) -> str:
 
 
 def _columns(sheet: Sheet, config: PageConfig) -> str:
+    """Prose in two columns under a title."""
     if sheet.chance(0.8):
         prose.title(sheet, prose.heading_words(sheet))
     prose.two_columns(sheet, _many(sheet, 2))
@@ -208,6 +225,7 @@ def _columns(sheet: Sheet, config: PageConfig) -> str:
 
 
 def _label(sheet: Sheet, config: PageConfig) -> str:
+    """An address with a block of fields."""
     if sheet.chance(0.5):
         prose.title(sheet)
     prose.address(sheet)
@@ -218,6 +236,7 @@ def _label(sheet: Sheet, config: PageConfig) -> str:
 
 
 def _chart(sheet: Sheet, config: PageConfig) -> str:
+    """One chart, perhaps under a title."""
     if sheet.chance(0.7):
         prose.title(sheet)
     draw = sheet.rng.choice((charts.bars, charts.rows, charts.rows, charts.curve))
@@ -226,6 +245,7 @@ def _chart(sheet: Sheet, config: PageConfig) -> str:
 
 
 def _lines(sheet: Sheet, config: PageConfig) -> str:
+    """Unrelated lines, from which reading is learnt."""
     if sheet.chance(0.2):
         prose.title(sheet)
     prose.lines(sheet, _many(sheet))
@@ -233,6 +253,7 @@ def _lines(sheet: Sheet, config: PageConfig) -> str:
 
 
 def _article(sheet: Sheet, config: PageConfig) -> str:
+    """A page of a manual."""
     prose.article(sheet)
     return "article"
 

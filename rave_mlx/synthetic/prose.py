@@ -73,7 +73,17 @@ def letterhead(sheet: Sheet) -> None:
 
 
 def random_line(sheet: Sheet, kind: Type, width: float, mixed: bool = True) -> str:
-    """Words, names, numbers and odd strings up to a width."""
+    """Words, names, numbers and odd strings up to a width.
+
+    Args:
+        sheet: the page whose values and faces are drawn from; nothing is written on it.
+        kind: the face that the line will have.
+        width: the most it may take, in pixels.
+        mixed: numbers, names and odd strings among the words; else words of prose only.
+
+    Returns:
+        The line; empty where not even one word fits.
+    """
     rng, values = sheet.rng, sheet.values
     out = ""
     while True:
@@ -109,7 +119,14 @@ def lines(sheet: Sheet, wanted: int) -> None:
 
 
 def paragraph(sheet: Sheet, wanted: int, x0: float | None = None, x1: float | None = None) -> None:
-    """Prose wrapped to a column, ragged or justified; the last line is short."""
+    """Prose wrapped to a column, ragged or justified; the last line is short.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many lines to write, where they fit.
+        x0: left edge in pixels; None for the page's margin.
+        x1: right edge in pixels; None for the page's margin.
+    """
     rng, body = sheet.rng, sheet.body
     left, right = sheet.x0 if x0 is None else x0, sheet.x1 if x1 is None else x1
     justified = rng.random() < 0.3

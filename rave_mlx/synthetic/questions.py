@@ -122,7 +122,13 @@ class Asker:
 
 
 def ask(rng: Random, sheet: Sheet, held_phrasing: bool = False) -> list[Question]:
-    """All questions that the page answers without ambiguity, one phrasing each."""
+    """All questions that the page answers without ambiguity, one phrasing each.
+
+    Args:
+        rng: the generator to draw from.
+        sheet: the laid-out page.
+        held_phrasing: whether phrasings are drawn from the held-out side of the split.
+    """
     asker = Asker(rng, held_phrasing)
     lines = text_lines(sheet)
     out = [Question("read", asker.phrase(READ), "\n".join(lines))]
@@ -156,6 +162,7 @@ def _unambiguous(questions: list[Question]) -> list[Question]:
 
 
 def _fields(asker: Asker, fields: list[Field]) -> Iterator[Question]:
+    """Questions for fields by their label, and often by another name of it that fits no other field."""
     taken = Counter(n.lower() for f in fields for n in {f.label, *names(f.label)})
     taken.update({f.label.lower() for f in fields})
     for field in fields:
@@ -166,6 +173,7 @@ def _fields(asker: Asker, fields: list[Field]) -> Iterator[Question]:
 
 
 def _cells(asker: Asker, cells: list[Cell]) -> Iterator[Question]:
+    """Questions for entries; those that two entries would answer (two prices of one row, no header) are left out."""
     columns = len({c.column for c in cells})
     prices = Counter((c.row, c.role) for c in cells if c.role)
     for cell in cells:
@@ -176,6 +184,7 @@ def _cells(asker: Asker, cells: list[Cell]) -> Iterator[Question]:
 
 
 def _reverse(asker: Asker, sheet: Sheet) -> Iterator[Question]:
+    """Now and then: which label or row has a value, where only one has it."""
     values = Counter([f.value for f in sheet.fields] + [c.value for c in sheet.cells])
     for field in sheet.fields:
         if values[field.value] == 1 and asker.rng.random() < 0.15:
@@ -186,6 +195,7 @@ def _reverse(asker: Asker, sheet: Sheet) -> Iterator[Question]:
 
 
 def _absent(asker: Asker, text: str) -> Question:
+    """A question for a usual label that the page (`text`, in lower case) does not have."""
     while True:
         label = asker.rng.choice(list(words.LABELS))
         if not any(n.lower() in text for n in (label, *names(label))):

@@ -47,6 +47,7 @@ def draw(sheet: Sheet, mode: Literal["L", "RGB"]) -> Image.Image:
     scale = sheet.scale
 
     def paint(color: Color | None) -> int | Color | None:
+        """A colour as the image mode takes it."""
         return color if mode == "RGB" or color is None else round(sum(color) / 3)
 
     image = Image.new(mode, (sheet.width * scale, sheet.height * scale), paint(sheet.style.paper))
@@ -90,7 +91,7 @@ def glyphs(sheet: Sheet, rotation: Rotation | None) -> list[Glyph]:
             continue
         advances = [_advance(run.type, sheet.scale, c) for c in run.text]
         stretch = sheet.measure(run.text, run.type) / max(sum(advances), 1e-6)
-        x, y = run.x, run.baseline - 0.3 * run.type.size
+        x, y = run.x, run.baseline - 0.3 * run.type.size  # half the height of a lower-case letter, about
         for character, advance in zip(run.text, advances, strict=True):
             middle = x + advance * stretch / 2
             x += advance * stretch
@@ -105,6 +106,7 @@ def _advances(kind: Type, scale: int) -> dict[str, float]:
 
 
 def _advance(kind: Type, scale: int, character: str) -> float:
+    """Width of a character in a face, in pixels at `scale` times the size."""
     known = _advances(kind, scale)
     if character not in known:
         known[character] = resolve(kind, scale).getlength(character)
@@ -112,6 +114,7 @@ def _advance(kind: Type, scale: int, character: str) -> float:
 
 
 def _turn(x: float, y: float, rotation: Rotation | None) -> tuple[float, float]:
+    """A point of the clean page as it lies on the rotated one."""
     if rotation is None:
         return x, y
     cos, sin, cx, cy = rotation
@@ -119,13 +122,22 @@ def _turn(x: float, y: float, rotation: Rotation | None) -> tuple[float, float]:
 
 
 def _turn_box(box: tuple[float, float, float, float], rotation: Rotation | None) -> tuple[float, float, float, float]:
+    """The upright box around a box of the clean page as it lies on the rotated one."""
     corners = [_turn(x, y, rotation) for x in (box[0], box[2]) for y in (box[1], box[3])]
     xs, ys = zip(*corners, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
 
 
 def scan(rng: Random, image: Image.Image) -> tuple[Image.Image, Rotation | None]:
-    """What a scanner or a phone does: skew, blur, shadow, noise, JPEG; each only sometimes."""
+    """What a scanner or a phone does: skew, blur, shadow, noise, JPEG; each only sometimes.
+
+    Args:
+        rng: the generator to draw from.
+        image: the clean page.
+
+    Returns:
+        The page, and by what it was rotated (None: not at all), so that boxes can follow.
+    """
     rotation = None
     fill = image.getpixel((1, 1))
     if rng.random() < 0.35:

@@ -15,7 +15,13 @@ def _columns(sheet: Sheet, most: int) -> int:
 
 
 def grid(sheet: Sheet, wanted: int, held: bool) -> None:
-    """Touching boxes, one to four a row, each with a small label in a corner and its value: tax and customs forms."""
+    """Touching boxes, one to four a row, each with a small label in a corner and its value: tax and customs forms.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     block, rng = FieldBlock(sheet, ("", "", "", ":")), sheet.rng
     small = sheet.type(rng.uniform(0.62, 0.85), italic=rng.random() < 0.1)
     label_first = rng.random() < 0.75
@@ -49,7 +55,13 @@ def grid(sheet: Sheet, wanted: int, held: bool) -> None:
 
 
 def framed(sheet: Sheet, wanted: int, held: bool) -> None:
-    """Every value in a box to write in, its label outside: over the box, under it, or left of it."""
+    """Every value in a box to write in, its label outside: over the box, under it, or left of it.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     block, rng = FieldBlock(sheet, ("", "", ":")), sheet.rng
     small = sheet.type(rng.uniform(0.75, 1.0), bold=sheet.style.bold_labels)
     where = rng.choice(("over", "under", "left", "left"))
@@ -89,6 +101,12 @@ def strip(sheet: Sheet, wanted: int, held: bool, sill: bool = False) -> None:
     """Labels side by side as a header, their values in the one row below; several such strips where there are more.
 
     As a `sill` the labels are the lower row, always in some dress, since bare ones would be the held-out caption.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+        sill: whether the values stand over their labels instead of under them.
     """
     block, rng = FieldBlock(sheet, ("",)), sheet.rng
     head = sheet.type(rng.choice((1, 1, 0.85)), bold=rng.random() < 0.6)
@@ -111,7 +129,9 @@ def strip(sheet: Sheet, wanted: int, held: bool, sill: bool = False) -> None:
             start = top + sill * block.pitch
             sheet.box(edges[0], start, edges[-1], start + block.pitch - 1, fill=sheet.style.band)
 
+        # The loop makes new edges: the default keeps those of this strip.
         def at(i: int, text: str, kind: Type, edges: list[float] = edges) -> float:
+            """Where a text starts in column `i`, in pixels from the left of the page."""
             free = edges[i + 1] - edges[i] - sheet.measure(text, kind)
             return edges[i] + (free / 2 if centred else 3)
 
@@ -130,5 +150,11 @@ def strip(sheet: Sheet, wanted: int, held: bool, sill: bool = False) -> None:
 
 
 def sill(sheet: Sheet, wanted: int, held: bool) -> None:
-    """A strip upside down: the row of values over the row of their labels, ruled, in cells, or with a band."""
+    """A strip upside down: the row of values over the row of their labels, ruled, in cells, or with a band.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     strip(sheet, wanted, held, sill=True)

@@ -16,7 +16,13 @@ SENTENCES = (
 
 
 def leading(sheet: Sheet, wanted: int, held: bool) -> None:
-    """The value first: `12 Orders`; labels right behind, in a column of their own, or at the right margin."""
+    """The value first: `12 Orders`; labels right behind, in a column of their own, or at the right margin.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     block, rng = FieldBlock(sheet, ("",)), sheet.rng
     fields = draw_fields(sheet, fitting_rows(sheet, wanted, block.pitch), held)
     place = rng.choice(("behind", "column", "column", "margin"))
@@ -40,7 +46,13 @@ def leading(sheet: Sheet, wanted: int, held: bool) -> None:
 
 
 def flow(sheet: Sheet, wanted: int, held: bool) -> None:
-    """Fields one behind the other on running lines: `Date: 3 May | Table: 7 | Server: Ann`."""
+    """Fields one behind the other on running lines: `Date: 3 May | Table: 7 | Server: Ann`.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     block, rng = FieldBlock(sheet, (":", ":", ":", " =")), sheet.rng
     mark = rng.choice(MARKS)
     gap = sheet.measure(" ", block.value) if mark else rng.uniform(12, 28)
@@ -71,7 +83,13 @@ def flow(sheet: Sheet, wanted: int, held: bool) -> None:
 
 
 def sentence(sheet: Sheet, wanted: int, held: bool) -> None:
-    """Fields inside sentences of a paragraph, now and then between others; a value is never broken over two lines."""
+    """Fields inside sentences of a paragraph, now and then between others; a value is never broken over two lines.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     rng, body = sheet.rng, sheet.body
     pieces: list[tuple[str, Field | None]] = []
     for field in draw_fields(sheet, min(wanted, 6), held):

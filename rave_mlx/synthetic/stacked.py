@@ -7,12 +7,19 @@ from rave_mlx.synthetic.sheet import Field, Sheet, Type
 
 
 def _indent(sheet: Sheet, text: str, kind: Type, step: float, centred: bool) -> float:
-    """Where a text starts in a column of width `step`."""
+    """Where a text starts in a column of width `step`, in pixels from its left side."""
     return (step - sheet.measure(text, kind)) / 2 if centred else 5.0
 
 
 def below(sheet: Sheet, wanted: int, held: bool, above: bool = False) -> None:
-    """A small label with its value below (or above: a caption), in one to three columns, open or boxed."""
+    """A small label with its value below (or above: a caption), in one to three columns, open or boxed.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+        above: whether the value stands over its label instead of under it.
+    """
     block, rng = FieldBlock(sheet, ("", "", ":")), sheet.rng
     small = sheet.type(rng.uniform(0.72, 1.0), bold=sheet.style.bold_labels)
     value = sheet.type(rng.choice((1, 1, 1.15)), bold=sheet.style.bold_values)
@@ -45,7 +52,13 @@ def below(sheet: Sheet, wanted: int, held: bool, above: bool = False) -> None:
 
 
 def figure(sheet: Sheet, wanted: int, held: bool) -> None:
-    """Tiles of a dashboard: a large value with its small label under it, one to three side by side."""
+    """Tiles of a dashboard: a large value with its small label under it, one to three side by side.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     block, rng = FieldBlock(sheet, ("",)), sheet.rng
     small = sheet.type(rng.uniform(0.7, 0.95))
     large = sheet.type(rng.uniform(1.15, 1.8), bold=rng.random() < 0.6)
@@ -77,7 +90,13 @@ def figure(sheet: Sheet, wanted: int, held: bool) -> None:
 
 
 def signed(sheet: Sheet, wanted: int, held: bool) -> None:
-    """Values written on a rule, each with its small label under the rule, as on a paper form's signature line."""
+    """Values written on a rule, each with its small label under the rule, as on a paper form's signature line.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     block, rng = FieldBlock(sheet, ("", "", ":")), sheet.rng
     small = sheet.type(rng.uniform(0.68, 0.9), italic=rng.random() < 0.2)
     value = sheet.type(rng.choice((1, 1, 1.1)), bold=sheet.style.bold_values, italic=rng.random() < 0.15)
@@ -107,7 +126,13 @@ def signed(sheet: Sheet, wanted: int, held: bool) -> None:
 
 
 def plate(sheet: Sheet, wanted: int, held: bool) -> None:
-    """One under the other, as on a badge or a plaque: a value, and its label below in brackets, capitals or italics."""
+    """One under the other, as on a badge or a plaque: a value, and its label below in brackets, capitals or italics.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     block, rng = FieldBlock(sheet, ("",)), sheet.rng
     dress = rng.choice(("brackets", "capitals", "italics", "rules"))
     small = sheet.type(rng.uniform(0.75, 1.0), italic=dress == "italics")
@@ -133,5 +158,11 @@ def plate(sheet: Sheet, wanted: int, held: bool) -> None:
 
 
 def caption(sheet: Sheet, wanted: int, held: bool) -> None:
-    """Held-out layout: the value stands above its label."""
+    """Held-out layout: the value stands above its label.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many fields to write, where they fit.
+        held: whether labels are drawn from the held-out side of the split.
+    """
     below(sheet, wanted, held, above=True)

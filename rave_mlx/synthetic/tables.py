@@ -14,7 +14,13 @@ AFTER = ("Cash", "Change", "Paid", "Card", "Balance")
 
 
 def draw_goods(sheet: Sheet, width: float, kind: Type) -> str | None:
-    """An article name that fits and that the page does not have yet."""
+    """An article name that fits and that the page does not have yet; None where twelve tries gave none.
+
+    Args:
+        sheet: the page; it reserves the name.
+        width: the most it may take, in pixels.
+        kind: the face that it will have.
+    """
     for _ in range(12):
         name = sheet.values.goods()
         if sheet.fit(name, kind, width) and sheet.claim(name):
@@ -23,7 +29,13 @@ def draw_goods(sheet: Sheet, width: float, kind: Type) -> str | None:
 
 
 def items(sheet: Sheet, wanted: int, left_prices: bool = False) -> None:
-    """Receipt lines: article, sometimes a quantity, and a price at the right margin (held out: at the left)."""
+    """Receipt lines: article, sometimes a quantity, and a price at the right margin (held out: at the left).
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many articles, where they fit.
+        left_prices: whether prices stand at the left margin.
+    """
     rng, body = sheet.rng, sheet.body
     pitch = sheet.pitch()
     quantity = rng.choice(("", "", "", "2 x", "x2", "column", "front"))
@@ -160,6 +172,7 @@ COLUMNS = (
 
 
 def _draw(sheet: Sheet, kind: str, bare_money: bool) -> str:
+    """A value for a column of this kind; `bare_money` leaves the currency sign away."""
     rng, values = sheet.rng, sheet.values
     if kind == "goods":
         return values.goods()
@@ -195,7 +208,13 @@ def _make(sheet: Sheet, rows: int, columns: int) -> tuple[list[Column], list[lis
 
 
 def table(sheet: Sheet, wanted: int, columns: int | None = None) -> None:
-    """A table with a header row: ruled, gridded, banded or bare; columns left, right or centred."""
+    """A table with a header row: ruled, gridded, banded or bare; columns left, right or centred.
+
+    Args:
+        sheet: the page; written on from its cursor down.
+        wanted: how many rows below the header; fewer where they do not fit.
+        columns: how many; None for two to five. Fewer where they do not fit.
+    """
     rng = sheet.rng
     pitch = round(sheet.pitch() * rng.choice((1, 1, 1.15, 1.35)))
     rows = min(wanted, int((sheet.bottom - sheet.y) / pitch) - 1)
@@ -263,5 +282,6 @@ def _place(
 def _cell(
     sheet: Sheet, text: str, face: Type, color: Color, edges: list[float], aligns: list[float], i: int
 ) -> tuple[float, str, Type, Color]:
+    """An entry of column `i` as a part of a line, placed between the column's edges."""
     free = edges[i + 1] - edges[i] - 6 - sheet.measure(text, face)
     return edges[i] + 3 + free * aligns[i], text, face, color

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 
 def _words(text: str) -> list[str]:
+    """The words of a text."""
     return text.split()
 
 
@@ -222,9 +223,11 @@ SUFFIXES = {
     "Ref": "reference",
 }
 HELD_PREFIXED = ("Vendor Ref", "Gate Code", "Lot Number", "Case ID", "Permit No", "Flight ID")
+"""Of the labels made of a prefix and a suffix, those that are held out."""
 
 
 def _labels() -> dict[str, tuple[str, tuple[str, ...], bool]]:
+    """The table of labels: `Label|kind of value|other names ...` a line, with a star in front where it is held out."""
     out = {}
     for line in _LABELS.splitlines():
         label, kind, *names = line.split("|")

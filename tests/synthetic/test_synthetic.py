@@ -257,6 +257,11 @@ def test_layouts_are_split(pages):
     assert {name.rpartition("/")[2] for name in outside} <= held
 
 
+def test_the_packages_to_install_are_whole_names():
+    names = fonts.DEBIAN_PACKAGES.split()
+    assert all(re.fullmatch(r"fonts-[a-z0-9-]*[a-z0-9]", name) for name in names), names
+
+
 @pytest.mark.skipif(fonts.families() == fonts.families(True), reason="no font of the list is installed")
 def test_fonts_are_split(pages):
     train = {f.name for f in fonts.FAMILIES if not f.held_out}
