@@ -43,7 +43,7 @@ def decoder_mask(
     *,
     valid: mx.array | None = None,
     window: int | None = None,
-    opened: mx.array | None = None,
+    lookahead: mx.array | None = None,
 ) -> Mask:
     """The mask of the last `num_queries` of `num_keys` tokens: causal, with exceptions.
 
@@ -53,20 +53,20 @@ def decoder_mask(
         valid: (B, Lk) marks of real tokens in a left-padded batch. A padding query would see no key at all, and its
             softmax would be NaN; it sees itself instead. Its output is never read.
         window: a token sees this many tokens, itself the last.
-        opened: (B, 2, Lq) first and end of later keys that a token also sees; equal where there are none.
+        lookahead: (B, 2, Lq) first and end of later keys that a token also sees; equal where there are none.
 
     Returns:
         "causal" where there is no exception, else boolean (B or 1, 1, Lq, Lk).
     """
     if window is not None and num_keys <= window:
         window = None
-    if valid is None and window is None and opened is None:
+    if valid is None and window is None and lookahead is None:
         return "causal"
     rows = mx.arange(num_keys - num_queries, num_keys)[:, None]
     keys = mx.arange(num_keys)
     allowed = (rows >= keys)[None]
-    if opened is not None:
-        allowed = allowed | ((keys >= opened[:, 0, :, None]) & (keys < opened[:, 1, :, None]))
+    if lookahead is not None:
+        allowed = allowed | ((keys >= lookahead[:, 0, :, None]) & (keys < lookahead[:, 1, :, None]))
     if window is not None:
         allowed = allowed & (rows - keys < window)
     if valid is not None:

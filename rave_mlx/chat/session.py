@@ -313,7 +313,10 @@ class Session:
             return
         answer = Message("assistant", (TextPart(text, tuple(said)),))
         self.messages = [*_without_originals(messages, self._keeps_originals), answer]
-        self._seen = self.lmm.tokenize([*shown, answer], add_generation_prompt=False)
+        # With the template's end of the turn, unless it writes the answer otherwise than the model did: without the
+        # thoughts in it, say. What the cache holds are the very tokens.
+        seen, held = self.lmm.tokenize([*shown, answer], add_generation_prompt=False), continued(prompt, said)
+        self._seen = seen if seen.same_until(held) == len(held) else held
 
 
 def _without_originals(messages: Sequence[Message], keep_latest: bool) -> list[Message]:

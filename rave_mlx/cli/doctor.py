@@ -92,6 +92,7 @@ def examine() -> Iterator[Finding]:
 
 
 def _device(found: Backend) -> Finding:
+    """What computes, and whether something faster lies idle."""
     names = {"metal": "Metal GPU", "cuda": "CUDA GPU", "cpu": "CPU"}
     dtype = "the checkpoint's type" if found.dtype is None else str(found.dtype).removeprefix("mlx.core.")
     value = f"{names[found.kind]} ({found.device}), {found.cores} cores, computes in {dtype}"
@@ -144,6 +145,7 @@ def _gflops(size: int, dtype: mx.Dtype, seconds: float = _SECONDS) -> float:
 
 
 def _memory(memory: Memory) -> Finding:
+    """How much memory is free."""
     value = f"{memory.available / 1e9:.1f} GB available of {memory.total / 1e9:.1f} GB"
     if memory.available < 1e9:
         return Finding("memory", value, "slow", "close other programs, or raise the container's memory limit")
@@ -151,6 +153,7 @@ def _memory(memory: Memory) -> Finding:
 
 
 def _compiler(found: Backend) -> Finding:
+    """Whether there is a C++ compiler, which MLX needs for fast elementwise functions on a CPU."""
     if found.jit:
         return Finding("g++", f"{found.compiler}: elementwise functions run as vector code")
     return Finding(
@@ -162,6 +165,7 @@ def _compiler(found: Backend) -> Finding:
 
 
 def _built_in_model() -> Finding:
+    """Whether the model in the package opens."""
     from rave_mlx.api import load
     from rave_mlx.checkpoint.directory import BUILT_IN
 
@@ -175,6 +179,7 @@ def _built_in_model() -> Finding:
 
 
 def _option(name: str, module: str, package: str, purpose: str) -> Finding:
+    """Whether an optional package is there, and what it is for."""
     if importlib.util.find_spec(module) is None:
         return Finding(name, f"{module} is not installed ({purpose})", "missing", f"pip install '{package}'")
     return Finding(name, f"{module} {importlib.metadata.version(module.replace('_', '-'))}")
@@ -200,12 +205,14 @@ def _hub() -> Finding:
 
 
 def _install_mlx() -> str:
+    """The command that installs MLX for this machine."""
     if sys.platform == "darwin":
         return "pip install mlx"
     return f"pip install 'rave-mlx[{'cuda12' if shutil.which('nvidia-smi') else 'cpu'}]'"
 
 
 def _install_compiler(problem: str) -> str:
+    """What to do about a compiler that is missing or cannot be used, by the reason."""
     if problem.startswith("MLX_DISABLE_COMPILE"):
         return "unset MLX_DISABLE_COMPILE"
     if "TMPDIR" in problem:
@@ -221,10 +228,12 @@ def _install_compiler(problem: str) -> str:
 
 
 def _line(error: Exception) -> str:
+    """An error in one line."""
     return " ".join(str(error).split())
 
 
 def _table(findings: list[Finding]) -> Iterator[str]:
+    """The report for people: a line a finding, and what to do under it."""
     width = max(len(f.name) for f in findings)
     for finding in findings:
         mark = "" if finding.state == "ok" else f"  [{finding.state}]"

@@ -65,6 +65,8 @@ class ImagesCommand(TyperCommand):
 
 
 class _Piped(io.BytesIO):
+    """What standard input held, with a name for messages."""
+
     name = "standard input"
 
 
@@ -105,6 +107,7 @@ def spread_images(arguments: Sequence[str]) -> list[str]:
 
 
 def _is_option(token: str) -> bool:
+    """Whether a word of the command line is an option; `-` alone is standard input."""
     return token.startswith("-") and token != STDIN
 
 
@@ -150,6 +153,7 @@ def open_arguments(values: Sequence[str], page: int = 1) -> list[ImageArgument]:
 
 
 def _read_stdin() -> _Piped:
+    """The image on standard input."""
     if sys.stdin.isatty():
         raise ImageError("--image -: standard input is a terminal; pipe an image into the command")
     return _Piped(sys.stdin.buffer.read())
@@ -167,6 +171,7 @@ def _matches(text: str) -> list[Path]:
 
 
 def _home(text: str) -> Path:
+    """A path with `~` resolved."""
     try:
         return Path(text).expanduser()
     except RuntimeError:  # ~name of nobody: a file may be called so
@@ -192,6 +197,7 @@ def named_files(line: str) -> list[str] | None:
 
 
 def _exists(text: str) -> bool:
+    """Whether a path, perhaps with a page behind it, or a file: URL names something."""
     from rave_mlx.inputs.images.sources import resolve_source, split_page
 
     text, _ = split_page(text)
@@ -216,6 +222,7 @@ def dragged_images(line: str) -> list[str] | None:
 
 
 def _is_picture(text: str) -> bool:
+    """Whether a file begins as an image or a PDF does."""
     from rave_mlx.inputs.images.sources import split_page
 
     path = _home(split_page(text)[0])

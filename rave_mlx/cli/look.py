@@ -137,6 +137,7 @@ def _say_what_chat_answers(
 
 
 def _policies(compare: str | None, lmm: LMM) -> list[str | None]:
+    """The policies to run: those that were named, else with and without the gates where there are any."""
     from rave_mlx.look.comparison import split_policies
 
     if compare is not None:
@@ -145,6 +146,7 @@ def _policies(compare: str | None, lmm: LMM) -> list[str | None]:
 
 
 def _point(count: int, lmm: LMM, compare: str | None, json: bool) -> None:
+    """Ask generated questions with each policy, and print how often attention points at the answer."""
     import json as json_module
     from dataclasses import asdict
 

@@ -1,6 +1,7 @@
 """The `rave-mlx` command: results on stdout, everything else on stderr; exit 0, 1 (failed) or 2 (usage).
 
-Commands import what they need when they run, so that `--help` is instant.
+Commands import what they need when they run, so that `--help` is instant. The docstring of a command is its help; its
+parameters are described where its options are declared.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ app.command()(doctor.doctor)
 
 
 def _show_version(wanted: bool) -> None:
+    """Print the version and exit, where that is wanted."""
     if wanted:
         typer.echo(f"rave-mlx {metadata.version('rave-mlx')}")
         raise typer.Exit

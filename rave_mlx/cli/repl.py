@@ -148,6 +148,7 @@ class Repl:
         return True
 
     def _command(self, line: str) -> None:
+        """Run a line that begins with a slash."""
         try:
             name, *arguments = shlex.split(line)
         except ValueError as error:
@@ -157,6 +158,7 @@ class Repl:
         self._commands[name](arguments)
 
     def _image(self, rest: str) -> None:
+        """/image: show files to the model."""
         if not rest.strip():
             raise UsageError("use: /image FILE [PAGE]")
         self._attach_all(typed_images(rest))
@@ -172,17 +174,20 @@ class Repl:
             raise
 
     def _reset(self, arguments: list[str]) -> None:
+        """/reset: forget the conversation, and images that wait for a question."""
         self._session.reset()
         self._waiting = []
         _note("Forgotten.")
 
     def _save(self, arguments: list[str]) -> None:
+        """/save: write the conversation to a file."""
         if len(arguments) != 1:
             raise UsageError("use: /save FILE")
         save_transcript(self._session, Path(arguments[0]).expanduser())
         _note(f"Saved to {arguments[0]}.")
 
     def _load(self, arguments: list[str]) -> None:
+        """/load: go on with a conversation from a file."""
         if len(arguments) != 1:
             raise UsageError("use: /load FILE")
         load_transcript(self._session, Path(arguments[0]).expanduser())
@@ -190,10 +195,12 @@ class Repl:
         _note(f"Loaded {len(self._session.messages)} messages from {arguments[0]}.")
 
     def _stats(self, arguments: list[str]) -> None:
+        """/stats: figures of the last answer."""
         stats = self._session.stats
         _note("No answer yet." if stats is None else "\n".join(f"{k}: {_number(v)}" for k, v in asdict(stats).items()))
 
     def _help(self, arguments: list[str]) -> None:
+        """/help: the list of commands."""
         _note(HELP)
 
     def _introduce(self) -> None:
@@ -235,10 +242,12 @@ def status_line(stats: TurnStats) -> str:
 
 
 def _number(value: float) -> str:
+    """A figure with thousands separated, or three decimals."""
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def _note(text: str) -> None:
+    """Print what is no answer: to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -102,6 +102,7 @@ def train(
 def _train(
     lmm: LMM, place: Path, config: TrainConfig, settings: Mapping[str, Any], *, resume: bool, world: Any
 ) -> None:
+    """Run, and print what came of it."""
     from rave_mlx.train.run import run
 
     folder = settings["feature_cache"]
@@ -141,6 +142,7 @@ def _settings(ctx: typer.Context, out: Path, *, resume: bool) -> dict[str, Any]:
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether an option was on the command line."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -163,7 +165,8 @@ def _config(settings: Mapping[str, Any]) -> TrainConfig:
         raise UsageError("--gate-only and --lora-only exclude each other; without either both train")
     parts, rates = _parts(s["train"] or [])
     low_rank = not s["gate_only"] and ("decoder" not in parts or s["lora_only"])
-    kind, modules = "dora" if s["dora"] else "lora", tuple(s["modules"].split(","))
+    kind: Literal[lora, dora] = "dora" if s["dora"] else "lora"
+    modules = tuple(s["modules"].split(","))
     adapter = AdapterSettings(s["rank"], s["scale"], kind, s["dropout"], modules) if low_rank else None
     same = (
         *("mask", "steps", "epochs", "batch_size", "accumulate", "optimizer", "weight_decay", "clip", "schedule"),

@@ -11,6 +11,7 @@ _WHAT, _HOW, _DATA, _SHOW = "What trains", "How", "Data", "What is kept and show
 
 
 def _option(panel: str, name: str, **settings: Any) -> Any:
+    """An option in one of the groups of the help."""
     return typer.Option(name, rich_help_panel=panel, **settings)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 class TokenConfidence:
     """A logits processor that changes nothing and keeps the probability that the model gave to each token.
 
-    It is that before temperature, limits and penalties, which come after this processor, and where policies act on
-    logits that of what they make, since they come before.
+    Policies that act on logits come before this processor, temperature, limits and penalties after it: the probability
+    is that of the former's result and knows nothing of the latter.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class TokenConfidence:
         """Look up the probability of the token (1,) that was drawn."""
         assert self._log_probabilities is not None
         probability = mx.exp(mx.take_along_axis(self._log_probabilities, token[:, None], axis=-1)[:, 0])
-        # Now: the logits of a whole answer would otherwise be kept until the end.
+        # Evaluated now: the logits of a whole answer would otherwise be kept until the end.
         mx.async_eval(probability)
         self._probabilities.append(probability)
         self._log_probabilities = None

@@ -86,8 +86,8 @@ def decode(
     token = choose(logits, None)
     for count in range(max_tokens):
         following = None
-        again = outgrows(lmm.config.text.rope, position + count + 1)
-        if count + 1 < max_tokens and not again:
+        rereads = outgrows(lmm.config.text.rope, position + count + 1)
+        if count + 1 < max_tokens and not rereads:
             following = choose(step(lmm, cache, token, position + count, path=path), token)
         answer.append(int(np.asarray(token)[0]))
         yield answer[-1]
@@ -111,7 +111,7 @@ def _read_again(
 
 
 def continued(prompt: Prompt, answer: Sequence[int]) -> Prompt:
-    """A prompt with the answer so far."""
+    """A prompt with the answer so far (ids) as its last tokens."""
     tokens, more = prompt.token_map, len(answer)
     following = tokens.next_position + np.arange(more, dtype=np.int32)
     grown = TokenMap(
@@ -119,13 +119,21 @@ def continued(prompt: Prompt, answer: Sequence[int]) -> Prompt:
         image=np.append(tokens.image, np.full(more, -1, np.int32)),
         positions=np.hstack([tokens.positions, np.tile(following, (3, 1))]),
         message=np.append(tokens.message, np.full(more, -1, np.int32)),
-        opened=None if tokens.opened is None else np.pad(tokens.opened, [(0, 0), (0, more)]),
+        lookahead=None if tokens.lookahead is None else np.pad(tokens.lookahead, [(0, 0), (0, more)]),
     )
     return replace(prompt, ids=np.append(prompt.ids, np.array([answer], np.int32), axis=1), token_map=grown)
 
 
 def step(lmm: LMM, cache: Cache, token: mx.array, position: int, *, path: Path | None = None) -> mx.array:
-    """Logits (1, vocab) after one more text token (1,) at a rotary position."""
+    """Read one more text token; logits (1, vocab) of the token after it.
+
+    Args:
+        lmm: the model.
+        cache: holds everything before; extended by the token.
+        token: its id (1,), which need not be computed yet.
+        position: its rotary position.
+        path: forced attention path.
+    """
     if cache.hooks is not None:
         cache.hooks.write(position)
     hidden = lmm.decoder.hidden(
@@ -150,6 +158,6 @@ class Clock:
         self.total = 0.0
 
     def tick(self) -> None:
-        """Note that a token arrived."""
+        """Note that a token arrived, now."""
         self.total = time.perf_counter() - self._start
         self.first_token = self.first_token or self.total

@@ -34,7 +34,14 @@ def prefill(
 ) -> mx.array:
     """Read the part of `prompt` that `cache` does not hold yet.
 
-    Where rotary frequencies follow the length, the cache has to be of the prompt's `rope_scaling.rope_bucket`.
+    Args:
+        lmm: the model.
+        prompt: what is read.
+        cache: holds the first tokens of the prompt, or none; extended in place. Where rotary frequencies follow the
+            length, its keys have to be of the prompt's `rope_scaling.rope_bucket`.
+        features: of images (visual tokens, hidden) by digest; those that are here are not computed again.
+        chunk: tokens read in one pass; more where a policy or the mask needs tokens in one pass.
+        path: forced attention path.
 
     Returns:
         Logits (1, vocab) of the token after the prompt.
@@ -52,6 +59,7 @@ def prefill(
         chunk = len(prompt)
     _check_room(lmm, len(prompt), chunk)
     known = dict(features or {})
+    # Images of which every token is in the cache are not needed any more.
     for index in sorted(set(prompt.token_map.image[cache.length :].tolist()) - {-1}):
         image = prompt.images[index]
         if image.digest not in known:
@@ -91,7 +99,7 @@ def reuse(cache: Cache, seen: Prompt | None, prompt: Prompt) -> int:
 
 
 def encode(lmm: LMM, image: ImagePatches) -> mx.array:
-    """Features (visual tokens, hidden) of one image, computed."""
+    """Run one image through the vision tower and the connector; features (visual tokens, hidden), computed."""
     with backend.row_parallel():
         features = lmm.features(image)
         mx.eval(features)
@@ -101,8 +109,8 @@ def encode(lmm: LMM, image: ImagePatches) -> mx.array:
 def _chunk_end(prompt: Prompt, start: int, chunk: int) -> int:
     """Where the chunk from `start` ends: not before tokens that its tokens see ahead."""
     stop = min(start + chunk, len(prompt))
-    opened = prompt.token_map.opened
-    while opened is not None and (reach := int(opened[1, start:stop].max(initial=0))) > stop:
+    lookahead = prompt.token_map.lookahead
+    while lookahead is not None and (reach := int(lookahead[1, start:stop].max(initial=0))) > stop:
         stop = reach
     return stop
 
@@ -111,6 +119,7 @@ def _check_room(lmm: LMM, tokens: int, chunk: int) -> None:
     """Refuse a prompt whose keys, values and activations exceed the memory at hand, before starting on it."""
     text = lmm.config.text
     size = lmm.decoder.norm.weight.dtype.size
+    # Keys and values of every layer; of one layer at a time, the states and the three matrices of the MLP.
     kept = tokens * text.num_layers * 2 * text.num_kv_heads * text.head_dim * size
     passing = min(tokens, chunk) * (4 * text.hidden_size + 3 * text.intermediate_size) * size
     backend.check_memory(

@@ -17,10 +17,16 @@ from rave_mlx.generation.logits_processors import LogitsProcessor
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. Temperature 0 takes the most likely token; the other limits then have no effect.
+    """How tokens are drawn.
 
-    `top_p`, `top_k` and `min_p` are off at 1, 0 and 0; `repetition_penalty` is off at 1 and looks back
-    `repetition_window` tokens. The same `seed` gives the same answer.
+    Attributes:
+        temperature: 0 takes the most likely token; `top_p`, `top_k` and `min_p` then have no effect.
+        top_p: the most likely tokens that have this probability together; 1: all (nucleus sampling, arXiv 1904.09751).
+        top_k: this many of the most likely tokens; 0: all.
+        min_p: tokens with at least this share of the largest probability; 0: all (arXiv 2407.01082).
+        repetition_penalty: divides the scores of tokens that occurred (CTRL, arXiv 1909.05858); 1: off.
+        repetition_window: how many tokens back the penalty looks, the prompt's included.
+        seed: the same one gives the same answer; None: MLX's random state as it is.
     """
 
     temperature: float = 0.0

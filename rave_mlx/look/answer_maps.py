@@ -1,4 +1,4 @@
-"""Answering a question while watching where every token of the answer looks."""
+"""Answering a question and recording where every token of the answer looks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.inputs.prompt.parse_parts import parse_part
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.look.maps import AnswerToken, AttentionMap, SeenImage
-from rave_mlx.look.watch import Recorder, Row, Watch
+from rave_mlx.look.recorder import Recorder, Row, RowObserver
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.parse import steering
 from rave_mlx.policies.policy import Attention, Steering
@@ -57,15 +57,15 @@ def collect(
     """
     chosen = steering(policy)
     image, connector = _check(lmm, chosen, messages)
-    shown: list[Image.Image] = []
+    originals: list[Image.Image] = []
     if isinstance(messages, Prompt):
         prompt, question = messages, lmm.tokenizer.decode(_text_ids(messages))
     else:
-        prompt, shown, question = _read(lmm, messages, chosen, image_tokens)
+        prompt, originals, question = _read(lmm, messages, chosen, image_tokens)
     if not prompt.images:
         raise PromptError("there is no image to look at; add one to the question")
     tokens, rows = _answer(lmm, prompt, chosen, max_tokens)
-    pictures = shown or [seen_by_model(patches, image) for patches in prompt.images]
+    pictures = originals or [seen_by_model(patches, image) for patches in prompt.images]
     kept = [locate_tokens(patches, image, connector) for patches in prompt.images]
     of_image = prompt.token_map.image
     gates = np.stack([row.gate for row in rows])
@@ -100,7 +100,13 @@ def _check(lmm: LMM, chosen: Steering, messages: Sequence[Mapping[str, Any]] | P
 
 
 def label(lmm: LMM, policy: Attention, chosen: Steering) -> str:
-    """The policy as it is written after `--attention`."""
+    """The name of a policy as it is written after `--attention`.
+
+    Args:
+        lmm: the model, whose gates are named where they are used.
+        policy: as a caller gave it; text is its own name.
+        chosen: the same, read.
+    """
     if isinstance(policy, str):
         return policy
     gated = lmm.make_cache(gate=chosen.gate).gated
@@ -109,8 +115,9 @@ def label(lmm: LMM, policy: Attention, chosen: Steering) -> str:
 
 
 def _answer(lmm: LMM, prompt: Prompt, chosen: Steering, max_tokens: int) -> tuple[list[AnswerToken], list[Row]]:
+    """The tokens of a greedy answer, and the row of attention that chose each."""
     recorder = Recorder(lmm.decoder, np.flatnonzero(prompt.token_map.visual))
-    cache = lmm.make_cache(gate=chosen.gate, hooks=attach(lmm, [*chosen.policies, Watch(recorder)]))
+    cache = lmm.make_cache(gate=chosen.gate, hooks=attach(lmm, [*chosen.policies, RowObserver(recorder)]))
     recorder.cache = cache
     limit = min(max_tokens, lmm.config.text.max_positions - len(prompt))
     words, tokens = lmm.tokenizer.stream(), list[AnswerToken]()
@@ -121,7 +128,7 @@ def _answer(lmm: LMM, prompt: Prompt, chosen: Steering, max_tokens: int) -> tupl
         if stopped or len(tokens) + 1 == limit:
             text += words.finish()
         tokens.append(AnswerToken(index, text, stopped))
-        recorder.settle()
+        recorder.evaluate()
     return tokens, recorder.rows[: len(tokens)]
 
 
@@ -140,9 +147,9 @@ def _read(
     prompt = lmm.prompt(read)
     config = lmm.config.image
     assert config is not None
-    shown = [_sized(opened.get(p.digest), p) or seen_by_model(p, config) for p in prompt.images]
+    pictures = [_sized(opened.get(p.digest), p) or seen_by_model(p, config) for p in prompt.images]
     question = " ".join(part.text for part in read[-1].parts if isinstance(part, TextPart))
-    return prompt, shown, question
+    return prompt, pictures, question
 
 
 def _sized(original: Image.Image | None, image: ImagePatches) -> Image.Image | None:

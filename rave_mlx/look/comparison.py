@@ -21,7 +21,14 @@ def compare(
     max_tokens: int = MAX_TOKENS,
     image_tokens: int | None = None,
 ) -> list[AttentionMap]:
-    """A run for each policy, every one with the answer that it gives.
+    """Ask one question under several attention policies; each run has the answer that the model gives under it.
+
+    Args:
+        lmm: the model.
+        messages: as in `LMM.prepare`.
+        policies: as after `--attention`; None: the default.
+        max_tokens: limit of an answer's length.
+        image_tokens: budget of visual tokens an image; None for the default.
 
     Raises:
         UsageError: for a policy that is given twice, or that the model cannot take; before any of them runs.
@@ -56,7 +63,11 @@ def split_policies(text: str) -> list[str]:
 
 
 def check_together(runs: Sequence[AttentionMap]) -> None:
-    """Refuse to show runs of different questions, images or models together."""
+    """Refuse to show runs of different questions, images or models together.
+
+    Raises:
+        UsageError: for those, and for none.
+    """
     if not runs:
         raise UsageError("there is no run to show; collect one first")
     kinds = {(r.question, r.weights.shape[1:], tuple(i.picture.size for i in r.images)) for r in runs}

@@ -30,6 +30,7 @@ from rave_mlx.look.maps import KINDS, AttentionMap, default_layers, name_numbers
 MOST_BYTES = 24 << 20
 """Bytes of maps in a page, before base64."""
 _LONGEST_SIDE = 1600
+"""Pixels of an image in a page: larger ones are scaled down, which keeps the page small."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def page(runs: Sequence[AttentionMap], *, layers: Sequence[int] | None = None) -
     check_together(runs)
     folder = files("rave_mlx.look")
     texts = {name: (folder / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
+    # "<" escaped, so that no text in the data can end the script element.
     data = json.dumps(_data(runs, layers), ensure_ascii=False).replace("<", "\\u003c")
     filled = {
         "title": html.escape(runs[0].question.strip() or "Attention"),
@@ -73,6 +75,7 @@ def page(runs: Sequence[AttentionMap], *, layers: Sequence[int] | None = None) -
 
 
 def _data(runs: Sequence[AttentionMap], layers: Sequence[int] | None) -> dict[str, Any]:
+    """What `page.js` reads; arrays as base64 of little-endian numbers."""
     first = runs[0]
     chosen = list(default_layers(first.num_layers) if layers is None else layers)
     rows = sum(run.weights.shape[0] for run in runs) * first.num_layers * first.weights.shape[3]
@@ -89,13 +92,13 @@ def _data(runs: Sequence[AttentionMap], layers: Sequence[int] | None) -> dict[st
 
 
 def _image(picture: Image.Image, places: TokenBoxes) -> dict[str, Any]:
-    shown = picture.copy()
-    shown.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
+    scaled = picture.copy()
+    scaled.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
     packed, kind = io.BytesIO(), "png"
-    shown.save(packed, "png", optimize=True)
+    scaled.save(packed, "png", optimize=True)
     if packed.tell() > 1 << 20:
         packed, kind = io.BytesIO(), "jpeg"
-        shown.save(packed, "jpeg", quality=88)
+        scaled.save(packed, "jpeg", quality=88)
     return {
         "source": f"data:image/{kind};base64,{base64.b64encode(packed.getvalue()).decode()}",
         "width": picture.width,
@@ -121,7 +124,7 @@ def _run(run: AttentionMap, room: int) -> dict[str, Any]:
 
 def _kept(run: AttentionMap, room: int) -> _Heads:
     """The `room` most image-centric heads of each layer."""
-    image = run.mass[run.said, :, :, KINDS.index("image")].mean(axis=0)
+    image = run.mass[run.text_tokens, :, :, KINDS.index("image")].mean(axis=0)
     kept = [sorted(np.argsort(-row, kind="stable")[:room].tolist()) for row in image]
     return _Heads(kept, sorted(set(kept[0]).intersection(*kept)) if room else [])
 
@@ -143,4 +146,5 @@ def pack(run: AttentionMap, kept: Sequence[Sequence[int]]) -> tuple[NDArray[np.u
 
 
 def _text(array: NDArray[Any]) -> str:
+    """The bytes of an array in base64."""
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()

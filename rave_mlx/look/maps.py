@@ -84,7 +84,7 @@ class AttentionMap:
         return int(self.weights.shape[2])
 
     @property
-    def said(self) -> NDArray[np.int64]:
+    def text_tokens(self) -> NDArray[np.int64]:
         """Indices of the tokens that are text: all but the stop token, or that too when there is nothing else."""
         found = np.flatnonzero([not token.stop for token in self.tokens])
         return found if found.size else np.arange(len(self.tokens))
@@ -92,9 +92,12 @@ class AttentionMap:
     def over(
         self, token: int | None = None, *, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None
     ) -> Floats:
-        """(V,) attention of one answer token, or the mean over the answer (None); mean over layers and heads.
+        """(V,) attention of one answer token, or the mean over the answer; mean over layers and heads.
 
-        `layers` None: `default_layers`. `heads` None: all.
+        Args:
+            token: index of an answer token; None: the mean over `text_tokens`.
+            layers: indices; None: `default_layers`.
+            heads: indices; None: all.
 
         Raises:
             UsageError: for a layer, head or token that is not there.
@@ -103,7 +106,7 @@ class AttentionMap:
         of_heads = list(range(self.num_heads) if heads is None else heads)
         _within("layers", chosen, self.num_layers)
         _within("heads", of_heads, self.num_heads)
-        rows = self.said if token is None else np.array([token])
+        rows = self.text_tokens if token is None else np.array([token])
         _within("tokens", rows.tolist(), len(self.tokens))
         # One token at a time: all of them together, in float64, can be gigabytes.
         each = [self.weights[t][chosen][:, of_heads].mean(axis=(0, 1), dtype=np.float64) for t in rows]
@@ -129,10 +132,17 @@ class AttentionMap:
         return int(self.image[best]), (float(left + right) / 2, float(top + bottom) / 2)
 
     def heat(self, values: Floats, image: int, size: tuple[int, int]) -> Floats:
-        """Values (V,) as a picture (height, width) of one image, `size` (width, height) in pixels.
+        """A map of one image, to be drawn: every token's attention is spread evenly over its box.
 
-        Every token's attention is spread evenly over its box; the unit is attention per `places.cell`, so that a
-        token of the finest grid keeps its value.
+        The unit is attention per `places.cell`, so that a token of the finest grid keeps its value.
+
+        Args:
+            values: (V,) attention, as of `over`.
+            image: index into `images`.
+            size: width and height of the result in pixels.
+
+        Returns:
+            (height, width).
         """
         seen = self.images[image]
         own = values[self.image == image]
@@ -140,18 +150,30 @@ class AttentionMap:
 
 
 def spread(values: Floats, places: TokenBoxes, page: tuple[int, int], size: tuple[int, int]) -> Floats:
-    """Values (n,) spread over their boxes on a page of `page` pixels, drawn with `size` (width, height)."""
+    """Spread the values of visual tokens evenly over their boxes on a page.
+
+    Args:
+        values: (n,) of the tokens.
+        places: where they are; tokens without a place are left out.
+        page: width and height of the page, in the pixels that `places` counts in.
+        size: width and height of the result in pixels.
+
+    Returns:
+        (height, width), per `places.cell`.
+    """
     width, height = size
-    shown = np.isfinite(places.boxes).all(axis=1)
-    boxes, value = places.boxes[shown], values[shown]
+    located = np.isfinite(places.boxes).all(axis=1)
+    boxes, value = places.boxes[located], values[located]
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     density = value * (places.cell[0] * places.cell[1]) / area
     edges = np.rint(boxes * np.tile([width / page[0], height / page[1]], 2)).astype(np.int64)
+    # Four corners a box in a table of differences; its sums along both axes are the map.
     corners = np.zeros((height + 1, width + 1))
     left, top, right, bottom = edges.T
     for x, y, sign in ((left, top, 1), (right, top, -1), (left, bottom, -1), (right, bottom, 1)):
         np.add.at(corners, (y, x), sign * density)
     filled: Floats = corners.cumsum(axis=0).cumsum(axis=1)[:height, :width]
+    # What rounding leaves where no token lies must not pass for attention.
     return filled.round(12)
 
 
@@ -192,6 +214,7 @@ def name_numbers(numbers: Sequence[int]) -> str:
 
 
 def _within(what: str, chosen: Sequence[int], count: int) -> None:
+    """Refuse indices that are not there, and none at all."""
     wrong = [i for i in chosen if not 0 <= i < count]
     if wrong or not chosen:
         asked = f"{wrong[0]} was asked for" if wrong else "none were asked for"

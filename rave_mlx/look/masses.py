@@ -42,8 +42,8 @@ class HeadMass:
 
 
 def layer_masses(seen: AttentionMap) -> list[LayerMass]:
-    """Every layer's division."""
-    rows = seen.said
+    """Shares of image, text and sinks in every layer."""
+    rows = seen.text_tokens
     mass = seen.mass[rows].mean(axis=(0, 2), dtype=np.float64)
     shift, moved = (values[rows].mean(axis=(0, 2), dtype=np.float64) for values in (seen.shift, seen.moved))
     return [
@@ -54,7 +54,7 @@ def layer_masses(seen: AttentionMap) -> list[LayerMass]:
 
 def image_heads(seen: AttentionMap, count: int = _HEADS) -> list[HeadMass]:
     """The most image-centric heads, first the most."""
-    image = seen.mass[seen.said, :, :, KINDS.index("image")].mean(axis=0, dtype=np.float64)
+    image = seen.mass[seen.text_tokens, :, :, KINDS.index("image")].mean(axis=0, dtype=np.float64)
     order = np.argsort(-image, axis=None, kind="stable")[:count]
     places = (np.unravel_index(i, image.shape) for i in order)
     return [HeadMass(int(layer), int(head), float(image[layer, head])) for layer, head in places]

@@ -28,7 +28,16 @@ def write_folder(
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
 ) -> list[Path]:
-    """Pictures, page and table in a new folder, which is there complete or not at all.
+    """Write pictures, page and table into a new folder, which is there complete or not at all.
+
+    Args:
+        runs: of one question.
+        out: the folder.
+        layers: layers to take the mean of; None for `maps.default_layers`.
+        heads: heads to take the mean of in pictures; None for all.
+
+    Returns:
+        The files.
 
     Raises:
         ModelError: when `out` exists or cannot be written.
@@ -59,7 +68,17 @@ def as_json(
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
 ) -> str:
-    """The runs as one JSON object: answers, tokens with masses and peaks, layers, heads; maps are in the Python API."""
+    """The runs as one JSON object: answers, tokens with masses and peaks, layers, heads; maps are in the Python API.
+
+    Args:
+        runs: of one question.
+        files: that were written, to be named in it.
+        layers: layers that peaks are taken of; None for `maps.default_layers`.
+        heads: heads that peaks are taken of; None for all.
+
+    Raises:
+        UsageError: for layers or heads that the model does not have.
+    """
     content = {
         "question": runs[0].question,
         "images": [list(image.picture.size) for image in runs[0].images],

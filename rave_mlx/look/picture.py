@@ -70,8 +70,17 @@ def draw_comparison(
     heads: Sequence[int] | None = None,
     width: int = WIDTH,
 ) -> Image.Image:
-    """The mean maps of several runs about the same images beside each other, with one range of colours, and below
-    them what changed against the first."""
+    """The mean maps of several runs beside each other, with one range of colours, and what changed against the first.
+
+    Args:
+        runs: from `compare`, about the same images.
+        layers: layers to take the mean of; None for `maps.default_layers`.
+        heads: heads to take the mean of; None for all.
+        width: of the picture, in pixels.
+
+    Raises:
+        UsageError: for layers or heads that the model does not have.
+    """
     means = [run.over(layers=layers, heads=heads) for run in runs]
     peak = max(_peak(run, mean) for run, mean in zip(runs, means, strict=True))
     upper = [_Page(f"{run.attention}: {_short(run.answer)}", mean, peak) for run, mean in zip(runs, means, strict=True)]
@@ -98,7 +107,13 @@ def draw_comparison(
 
 
 def describe(seen: AttentionMap, layers: Sequence[int] | None, heads: Sequence[int] | None) -> str:
-    """Which layers and heads a map shows."""
+    """Which layers and heads a map shows, in words.
+
+    Args:
+        seen: the run.
+        layers: as of `draw`.
+        heads: as of `draw`.
+    """
     chosen = list(default_layers(seen.num_layers) if layers is None else layers)
     of_heads = f"mean of {seen.num_heads} heads" if heads is None else f"heads {name_numbers(heads)}"
     return f"layer{'s' if len(chosen) > 1 else ''} {name_numbers(chosen)} of 0–{seen.num_layers - 1} · {of_heads}"
@@ -114,11 +129,12 @@ def token_label(seen: AttentionMap, index: int) -> str:
 
 def _spans(seen: AttentionMap) -> list[list[int]]:
     """The answer's tokens, one by one, or in as many stretches as there is room for."""
-    said = seen.said
-    return [part.tolist() for part in np.array_split(said, min(len(said), MOST_PAGES))]
+    tokens = seen.text_tokens
+    return [part.tolist() for part in np.array_split(tokens, min(len(tokens), MOST_PAGES))]
 
 
 def _mean(seen: AttentionMap, span: Sequence[int], layers: Sequence[int] | None, heads: Sequence[int] | None) -> Floats:
+    """(V,) the mean map over some tokens of the answer."""
     found: Floats = np.mean([seen.over(i, layers=layers, heads=heads) for i in span], axis=0)
     return found
 
@@ -143,6 +159,7 @@ def _short(text: str, most: int = 28) -> str:
 
 
 def _fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Width and height scaled so that the longer one is `longest`."""
     scale = longest / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
@@ -171,6 +188,7 @@ def _strip(seen: AttentionMap, page: _Page, width: int) -> Image.Image:
 
 
 def _captioned(seen: AttentionMap, page: _Page, width: int, size: int = 16) -> Image.Image:
+    """A page under its caption, whose type is `size` pixels high."""
     strip = _strip(seen, page, width)
     out = Image.new("RGB", (width, strip.height + size + 8), _GROUND)
     pen, small = ImageDraw.Draw(out), _font(size - 3)
@@ -224,6 +242,7 @@ def _columns(count: int, width: int, height: int, aspect: float) -> int:
 
 
 def _header(title: str, note: str, width: int) -> Image.Image:
+    """The title, and a smaller line below it."""
     out = Image.new("RGB", (width, 2 * _TEXT + 30), _GROUND)
     pen = ImageDraw.Draw(out)
     pen.text((0, 0), _cut(title, width, _font(_TEXT + 4)), _INK, _font(_TEXT + 4))
@@ -254,6 +273,7 @@ def _legend(page: _Page, width: int, *, shared: bool = False) -> Image.Image:
 
 
 def _stack(rows: Sequence[Image.Image], width: int) -> Image.Image:
+    """Rows below each other within margins, on a picture `width` pixels wide."""
     height = sum(row.height for row in rows) + (len(rows) - 1) * _GAP + 2 * _MARGIN
     out = Image.new("RGB", (width, height), _GROUND)
     top = _MARGIN

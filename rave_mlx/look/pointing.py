@@ -32,7 +32,9 @@ TOLERANCE, STRICT = 1.0, 0.5
 KINDS = ("field", "price", "quantity", "cell", "title", "reverse", "chart")
 """Questions whose answers are short: the box of a whole line is easily hit."""
 _LONGEST = 48
+"""Tokens of an answer; the kinds asked for are shorter."""
 _A_PAGE = 2
+"""Most questions about one page, so that many pages count."""
 
 Box = tuple[float, float, float, float]
 
@@ -116,7 +118,13 @@ def answer_box(page: Document, question: Question) -> Box | None:
 
 
 def on_answer(seen: AttentionMap, box: Box, tolerance: float = TOLERANCE) -> NDArray[np.bool_]:
-    """(V,) which visual tokens of a single image have their middle in the box, made larger by `tolerance` cells."""
+    """(V,) which visual tokens of a single image have their middle on the answer.
+
+    Args:
+        seen: a run about one image.
+        box: of the answer: left, top, right, bottom in pixels of the image.
+        tolerance: by how many cells the box is made larger on each side.
+    """
     places = seen.images[0].places
     across, down = (tolerance * side for side in places.cell)
     x, y = ((places.boxes[:, :2] + places.boxes[:, 2:]) / 2).T
@@ -180,17 +188,18 @@ class _Found:
 
 
 def _found(seen: AttentionMap, box: Box) -> _Found:
-    near, touching = on_answer(seen, box), on_answer(seen, box, STRICT)
+    """Whether the peaks of one run lie on its answer: of means of layers, of layers and of single heads."""
+    inside, strict = on_answer(seen, box), on_answer(seen, box, STRICT)
     layers, heads = range(seen.num_layers), range(seen.num_heads)
     rows = []
     for values in (seen.over(), seen.over(layers=layers), *(seen.over(layers=[layer]) for layer in layers)):
         peak = seen.peak_token(values)
-        rows.append([near[peak], touching[peak], values[near].sum() / max(values.sum(), 1e-12)])
-    single = [[near[seen.peak_token(seen.over(layers=[i], heads=[h]))] for h in heads] for i in layers]
+        rows.append([inside[peak], strict[peak], values[inside].sum() / max(values.sum(), 1e-12)])
+    single = [[inside[seen.peak_token(seen.over(layers=[i], heads=[h]))] for h in heads] for i in layers]
     return _Found(
         np.array(rows, dtype=np.float64),
         np.array(single, dtype=np.float64),
-        np.array([near.mean(), touching.mean()]),
+        np.array([inside.mean(), strict.mean()]),
     )
 
 

@@ -78,25 +78,37 @@ class Attention(nn.Module):
         cache: LayerCache | None,
         layer_hooks: LayerHooks | None = None,
     ) -> mx.array:
-        """Attend from projected states; returns the heads side by side (B, L, H * d)."""
+        """Attend from projected states.
+
+        Args:
+            q: queries before rotation (B, L, H, d).
+            k, v: keys before rotation, and values (B, L, G, d).
+            step: what the pass knows about its tokens.
+            cache: keys and values of the tokens before; extended. None: there are none.
+            layer_hooks: attention policies of this layer.
+
+        Returns:
+            The heads side by side (B, L, H * d).
+        """
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         gated = step.gate_span is not None and "gate" in self
+        # Gates read queries and keys before rotation (`GateConfig.features`).
         u = self.gate.query_features(q, None if cache is None else cache.map_of(self.gate)) if gated else None
         features = self.gate.key_features(k, step.visual) if gated and step.visual is not None else None
-        queries, turned = step.table.apply_both(q, k)
+        queries, keys = step.table.apply_both(q, k)
         if layer_hooks is not None:
-            queries, turned, v = layer_hooks.edit(q, k, queries, turned, v)
+            queries, keys, v = layer_hooks.edit(q, k, queries, keys, v)
         if cache is not None:
             # Kept in the type of the keys: reading them is what the gate costs a written token.
-            kept = None if features is None else features.astype(turned.dtype)
-            turned, v, *known = cache.append(turned, v, kept)
-            features = known[0] if known else None
+            kept = None if features is None else features.astype(keys.dtype)
+            keys, v, *all_features = cache.append(keys, v, kept)
+            features = all_features[0] if all_features else None
         terms = None
         if u is not None and features is not None and step.gate_span is not None:
             terms = self.gate.terms(u, features, step.gate_span)
         mask = step.sliding_mask if self._slides else step.mask
         compute = attend if layer_hooks is None else layer_hooks.attend
-        out = compute(queries, turned, v, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)
+        out = compute(queries, keys, v, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)
         return out.swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
 
@@ -134,6 +146,7 @@ class DecoderLayer(nn.Module):
         return by_rows(self._finish, x, attended, axis=1)[0]
 
     def _finish(self, x: mx.array, attended: mx.array) -> list[mx.array]:
+        """The layer from the joined heads (B, L, H * d) on."""
         x = x + self.attention.o_proj(attended)
         return [x + self.mlp(self.post_attention_norm(x))]
 
@@ -168,7 +181,7 @@ class Decoder(nn.Module):
         cache: Cache | None = None,
         gate_span: tuple[int, int] | None = None,
         valid: mx.array | None = None,
-        opened: mx.array | None = None,
+        lookahead: mx.array | None = None,
         deepstack: mx.array | None = None,
         longest: int | None = None,
         path: Path | None = None,
@@ -185,7 +198,7 @@ class Decoder(nn.Module):
             gate_span: key positions with visual tokens among all keys, (0, 0) when there are none yet; None
                 switches the gates off. Passes that share a cache must agree on None.
             valid: (B, Lk) marks of real tokens among all keys in a left-padded batch.
-            opened: (B, 2, L) first and end of later keys that a token also sees; None for a causal model.
+            lookahead: (B, 2, L) first and end of later keys that a token also sees; None for a causal model.
             deepstack: features added to the outputs of the first layers (layers, B, L, hidden).
             longest: length in positions of the sequence that the tokens belong to, for rotary frequencies that
                 depend on it; None: these tokens end it.
@@ -199,8 +212,8 @@ class Decoder(nn.Module):
         """
         text, length = self.text, x.shape[1]
         keys = length + (0 if cache is None else cache.length)
-        mask = decoder_mask(length, keys, valid=valid, opened=opened)
-        sliding = decoder_mask(length, keys, valid=valid, opened=opened, window=text.sliding_window)
+        mask = decoder_mask(length, keys, valid=valid, lookahead=lookahead)
+        sliding = decoder_mask(length, keys, valid=valid, lookahead=lookahead, window=text.sliding_window)
         table = text_table(text.rope, text.head_dim, positions, longest)
         step = Step(table, mask, sliding, visual, gate_span, path)
         for index, layer in enumerate(self.layers):

@@ -73,14 +73,23 @@ class LayerHooks(Protocol):
         gate: GateTerms | None,
         path: Path | None,
     ) -> mx.array:
-        """The heads' outputs (B, H, L, d); arguments as of `attention.attend`."""
+        """Attention in place of `attention.attend`.
+
+        Args:
+            q: rotated queries of the new tokens (B, H, L, d).
+            k, v: rotated keys and values of all tokens (B, G, K, d).
+            scale, mask, gate, path: as of `attention.attend`.
+
+        Returns:
+            The heads' outputs (B, H, L, d).
+        """
 
     @property
     def edits_sublayers(self) -> bool:
         """Whether `sublayer` is to be called."""
 
     def sublayer(self, kind: Sublayer, output: mx.array) -> mx.array:
-        """What a sublayer adds to the residual stream (B, L, hidden)."""
+        """What attention or the MLP adds to the residual stream (B, L, hidden), as it is to be."""
 
     def leave(self, x: mx.array) -> KeptTokens | None:
         """The tokens that go on, from the block's output (B, L, hidden); None for all."""
@@ -109,7 +118,13 @@ class PassHooks(Protocol):
         """Look at prompts that are about to be read; features by image digest."""
 
     def read(self, tokens: TokenMap, start: int, stop: int) -> None:
-        """Announce a pass over tokens [start, stop) of a prompt."""
+        """Announce a pass over tokens [start, stop) of a prompt, which follow those of the cache.
+
+        Args:
+            tokens: what the prompt's tokens are.
+            start: index of the first token of the pass.
+            stop: index after the last one.
+        """
 
     def read_batch(self, tokens: Sequence[TokenMap], length: int) -> None:
         """Announce a pass over whole prompts, padded on the left to one length."""

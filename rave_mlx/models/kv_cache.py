@@ -13,6 +13,7 @@ from rave_mlx.attention.gate import PairGate, QueryMap
 from rave_mlx.models.hooks import PassHooks
 
 _STEP = 256
+"""Rows by which arrays grow."""
 
 
 class LayerCache:
@@ -36,9 +37,15 @@ class LayerCache:
         return self.query_map
 
     def append(self, keys: mx.array, values: mx.array, features: mx.array | None = None) -> list[mx.array]:
-        """Add rows along axis 2 and return keys, values and, where there are any, features with all rows so far.
+        """Add new rows along axis 2, and return all rows so far.
 
-        `features` None: those of text.
+        Args:
+            keys: rotated keys (B, G, n, d).
+            values: (B, G, n, d).
+            features: of the gate (B, G_s, n, R); None: those of text, which are zero.
+
+        Returns:
+            Keys and values and, where there are any, features.
         """
         new = [keys, values] if features is None else [keys, values, features]
         start, stop = self.length, self.length + keys.shape[2]
@@ -55,6 +62,7 @@ class LayerCache:
     def trim(self, length: int) -> None:
         """Forget every row from `length` on."""
         if length < self.length and len(self._arrays) > 2:
+            # `append` leaves the rows of text as they are, which has to mean zero.
             self._arrays[2][:, :, length : self.length] = 0.0
         self.length = min(self.length, length)
 
@@ -65,6 +73,7 @@ class LayerCache:
 
 
 def _room(rows: int) -> int:
+    """Rows to make room for, so that this many fit."""
     return -(-rows // _STEP) * _STEP
 
 
@@ -98,8 +107,8 @@ class Cache:
         """Bytes held, with the room kept for growth."""
         return sum(x.nbytes for layer in self.layers for x in layer.arrays)
 
-    def see(self, first: int, last: int) -> None:
-        """Note visual tokens in positions [first, last)."""
+    def extend_visual_span(self, first: int, last: int) -> None:
+        """Note that there are visual tokens in positions [first, last)."""
         low, high = self.visual_span
         self.visual_span = (min(low, first), max(high, last)) if low < high else (first, last)
 

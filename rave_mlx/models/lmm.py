@@ -135,9 +135,15 @@ class LMM(nn.Module):
     def embed(
         self, prompt: Prompt, start: int, stop: int, features: Mapping[str, mx.array] | None = None
     ) -> tuple[mx.array, mx.array | None]:
-        """Input embeddings (1, stop - start, hidden) and DeepStack features (n, 1, stop - start, hidden) or None.
+        """Input embeddings of part of a prompt: text from the table, images from the vision tower.
 
-        `features` by image digest spares the vision tower.
+        Args:
+            prompt: the whole prompt.
+            start, stop: the part, [start, stop).
+            features: of images by digest, as of `features`; those that are here are not computed again.
+
+        Returns:
+            Embeddings (1, stop - start, hidden), and DeepStack features (n, 1, stop - start, hidden) or None.
         """
         x = self.decoder.embed_ids(mx.array(prompt.ids[:, start:stop]))
         image = prompt.token_map.image
@@ -146,10 +152,10 @@ class LMM(nn.Module):
             return x, None
         first, last = image[start:stop][visual][0], image[start:stop][visual][-1]
         known = features or {}
-        shown = [known[p.digest] if p.digest in known else self.features(p) for p in prompt.images[first : last + 1]]
+        encoded = [known[p.digest] if p.digest in known else self.features(p) for p in prompt.images[first : last + 1]]
         rows = np.cumsum(image >= first) - 1
-        places = mx.array(rows[start:stop].clip(0, sum(len(x) for x in shown) - 1))[None]
-        return put_features(x, mx.concatenate(shown), places, mx.array(visual)[None])
+        places = mx.array(rows[start:stop].clip(0, sum(len(x) for x in encoded) - 1))[None]
+        return put_features(x, mx.concatenate(encoded), places, mx.array(visual)[None])
 
     def read(
         self,
@@ -160,23 +166,34 @@ class LMM(nn.Module):
         *,
         path: AttentionPath | None = None,
     ) -> mx.array:
-        """Read tokens [cache.length, stop) of a prompt into the cache; returns their hidden states."""
+        """Read tokens [cache.length, stop) of a prompt into the cache.
+
+        Args:
+            prompt: the whole prompt.
+            cache: holds the tokens before; extended in place.
+            stop: index after the last token to read.
+            features: as of `embed`.
+            path: forced attention path.
+
+        Returns:
+            Normalized hidden states (1, stop - cache.length, hidden) of these tokens.
+        """
         start = cache.length
         tokens = prompt.token_map
         visual = np.flatnonzero(tokens.visual[start:stop])
         if visual.size:
-            cache.see(start + int(visual[0]), start + int(visual[-1]) + 1)
+            cache.extend_visual_span(start + int(visual[0]), start + int(visual[-1]) + 1)
         if cache.hooks is not None:
             cache.hooks.read(tokens, start, stop)
         x, deepstack = self.embed(prompt, start, stop, features)
-        opened = None if tokens.opened is None else tokens.opened[None, :, start:stop]
+        lookahead = None if tokens.lookahead is None else tokens.lookahead[None, :, start:stop]
         return self.decoder.hidden(
             x,
             mx.array(tokens.positions[None, :, start:stop]),
             mx.array(tokens.visual[None, start:stop]),
             cache=cache,
             gate_span=cache.visual_span if cache.gated else None,
-            opened=mx.array(opened) if opened is not None and opened.any() else None,
+            lookahead=mx.array(lookahead) if lookahead is not None and lookahead.any() else None,
             deepstack=deepstack,
             longest=tokens.next_position,
             path=path,
@@ -213,14 +230,14 @@ class LMM(nn.Module):
         if hooks is not None:
             hooks.plan(prompts, {})
             hooks.read_batch([m for m, _ in maps], length)
-        opened = [np.pad(m.opened + n, [(0, 0), (n, 0)]) for m, n in maps if m.opened is not None]
+        lookahead = [np.pad(m.lookahead + n, [(0, 0), (n, 0)]) for m, n in maps if m.lookahead is not None]
         hidden = self.decoder.hidden(
             x,
             mx.array(np.stack([np.pad(m.positions, [(0, 0), (n, 0)]) for m, n in maps])),
             mx.array(visual),
             gate_span=span if gated else None,
             valid=mx.array(valid) if any(pads) else None,
-            opened=mx.array(np.stack(opened)) if opened else None,
+            lookahead=mx.array(np.stack(lookahead)) if lookahead else None,
             deepstack=_batch_deepstack([deep for _, deep in embedded], x, pads),
             longest=max(m.next_position for m, _ in maps),
             path=path,

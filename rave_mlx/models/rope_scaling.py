@@ -39,7 +39,13 @@ def outgrows(rope: RopeConfig, length: int) -> bool:
 
 
 def kept_bucket(rope: RopeConfig, prompt: int, length: int) -> int | None:
-    """The bucket of all keys of a prompt and the answer that made it `length` long; None when there are several."""
+    """The rope bucket of all keys that a cache holds after an answer; None when there are several.
+
+    Args:
+        rope: the settings.
+        prompt: length of the prompt in positions.
+        length: the same with the answer.
+    """
     mixed = rope.scaling is not None and rope.scaling.kind == "dynamic"
     return None if mixed and rope_bucket(rope, prompt) != rope_bucket(rope, length) else rope_bucket(rope, length)
 
@@ -73,18 +79,20 @@ def frequencies(rope: RopeConfig, head_dim: int, bucket: int) -> tuple[Frequenci
 
 
 def _powers(theta: float, head_dim: int) -> Frequencies:
+    """Frequencies without scaling (RoFormer, arXiv 2104.09864): theta^(-2 i / head_dim)."""
     half = head_dim // 2
     powers: Frequencies = theta ** (-np.arange(half, dtype=np.float64) / half)
     return powers
 
 
 def _original(scaling: RopeScaling) -> int:
+    """Context length of the pre-training."""
     assert scaling.original_positions is not None  # RopeScaling sees to it
     return scaling.original_positions
 
 
 def _yarn(theta: float, scaling: RopeScaling, head_dim: int) -> Frequencies:
-    """Fast pairs stay, slow ones are interpolated, with a linear ramp over the pairs in between."""
+    """YaRN (arXiv 2309.00071): fast pairs stay, slow ones are interpolated, with a linear ramp in between."""
 
     def pair(turns: float) -> float:
         """Which pair makes this many turns over the original context."""
@@ -103,6 +111,7 @@ def _yarn(theta: float, scaling: RopeScaling, head_dim: int) -> Frequencies:
 
 
 def _yarn_attention(scaling: RopeScaling) -> float:
+    """Factor of cos and sin: 0.1 ln(factor) + 1 as in the paper, or the ratio of two such as DeepSeek writes it."""
     if scaling.attention_factor is not None:
         return scaling.attention_factor
 
@@ -115,6 +124,7 @@ def _yarn_attention(scaling: RopeScaling) -> float:
 
 
 def _longrope_attention(scaling: RopeScaling) -> float:
+    """Factor of cos and sin (LongRoPE, arXiv 2402.13753)."""
     if scaling.attention_factor is not None:
         return scaling.attention_factor
     if scaling.factor <= 1:

@@ -64,6 +64,7 @@ def entropies(runtime: PolicyRuntime, policy: Entropies) -> NDArray[np.float32]:
 
 
 def _kept(runtime: PolicyRuntime, policy: Policy, name: str) -> NDArray[np.float32]:
+    """(layers, B, tokens, ...) what an observer kept in `state[name]`: in every layer a list of one array a token."""
     layers = [mx.stack(runtime.state(policy, layer)[name], axis=1) for layer in range(runtime.num_layers)]
     return np.array(mx.stack(layers))
 
@@ -83,9 +84,14 @@ class Dominance:
 
 
 def dominance(text: float, other: float, text_tokens: int, other_tokens: int) -> Dominance:
-    """The indices, from attention summed over text and other input tokens (arXiv 2508.10552).
+    """How much a model prefers text: dominance and efficiency indices (arXiv 2508.10552).
 
-    There, it is the mean over heads of the generated rows, and over the first, the middle or the last two layers.
+    There, attention is the mean over heads of the generated rows, and over the first, the middle or the last two
+    layers.
+
+    Args:
+        text, other: attention summed over the input's text tokens, and over its other tokens.
+        text_tokens, other_tokens: how many of them there are, at least 1.
     """
     attention, tokens = text + other, text_tokens + other_tokens
     return Dominance(

@@ -153,14 +153,26 @@ class Policy:
         return {}
 
     def plan(self, lmm: LMM, prompt: Prompt, features: Mapping[str, mx.array]) -> Mapping[str, Any]:
-        """What it has to know about the prompt; called before a prompt is read. `features` by image digest."""
+        """What it has to know about the prompt; called before a prompt is read.
+
+        Args:
+            lmm: the model.
+            prompt: what is about to be read.
+            features: of the prompt's images (visual tokens, hidden), by digest.
+        """
         return {}
 
     def on_block_input(self, ctx: Context) -> None:
         """Look at `ctx.x`."""
 
     def edit_qk(self, ctx: Context, q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """Edit the new tokens' rotated queries (B, H, L, d), keys and values (B, G, L, d) before they are stored."""
+        """Edit the new tokens' queries, keys and values before they are stored.
+
+        Args:
+            ctx: the pass, with `q_pre` and `k_pre`.
+            q: rotated queries (B, H, L, d).
+            k, v: rotated keys and values (B, G, L, d).
+        """
         return q, k, v
 
     def visible(self, ctx: Context, allowed: mx.array) -> mx.array:
@@ -200,7 +212,13 @@ class Policy:
         return output
 
     def sublayer_output(self, ctx: Context, kind: Sublayer, output: mx.array) -> mx.array:
-        """Edit what attention (after its projection) or the MLP adds to the residual stream (B, L, hidden)."""
+        """Edit what a sublayer adds to the residual stream.
+
+        Args:
+            ctx: the pass.
+            kind: "attention" (after its projection) or "mlp".
+            output: (B, L, hidden).
+        """
         return output
 
     def after_block(self, ctx: Context, x: mx.array) -> KeptTokens | None:

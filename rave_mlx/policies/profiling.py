@@ -39,18 +39,40 @@ _FUNCTION_WORDS = frozenset(
 
 
 def depth(layer: int, of: int, count: int) -> int:
-    """The layer of a model with `count` layers that stands where `layer` stands in one with `of`."""
+    """The layer of another model at the same relative depth.
+
+    Args:
+        layer: index in the model that a paper gives it for.
+        of: how many layers that model has.
+        count: how many layers the model at hand has.
+    """
     return min(layer * count // of, count - 1)
 
 
 def depths(first: int, last: int, of: int, count: int) -> range:
-    """Layers [first, last] of a model with `of` layers, by depth in one with `count`; at least one."""
+    """The layers of another model at the same relative depth as [first, last]; at least one.
+
+    Args:
+        first, last: indices in the model that a paper gives them for, both included.
+        of: how many layers that model has.
+        count: how many layers the model at hand has.
+    """
     start = depth(first, of, count)
     return range(start, max(start + 1, (last + 1) * count // of))
 
 
 def observe(lmm: LMM, prompt: Prompt, features: Mapping[str, mx.array], observer: Policy) -> PolicyRuntime:
-    """Read a whole prompt under an observer; its findings are in the states of the runtime that is returned."""
+    """Read a whole prompt under an observer, in a cache of its own and without gates.
+
+    Args:
+        lmm: the model.
+        prompt: what is read.
+        features: of the prompt's images, by digest.
+        observer: a policy that changes nothing.
+
+    Returns:
+        The runtime, in whose `state(observer, layer)` the findings are.
+    """
     runtime = PolicyRuntime(lmm, (observer,))
     cache = lmm.make_cache(gate=False, hooks=runtime)
     with backend.row_parallel():

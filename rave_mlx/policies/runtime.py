@@ -23,10 +23,10 @@ from rave_mlx.inputs.prompt.prompt import Prompt, TokenMap
 from rave_mlx.models.hooks import KeptTokens, Sublayer
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.policy import Context, Phase, Policy, Rows
-from rave_mlx.policies.scores import Shown, Touching, steer
+from rave_mlx.policies.scores import ActivePolicy, RowMarks, steer
 from rave_mlx.policies.tokens import KeyRows, Tokens
 
-_SETTLE = 64
+_EVALUATE_EVERY = 64
 """Generated tokens after which the state is computed, so that what no later token reads keeps no graph alive."""
 
 
@@ -56,7 +56,7 @@ class PolicyRuntime:
         self.num_layers = num_layers = lmm.config.text.num_layers
         self._phase: Phase = "prefill"
         self._final = False
-        self._fresh: set[int] = set()
+        self._pruned_now: set[int] = set()
         self._chosen = [frozenset(policy.layers(num_layers)) for policy in self.policies]
         self._states: list[list[dict[str, Any]]] = [[{} for _ in range(num_layers)] for _ in self.policies]
         self._prepared: list[dict[str, Any]] = [{} for _ in self.policies]
@@ -64,7 +64,7 @@ class PolicyRuntime:
         self._ready = False
         self._maps = [Tokens.empty()]
         self._map_of = [0] * num_layers
-        self._touched: dict[tuple[int, Rows, bool], Shown] = {}
+        self._row_marks: dict[tuple[int, Rows, bool], RowMarks] = {}
 
     @property
     def tokens(self) -> Tokens:
@@ -100,7 +100,7 @@ class PolicyRuntime:
         self._plans = [{**known, **new} for known, new in zip(self._prepared, planned, strict=True)]
 
     def read(self, tokens: TokenMap, start: int, stop: int) -> None:
-        """Announce a pass over tokens [start, stop) of a prompt."""
+        """Announce a pass over tokens [start, stop) of a prompt; see `models.hooks.PassHooks`."""
         role, image = tokens.role[None, start:stop], tokens.image[None, start:stop]
         self._announce("prefill", role, image, tokens.positions[None, :, start:stop], final=stop == len(tokens.role))
 
@@ -118,7 +118,7 @@ class PolicyRuntime:
         role = np.full((batch, 1), Role.ASSISTANT, np.int8)
         positions = np.full((batch, 3, 1), position, np.int32)
         self._announce("decode", role, np.full((batch, 1), -1, np.int32), positions, final=True)
-        if len(self.tokens) % _SETTLE == 0:
+        if len(self.tokens) % _EVALUATE_EVERY == 0:
             mx.async_eval(self.arrays)
 
     def _announce(
@@ -130,10 +130,10 @@ class PolicyRuntime:
         *,
         final: bool,
     ) -> None:
-        if "prefill" in (phase, self._phase):  # what one written token shows a policy, the next one does too
-            self._touched.clear()
+        if "prefill" in (phase, self._phase):  # between two written tokens the marks do not change
+            self._row_marks.clear()
         self._phase, self._final = phase, final
-        self._fresh.clear()
+        self._pruned_now.clear()
         for tokens in self._maps:
             tokens.extend(role, image, positions)
 
@@ -152,7 +152,7 @@ class PolicyRuntime:
                     for rows in state.values():
                         if isinstance(rows, KeyRows):
                             rows.trim(len(tokens))
-        self._touched.clear()
+        self._row_marks.clear()
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -194,7 +194,7 @@ class PolicyRuntime:
                     final=self._final,
                     keys=len(tokens),
                 )
-                acting.append(Touching(policy, context, self._rows_of(policy, layer, x.shape[1])))
+                acting.append(ActivePolicy(policy, context, self._marks_of(policy, layer, x.shape[1])))
         return LayerRuntime(acting)
 
     def prune(self, layer: int, kept: KeptTokens) -> None:
@@ -203,16 +203,16 @@ class PolicyRuntime:
         positions = None if kept.positions is None else np.array(kept.positions)
         self._maps.append(old.take(np.array(kept.index).astype(np.int64), positions, kept.shift))
         self._map_of[layer + 1 :] = [len(self._maps) - 1] * (self.num_layers - layer - 1)
-        self._fresh.add(layer + 1)
+        self._pruned_now.add(layer + 1)
 
     def pruned_now(self, layer: int) -> bool:
         """Whether the tokens of a layer became fewer in this very pass."""
-        return layer in self._fresh
+        return layer in self._pruned_now
 
-    def _rows_of(self, policy: Policy, layer: int, length: int) -> Shown:
-        """The new tokens whose scores and weights the policy is shown."""
+    def _marks_of(self, policy: Policy, layer: int, length: int) -> RowMarks:
+        """The new tokens whose scores and weights the policy sees."""
         key = (self._map_of[layer], policy.rows, policy.needs_visual)
-        if key not in self._touched:
+        if key not in self._row_marks:
             tokens = self.tokens_of(layer)
             new = slice(len(tokens) - length, None)
             chosen = tokens.role[:, new] >= 0
@@ -223,14 +223,14 @@ class PolicyRuntime:
             if policy.needs_visual:
                 before = (tokens.image[:, : new.start] >= 0).any(axis=1, keepdims=True)
                 chosen &= before | np.logical_or.accumulate(tokens.image[:, new] >= 0, axis=1)
-            self._touched[key] = Shown(chosen)
-        return self._touched[key]
+            self._row_marks[key] = RowMarks(chosen)
+        return self._row_marks[key]
 
 
 class LayerRuntime:
     """One layer's pass through the hooks of the policies that touch it."""
 
-    def __init__(self, acting: Sequence[Touching]):
+    def __init__(self, acting: Sequence[ActivePolicy]):
         self._acting = acting
         for each in acting:
             each.policy.on_block_input(each.context)
@@ -255,7 +255,7 @@ class LayerRuntime:
         gate: GateTerms | None,
         path: Path | None,
     ) -> mx.array:
-        """The heads' outputs (B, H, L, d)."""
+        """The heads' outputs (B, H, L, d) of attention under the policies."""
         for each in self._acting:
             each.context.q, each.context.k, each.context.v = q, k, v
         out = steer(self._acting, q, k, v, scale=scale, mask=mask, gate=gate, path=path)
@@ -269,7 +269,7 @@ class LayerRuntime:
         return any(each.policy.has("sublayer_output") for each in self._acting)
 
     def sublayer(self, kind: Sublayer, output: mx.array) -> mx.array:
-        """What a sublayer adds to the residual stream (B, L, hidden)."""
+        """What a sublayer adds to the residual stream (B, L, hidden), as the policies want it."""
         for each in self._acting:
             output = each.policy.sublayer_output(each.context, kind, output)
         return output

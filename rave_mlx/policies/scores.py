@@ -33,23 +33,29 @@ _WITHOUT_GROUPS = ("edit_scores", "weights", "observe")
 """Hooks for which a row's scores have to be at hand, as they have to be for groups of keys."""
 
 
-class Shown:
-    """The new tokens that a policy is shown: marks (B, L), and what is asked of them in every layer."""
+class RowMarks:
+    """Which of the new tokens a policy sees and edits, and what every layer asks of that.
 
-    def __init__(self, rows: NDArray[np.bool_]):
-        self.rows = rows
-        self.columns: NDArray[np.bool_] = np.logical_or.reduce(rows, axis=0)
-        self.some = bool(self.columns.any())
-        self.every = bool(rows.all())
+    Attributes:
+        marks: (B, L).
+        any_sequence: (L,) tokens that are marked in any sequence.
+        some, every: whether any, and whether all are.
+    """
+
+    def __init__(self, marks: NDArray[np.bool_]):
+        self.marks = marks
+        self.any_sequence: NDArray[np.bool_] = np.logical_or.reduce(marks, axis=0)
+        self.some = bool(self.any_sequence.any())
+        self.every = bool(marks.all())
 
 
 @dataclass(frozen=True)
-class Touching:
-    """A policy at work in a layer: its context, and the new tokens that it is shown."""
+class ActivePolicy:
+    """A policy at work in a layer: its context, and the new tokens that it sees."""
 
     policy: Policy
     context: Context
-    shown: Shown
+    rows: RowMarks
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class _Call:
 
 
 def steer(
-    acting: Sequence[Touching],
+    acting: Sequence[ActivePolicy],
     q: mx.array,
     k: mx.array,
     v: mx.array,
@@ -95,21 +101,30 @@ def steer(
     gate: GateTerms | None,
     path: Path | None,
 ) -> mx.array:
-    """`attend` under policies: the heads' outputs (B, H, L, d) in q's dtype."""
+    """Attention of one layer under policies: the heads' outputs (B, H, L, d) in q's dtype.
+
+    Args:
+        acting: the policies that touch the layer, in the order in which they act.
+        q: rotated queries of the new tokens (B, H, L, d).
+        k, v: rotated keys and values of all tokens (B, G, K, d).
+        scale, mask, gate, path: as of `attention.attend`.
+    """
     mask = _visible(acting, mask, q.shape[2], k.shape[2])
     if gate is not None and gate.span[0] >= gate.span[1]:
         gate = None
     call = _Call(q, k, v, scale, mask, gate)
-    shown = [(each, _groups(each, k.shape[2])) for each in acting if each.shown.some]
-    wanted = [(each, marks) for each, marks in shown if marks is not None or any(map(each.policy.has, _WITHOUT_GROUPS))]
+    seeing = [(each, _groups(each, k.shape[2])) for each in acting if each.rows.some]
+    wanted = [
+        (each, marks) for each, marks in seeing if marks is not None or any(map(each.policy.has, _WITHOUT_GROUPS))
+    ]
     if not wanted:
         return attend(q, k, v, scale=scale, mask=mask, gate=gate, path=path)
     explicit, groups = [each for each, _ in wanted], [marks for _, marks in wanted]
     for each in explicit:
-        each.context.received = lambda: _received(call)
+        each.context.received = lambda: _column_sums(call)
     parts = []
-    for start, stop, touched in _segments([each.shown for each in explicit]):
-        if touched:
+    for start, stop, marked in _segments([each.rows for each in explicit]):
+        if marked:
             parts += _blocks(call, explicit, groups, start, stop)
         else:
             c = call.part(start, stop)
@@ -119,7 +134,8 @@ def steer(
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
 
 
-def _visible(acting: Sequence[Touching], mask: Mask, num_queries: int, num_keys: int) -> Mask:
+def _visible(acting: Sequence[ActivePolicy], mask: Mask, num_queries: int, num_keys: int) -> Mask:
+    """The mask after the policies' `visible`; the one given (which may be the word "causal") where none changes it."""
     for each in acting:
         if each.policy.has("visible"):
             allowed = as_bool(mask, num_queries, num_keys)
@@ -131,7 +147,7 @@ def _visible(acting: Sequence[Touching], mask: Mask, num_queries: int, num_keys:
     return mask
 
 
-def _groups(each: Touching, num_keys: int) -> mx.array | None:
+def _groups(each: ActivePolicy, num_keys: int) -> mx.array | None:
     """Marks (B, K, groups) of the policy's key groups, float32; None where there are none."""
     marks = each.policy.key_groups(each.context) if each.policy.has("key_groups") else None
     if marks is None:
@@ -140,17 +156,17 @@ def _groups(each: Touching, num_keys: int) -> mx.array | None:
     return marks.astype(mx.float32)
 
 
-def _segments(shown: Sequence[Shown]) -> list[tuple[int, int, bool]]:
-    """Maximal stretches [start, stop) of rows that are touched, and of rows that are not."""
-    if len(shown) == 1 and shown[0].every:
-        return [(0, len(shown[0].columns), True)]
-    touched = np.logical_or.reduce([each.columns for each in shown])
-    edges = [0, *(np.flatnonzero(np.diff(touched)) + 1).tolist(), len(touched)]
-    return [(start, stop, bool(touched[start])) for start, stop in pairwise(edges)]
+def _segments(rows: Sequence[RowMarks]) -> list[tuple[int, int, bool]]:
+    """Maximal stretches [start, stop) of rows that any policy sees (True), and of rows that none does (False)."""
+    if len(rows) == 1 and rows[0].every:
+        return [(0, len(rows[0].any_sequence), True)]
+    marked = np.logical_or.reduce([each.any_sequence for each in rows])
+    edges = [0, *(np.flatnonzero(np.diff(marked)) + 1).tolist(), len(marked)]
+    return [(start, stop, bool(marked[start])) for start, stop in pairwise(edges)]
 
 
 def _blocks(
-    call: _Call, acting: Sequence[Touching], groups: Sequence[mx.array | None], start: int, stop: int
+    call: _Call, acting: Sequence[ActivePolicy], groups: Sequence[mx.array | None], start: int, stop: int
 ) -> list[mx.array]:
     """Outputs of rows [start, stop), a block of rows each; blocks are dealt out over the backend's streams."""
     batch, heads, _, _ = call.q.shape
@@ -166,14 +182,14 @@ def _blocks(
 
 
 def _block(
-    call: _Call, acting: Sequence[Touching], groups: Sequence[mx.array | None], start: int, stop: int
+    call: _Call, acting: Sequence[ActivePolicy], groups: Sequence[mx.array | None], start: int, stop: int
 ) -> mx.array:
-    """Rows [start, stop), of which `call` is the part."""
+    """Outputs (B, H, rows, d) of rows [start, stop), of which `call` is the part; every hook on weights runs here."""
     num_keys = call.k.shape[2]
     for each in acting:
         each.context.rows, each.context.keys = (start, stop), num_keys
     weights, total = _exponentials(call, acting, start, stop)
-    observed: list[tuple[Touching, mx.array]] = []
+    observed: list[tuple[ActivePolicy, mx.array]] = []
     for each, every in zip(acting, groups, strict=True):
         if every is not None:
             marks = every if every.shape[1] == num_keys else every[:, :num_keys]
@@ -196,9 +212,10 @@ def _block(
     return (_per_group(weights, call.v) / total).astype(call.q.dtype)
 
 
-def _exponentials(call: _Call, acting: Sequence[Touching], start: int, stop: int) -> tuple[mx.array, mx.array]:
+def _exponentials(call: _Call, acting: Sequence[ActivePolicy], start: int, stop: int) -> tuple[mx.array, mx.array]:
     """Unnormalised weights (B, H, rows, K) and their sums (B, H, rows, 1) in float32."""
     edits = [each for each in acting if each.policy.has("edit_scores")]
+    # exp2 needs scores in units of log 2. Gates and policies work on plain ones, which are then multiplied at the end.
     unit = 1.0 if edits or call.gate is not None else _LOG2E
     queries = call.q.astype(mx.float32) * (call.scale * unit)
     scores = _per_group(queries, call.k.swapaxes(-1, -2))
@@ -214,12 +231,12 @@ def _exponentials(call: _Call, acting: Sequence[Touching], start: int, stop: int
     return weights, mx.sum(weights, axis=-1, keepdims=True)
 
 
-def _only(each: Touching, edited: mx.array, other: mx.array | float, start: int, stop: int) -> mx.array:
-    """`edited` in the rows that the policy touches, `other` in the rest."""
-    if each.shown.every:
+def _only(each: ActivePolicy, edited: mx.array, other: mx.array | float, start: int, stop: int) -> mx.array:
+    """`edited` in the rows that the policy sees, `other` in the rest."""
+    if each.rows.every:
         return edited
-    rows = each.shown.rows[:, start:stop]
-    return edited if rows.all() else mx.where(mx.array(rows)[:, None, :, None], edited, other)
+    marks = each.rows.marks[:, start:stop]
+    return edited if marks.all() else mx.where(mx.array(marks)[:, None, :, None], edited, other)
 
 
 def _per_group(x: mx.array, y: mx.array) -> mx.array:
@@ -244,7 +261,7 @@ def _gate_bias(gate: GateTerms, num_heads: int, num_kv_heads: int, num_keys: int
     return mx.pad(bias, [(0, 0), (0, 0), (0, 0), (low, num_keys - high)])
 
 
-def _received(call: _Call) -> mx.array:
+def _column_sums(call: _Call) -> mx.array:
     """Column sums (B, H, K) of the attention without policies, a block of rows at a time."""
     batch, heads, num_queries, _ = call.q.shape
     total = mx.zeros((batch, heads, call.k.shape[2]))

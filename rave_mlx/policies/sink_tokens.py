@@ -23,6 +23,7 @@ from rave_mlx.policies.runtime import PolicyRuntime
 
 EPS = 1e-6
 _TEXT = "Describe everything that stands on this page."
+"""Any text will do: which dimensions sinks use is a property of the model (arXiv 2503.03321)."""
 
 
 def sink_values(x: mx.array, dims: mx.array) -> mx.array:
@@ -33,7 +34,17 @@ def sink_values(x: mx.array, dims: mx.array) -> mx.array:
 
 
 def reaches(x: mx.array, dims: mx.array, tau: float, *, strict: bool = False) -> mx.array:
-    """Whether `sink_values` reaches tau (`strict`: exceeds it), without its square root and division."""
+    """Which states are sinks: those whose `sink_values` reach a threshold, told without a square root or division.
+
+    Args:
+        x: states (..., hidden).
+        dims: (n,) the sink dimensions.
+        tau: the threshold.
+        strict: whether the value has to exceed tau.
+
+    Returns:
+        Marks (...).
+    """
     squares = mx.square(x.astype(mx.float32))
     largest = mx.max(mx.take(squares, dims, axis=-1), axis=-1)
     least = tau * tau * (mx.mean(squares, axis=-1) + EPS)
@@ -181,10 +192,16 @@ class Sink:
 def classify_sinks(
     states: NDArray[np.float32], *, threshold: float = 0.9, brief: int = 4, short: int = 15
 ) -> list[Sink]:
-    """Sinks of one sequence, from its block inputs and last output (layers + 1, tokens, hidden).
+    """Find and sort the sinks of one sequence (Wong et al., arXiv 2512.22213).
 
     "secondary" where |cos| with the first token exceeds `threshold` in more than `brief` and fewer than layers -
     `short` layers, "bos" from there on, "noise" below; layers counts the model's.
+
+    Args:
+        states: (layers + 1, tokens, hidden) block inputs and the last block's output.
+        threshold: of |cos|.
+        brief: most layers of noise.
+        short: how many layers fewer than the model has a "bos" sink may last.
     """
     count = len(states) - 1
     alive = sink_layers(np.linalg.norm(states[:, 0].astype(np.float64), axis=-1))

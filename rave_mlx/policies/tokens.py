@@ -7,10 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 _STEP = 256
+"""Keys for which room is made at a time, so that a written token seldom moves the arrays."""
 
 
 class Tokens:
-    """Roles of all keys of a layer, on the host. B sequences, K keys.
+    """What the keys of one layer are (role, image, position), on the host. B sequences, K keys.
+
+    Args:
+        role: (B, K) values of `prompt.message.Role`; -1 for padding.
+        image: (B, K) index of the image a visual token belongs to, -1 for the others.
+        positions: (B, 3, K) rotary positions.
+        shift: as the attribute.
 
     Attributes:
         shift: how many positions earlier than in the prompt the next token stands (after pruning).
@@ -34,7 +41,7 @@ class Tokens:
 
     @property
     def role(self) -> NDArray[np.int8]:
-        """(B, K) values of `prompt.Role`; -1 for padding."""
+        """(B, K) values of `prompt.message.Role`; -1 for padding."""
         return self._role[:, : self._length]
 
     @property
@@ -72,7 +79,13 @@ class Tokens:
         return self._marks[name]
 
     def extend(self, role: NDArray[np.int8], image: NDArray[np.int32], positions: NDArray[np.int32]) -> None:
-        """Add new tokens: (B, n), (B, n), (B, 3, n). The first ones decide B."""
+        """Add n new tokens; the first ones decide B.
+
+        Args:
+            role: (B, n) as the property.
+            image: (B, n) as the property.
+            positions: (B, 3, n) rotary positions in the prompt; `shift` is taken off here.
+        """
         start, stop = self._length, self._length + int(role.shape[1])
         if not start:
             self._role, self._image, self._positions = role.copy(), image.copy(), positions - self.shift
@@ -93,7 +106,13 @@ class Tokens:
         self._marks.clear()
 
     def take(self, index: NDArray[np.int64], positions: NDArray[np.int32] | None, shift: int) -> Tokens:
-        """The keys (B, n) that are kept."""
+        """A copy with only the keys that pruning keeps.
+
+        Args:
+            index: (B, n) indices of those keys.
+            positions: (B, 3, n) their rotary positions from here on; None keeps the ones they have.
+            shift: by how many positions more the tokens that follow stand earlier.
+        """
         moved = np.take_along_axis(self.positions, index[:, None], axis=2) if positions is None else positions
         role = np.take_along_axis(self.role, index, axis=1)
         image = np.take_along_axis(self.image, index, axis=1)

@@ -27,7 +27,7 @@ class Batch:
         visual: (B, L) marks of visual tokens.
         loss_mask: (B, L) marks of the tokens that are targets.
         feature: (B, L) for visual tokens their row in the features of `images`, one after the other; else 0.
-        opened: (B, 2, L) first and end of later tokens that a token also sees; None for a causal model.
+        lookahead: (B, 2, L) first and end of later tokens that a token also sees; None for a causal model.
         images: the images of all rows; one that several rows show is there once.
         lengths: (B,) tokens of each row.
         where: the rows' names.
@@ -38,7 +38,7 @@ class Batch:
     visual: NDArray[np.bool_]
     loss_mask: NDArray[np.bool_]
     feature: NDArray[np.int32]
-    opened: NDArray[np.int32] | None
+    lookahead: NDArray[np.int32] | None
     images: tuple[ImagePatches, ...]
     lengths: NDArray[np.int32]
     where: tuple[str, ...]
@@ -71,14 +71,14 @@ def collate(examples: Sequence[Example]) -> Batch:
         images.update((image.digest, image) for image in example.prompt.images if image.digest not in images)
     starts = dict(zip(images, np.cumsum([0, *(image.tokens for image in images.values())]).tolist(), strict=False))
     maps = [e.prompt.token_map for e in examples]
-    opened = [_padded(m.opened, length) for m in maps if m.opened is not None]
+    lookahead = [_padded(m.lookahead, length) for m in maps if m.lookahead is not None]
     return Batch(
         ids=_stack([e.prompt.ids[0] for e in examples], length, np.int32),
         positions=_stack([m.positions for m in maps], length, np.int32, 3),
         visual=_stack([m.visual for m in maps], length, np.bool_),
         loss_mask=_stack([e.loss_mask for e in examples], length, np.bool_),
         feature=_stack([_rows(e, starts) for e in examples], length, np.int32),
-        opened=np.stack(opened) if opened and any((o[1] > o[0]).any() for o in opened) else None,
+        lookahead=np.stack(lookahead) if lookahead and any((o[1] > o[0]).any() for o in lookahead) else None,
         images=tuple(images.values()),
         lengths=np.array([len(e) for e in examples], np.int32),
         where=tuple(e.where for e in examples),

@@ -55,11 +55,11 @@ def make_example(lmm: LMM, messages: Sequence[Message], where: str) -> Example:
 
 def _sees_answers(prompt: Prompt, mask: NDArray[np.bool_]) -> bool:
     """Whether a token sees a later one that the model is trained to write."""
-    opened = prompt.token_map.opened
-    if opened is None:
+    lookahead = prompt.token_map.lookahead
+    if lookahead is None:
         return False
     before = np.concatenate([[0], np.cumsum(mask)])
-    return bool((before[opened[1]] > before[opened[0]]).any())
+    return bool((before[lookahead[1]] > before[lookahead[0]]).any())
 
 
 def answer_of(message: Message) -> Message:

@@ -52,7 +52,7 @@ def hidden_states(
         mx.array(batch.positions),
         mx.array(batch.visual),
         gate_span=batch.span if lmm.decoder.gates else None,
-        opened=None if batch.opened is None else mx.array(batch.opened),
+        lookahead=None if batch.lookahead is None else mx.array(batch.lookahead),
         deepstack=deepstack,
         longest=int(longest.max()),
         path=path,
@@ -105,7 +105,7 @@ def _by_bucket(
             visual=batch.visual[one],
             loss_mask=batch.loss_mask[one],
             feature=batch.feature[one],
-            opened=None if batch.opened is None else batch.opened[one],
+            lookahead=None if batch.lookahead is None else batch.lookahead[one],
             lengths=batch.lengths[one],
             where=batch.where[one],
         )

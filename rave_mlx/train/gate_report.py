@@ -67,8 +67,8 @@ def _of_prompt(lmm: LMM, prompt: Prompt) -> list[GateFigures]:
         return []
     span = (int(columns[0]), int(columns[-1]) + 1)
     x, deepstack = lmm.embed(prompt, 0, len(prompt))
-    opened = None if tokens.opened is None else mx.array(tokens.opened[None])
-    masks = [decoder_mask(len(prompt), len(prompt), opened=opened, window=w) for w in (None, text.sliding_window)]
+    lookahead = None if tokens.lookahead is None else mx.array(tokens.lookahead[None])
+    masks = [decoder_mask(len(prompt), len(prompt), lookahead=lookahead, window=w) for w in (None, text.sliding_window)]
     table = text_table(text.rope, text.head_dim, mx.array(tokens.positions[None]), tokens.next_position)
     visual = mx.array(tokens.visual[None])
     step = Step(table, masks[0], masks[1], visual, span)

@@ -253,7 +253,9 @@ def _question(row: _Row) -> tuple[list[Turn], set[str]]:
 
 def _asked(row: _Row, question: str, answer: str, number: int) -> list[Turn]:
     """A question, behind the images that it does not place itself, and its answer."""
-    parts = row.split(question, number) if MARKER in question else [*row.unused, question]
+    parts: Sequence[str | ImageReference] = [*row.unused, question]
+    if MARKER in question:
+        parts = row.split(question, number)
     return [_turn("user", parts, plain=True), _turn("assistant", row.split(answer, number + 1), plain=True)]
 
 

@@ -149,7 +149,7 @@ class Trainer:
 
     def _accumulate(self, batches: Iterator[Batch]) -> tuple[_Sums, list[Batch]]:
         """Loss and gradient of the next update's micro-batches, and these."""
-        sums, read = self._new_sums(), []
+        sums, read = self._new_sums(), list[Batch]()
         try:
             for batch in islice(batches, self.config.accumulate):
                 self._check_stop()

@@ -9,14 +9,14 @@ import pytest
 from rave_mlx.attention.masks import as_bool, causal, decoder_mask
 
 
-def defined(queries, keys, window=None, pads=(0,), opened=None):
+def defined(queries, keys, window=None, pads=(0,), lookahead=None):
     """Whether query i of row b may see key j, from the words of the documentation."""
     out = np.zeros((len(pads), 1, queries, keys), bool)
     for b, pad in enumerate(pads):
         for i in range(queries):
             row = keys - queries + i
             for j in range(keys):
-                seen = j <= row or (opened is not None and opened[b][0][i] <= j < opened[b][1][i])
+                seen = j <= row or (lookahead is not None and lookahead[b][0][i] <= j < lookahead[b][1][i])
                 if window is not None:
                     seen = seen and row - j < window
                 out[b, 0, i, j] = (seen and j >= pad) or row == j
@@ -49,10 +49,10 @@ def test_a_padded_batch(queries, window):
 
 @pytest.mark.parametrize("window", [None, 3])
 def test_opened_keys(window):
-    opened = [[[4, 4, 0, 0, 0, 0], [6, 6, 0, 0, 0, 0]], [[0, 0, 5, 0, 0, 0], [0, 0, 6, 0, 0, 0]]]
+    lookahead = [[[4, 4, 0, 0, 0, 0], [6, 6, 0, 0, 0, 0]], [[0, 0, 5, 0, 0, 0], [0, 0, 6, 0, 0, 0]]]
     pads = (0, 1)
-    found = decoder_mask(6, 6, valid=marks(6, pads), window=window, opened=mx.array(opened))
-    assert (np.array(found) == defined(6, 6, window, pads, opened)).all()
+    found = decoder_mask(6, 6, valid=marks(6, pads), window=window, lookahead=mx.array(lookahead))
+    assert (np.array(found) == defined(6, 6, window, pads, lookahead)).all()
 
 
 def test_where_nothing_is_special_the_fast_form_is_used():

@@ -21,7 +21,7 @@ from rave_mlx.generation.decode import step
 from rave_mlx.generation.prefill import _chunk_end, prefill
 from rave_mlx.inputs.prompt.message import Message, TextPart
 from rave_mlx.inputs.prompt.parse_messages import read_messages
-from rave_mlx.inputs.prompt.positions import opened_keys
+from rave_mlx.inputs.prompt.positions import lookahead_spans
 from rave_mlx.models.lmm import LMM
 
 START, SYSTEM, USER, PICTURE, WORD, ANSWER = 1, 10, 11, 6, 12, 13
@@ -70,8 +70,8 @@ def brute(ids, image) -> np.ndarray:
 
 def visible(ids, image) -> np.ndarray:
     """What the decoder is told."""
-    opened = opened_keys(np.array(ids, np.int32), np.array(image, np.int32), START)
-    mask = decoder_mask(len(ids), len(ids), opened=mx.array(opened[None]))
+    lookahead = lookahead_spans(np.array(ids, np.int32), np.array(image, np.int32), START)
+    mask = decoder_mask(len(ids), len(ids), lookahead=mx.array(lookahead[None]))
     return np.array(mask)[0, 0]
 
 
@@ -140,7 +140,7 @@ def influence(lmm, ids, image, *, path=None, gated=False) -> np.ndarray:
     kernels compute it. In one batch they could sum the same row in another order at another place.
     """
     length = len(ids)
-    opened = mx.array(opened_keys(np.array(ids, np.int32), np.array(image, np.int32), START)[None])
+    lookahead = mx.array(lookahead_spans(np.array(ids, np.int32), np.array(image, np.int32), START)[None])
     visual = np.array(image) >= 0
     span = (int(np.flatnonzero(visual)[0]), int(np.flatnonzero(visual)[-1]) + 1)
     rng = np.random.default_rng(0)
@@ -152,7 +152,7 @@ def influence(lmm, ids, image, *, path=None, gated=False) -> np.ndarray:
             mx.broadcast_to(mx.arange(length), (1, 3, length)),
             mx.array(visual[None]),
             gate_span=span if gated else None,
-            opened=opened,
+            lookahead=lookahead,
             path=path,
         )
         return np.array(hidden)[0]
@@ -205,7 +205,7 @@ def test_gradients_see_the_mask():
     def loss(x, path):
         hidden = lmm.decoder.hidden(
             x, mx.array(tokens.positions[None]), mx.array(tokens.visual[None]), path=path,
-            gate_span=(int(columns[0]), int(columns[-1]) + 1), opened=mx.array(tokens.opened[None]),
+            gate_span=(int(columns[0]), int(columns[-1]) + 1), lookahead=mx.array(tokens.lookahead[None]),
         )  # fmt: skip
         return (hidden * weight).sum()
 
@@ -251,17 +251,17 @@ def test_reading_in_chunks_equals_reading_at_once(lmm, name, chunk):
 
 def test_no_chunk_ends_before_what_its_tokens_see(lmm):
     prompt = lmm.prepare(CONVERSATIONS["two turns"])
-    opened = prompt.token_map.opened
+    lookahead = prompt.token_map.lookahead
     for chunk in range(1, 40):
         start, stops = 0, []
         while start < len(prompt):
             stop = _chunk_end(prompt, start, chunk)
             assert stop > start
-            assert (opened[1, start:stop] <= stop).all()
+            assert (lookahead[1, start:stop] <= stop).all()
             stops.append(stop)
             start = stop
         assert stops[-1] == len(prompt)
-    assert len(stops) > 2, "what follows an opened range is a chunk of its own again"
+    assert len(stops) > 2, "what follows a lookahead span is a chunk of its own again"
 
 
 def test_writing_an_answer_equals_reading_it(lmm):
@@ -283,7 +283,7 @@ def test_writing_an_answer_equals_reading_it(lmm):
             image=np.pad(tokens.image, (0, length), constant_values=-1),
             message=np.pad(tokens.message, (0, length), constant_values=-1),
             positions=np.concatenate([tokens.positions, np.tile(tokens.next_position + np.arange(length), (3, 1))], 1),
-            opened=np.pad(tokens.opened, [(0, 0), (0, length)]),
+            lookahead=np.pad(tokens.lookahead, [(0, 0), (0, length)]),
         ),
     )
     assert relative(mx.stack(written, axis=1), lmm.logits(whole)[:, len(prompt) - 1 :]) <= 1e-5
@@ -314,7 +314,7 @@ def expected_next(session, question):
 
 
 def test_a_second_question_reads_only_itself(lmm, encoded):
-    """Its own turn is opened to its own images only, so the first image's keys and values stay as they are."""
+    """A turn is seen ahead by its own images only, so the first image's keys and values stay as they are."""
     session = Session(lmm, max_tokens=5)
     say(session, "What is the total?", picture(40, 24))
     say(session, "And the date?")

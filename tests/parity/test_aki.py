@@ -20,9 +20,9 @@ import rave_mlx  # noqa: E402
 from parity import aki_reference as reference  # noqa: E402
 from rave_mlx.config import TokenConfig  # noqa: E402
 from rave_mlx.convert import convert  # noqa: E402
-from rave_mlx.convert.export import export  # noqa: E402
+from rave_mlx.convert.exporting import export  # noqa: E402
 from rave_mlx.convert.families.aki import TEMPLATE  # noqa: E402
-from rave_mlx.generation.decode import prefill  # noqa: E402
+from rave_mlx.generation.prefill import prefill  # noqa: E402
 from rave_mlx.inputs.prompt.chat_template import ChatTemplate  # noqa: E402
 from rave_mlx.inputs.prompt.message import Message, TextPart  # noqa: E402
 from rave_mlx.inputs.prompt.parse_messages import read_messages  # noqa: E402
@@ -185,4 +185,4 @@ def test_prompts_of_the_authors_evaluation(models, phi, question):
     assert collapsed(prompt) == expected
     assert expected[-1] == 32001, "the line break after <|assistant|> is swallowed"
     start = int(np.flatnonzero(prompt.token_map.visual)[0])
-    assert prompt.token_map.opened[:, start].tolist() == [start + 9, len(prompt)]
+    assert prompt.token_map.lookahead[:, start].tolist() == [start + 9, len(prompt)]

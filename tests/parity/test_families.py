@@ -16,8 +16,9 @@ transformers = pytest.importorskip("transformers")
 import rave_mlx  # noqa: E402
 from parity import golden as reference  # noqa: E402
 from rave_mlx.convert import convert  # noqa: E402
-from rave_mlx.convert.export import export  # noqa: E402
-from rave_mlx.generation.decode import prefill, step  # noqa: E402
+from rave_mlx.convert.exporting import export  # noqa: E402
+from rave_mlx.generation.decode import step  # noqa: E402
+from rave_mlx.generation.prefill import prefill  # noqa: E402
 
 CASES = cases()
 

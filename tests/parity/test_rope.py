@@ -19,8 +19,8 @@ import rave_mlx  # noqa: E402
 from parity import golden as reference  # noqa: E402
 from rave_mlx.convert.keys import Keys  # noqa: E402
 from rave_mlx.convert.rope import read_rope  # noqa: E402
-from rave_mlx.generation.decode import prefill  # noqa: E402
-from rave_mlx.models.rope_scaling import frequencies, regime  # noqa: E402
+from rave_mlx.generation.prefill import prefill  # noqa: E402
+from rave_mlx.models.rope_scaling import frequencies, rope_bucket  # noqa: E402
 
 ORIGINAL = 24
 SCALINGS = {
@@ -66,7 +66,7 @@ def test_frequencies(name, head_dim, theta):
     ours = read_rope(Keys(config.to_dict(), "config.json"))
     for length in (1, ORIGINAL, ORIGINAL + 1, 500, 100_000):
         expected, strength = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config, "cpu", seq_len=length)
-        found, factor = frequencies(ours, head_dim, regime(ours, length))
+        found, factor = frequencies(ours, head_dim, rope_bucket(ours, length))
         assert np.max(np.abs(found / expected.double().numpy() - 1)) <= 4e-6, length
         assert math.isclose(factor, strength, rel_tol=1e-12)
 

@@ -69,7 +69,9 @@ def test_a_page_at_its_budget_is_read_smaller_instead_of_larger(lmm):
     part = read(lmm, picture(300, 260), tokens=100)
     found = page_sizes(part, part.original, lmm.config.image, (1.25,))
     assert [view.patches.tokens for view in found] == [pytest.approx(100 / 1.25**2, abs=12)]
-    assert all(view.patches.tokens <= 100 for view in page_sizes(part, part.original, lmm.config.image, (0.9, 1.05, 4.0)))
+    assert all(
+        view.patches.tokens <= 100 for view in page_sizes(part, part.original, lmm.config.image, (0.9, 1.05, 4.0))
+    )
 
 
 def test_sizes_that_come_out_alike_are_read_once(lmm):

@@ -26,7 +26,7 @@ from rave_mlx.policies.methods.dyvte import DyVTE
 from rave_mlx.policies.methods.ee_mllm import EEMLLM
 from rave_mlx.policies.methods.gift import GIFT, enhance, saliency_of
 from rave_mlx.policies.methods.iri import IRI, Rates, inject, recovery_rates
-from rave_mlx.policies.methods.paint import PAI, PAINT, class_attention, louder, strengths
+from rave_mlx.policies.methods.paint import PAI, PAINT, class_attention, raised, strengths
 from rave_mlx.policies.methods.vhr import VHR, select
 from rave_mlx.policies.parse import steering
 from rave_mlx.policies.policy import Policy
@@ -368,7 +368,7 @@ def test_vhr_without_an_image_changes_nothing(lmm):
 
 
 def test_paint_example():
-    found = louder(mx.array([2.0, -1.0, 0.5, -0.2]), mx.array([0.0, 0.7, 0.3, 0.0]))
+    found = raised(mx.array([2.0, -1.0, 0.5, -0.2]), mx.array([0.0, 0.7, 0.3, 0.0]))
     np.testing.assert_allclose(found, [2, -0.3, 0.65, -0.2], atol=1e-6)
 
 

@@ -16,7 +16,7 @@ from rave_mlx.models.rope import text_table
 from rave_mlx.policies.methods.var import VAR
 from rave_mlx.policies.policy import Context
 from rave_mlx.policies.runtime import attach
-from rave_mlx.policies.scores import Shown, Touching, steer
+from rave_mlx.policies.scores import ActivePolicy, RowMarks, steer
 from rave_mlx.policies.sink_tokens import (
     classify_sinks,
     cosines,
@@ -73,7 +73,7 @@ def through_attention(weights, sink, visual, policy):
     groups = KeyRows()
     groups.write(0, mx.array(np.stack([sink & visual, sink & ~visual, visual & ~sink], -1)[None].astype(np.float32)))
     context = Context(0, 2, "prefill", tokens, count - rows, mx.zeros((1, rows, 4)), {"groups": groups}, {}, keys=count)
-    acting = [Touching(policy, context, Shown(np.ones((1, rows), bool)))]
+    acting = [ActivePolicy(policy, context, RowMarks(np.ones((1, rows), bool)))]
     q = mx.array(np.eye(rows, dtype=np.float32)[None, None])
     k = mx.array(np.log(weights).T.astype(np.float32)[None, None])
     v = mx.array(np.eye(count, dtype=np.float32)[None, None])

@@ -100,7 +100,7 @@ def test_importance_as_in_the_tower(models, name, alpha):
         received = weights.mean(0)
         maps.append(weights[received > 1.05 * received.mean()].mean(0) + alpha * softmax(bits))
     maps = np.array(maps).reshape(image.grid)
-    tokens, found = policy.look(lmm, image)
+    tokens, found = policy.rank_tokens(lmm, image)
     assert relative(tokens, lmm.features(image)) < 1e-6
     if name == "idefics3":
         tiles, rows, columns = image.grid
@@ -125,7 +125,7 @@ def test_every_token_has_a_place(models, name):
     lmm = models[name]
     for size in ((88, 70), (44, 44), (30, 140)):
         image = lmm.prepare([ask("Read.", picture(*size))]).images[0]
-        tokens, found = VFlowOpt().look(lmm, image)
+        tokens, found = VFlowOpt().rank_tokens(lmm, image)
         assert len(tokens) == image.tokens == found.importance.size
         for grid in set(found.grid.tolist()) - {-1}:
             own = found.grid == grid
@@ -172,7 +172,7 @@ def test_images_become_fewer_tokens(models, name):
     assert list(features) == [image.digest]
     assert image.digest != plain.images[0].digest
     np.testing.assert_array_equal(prompt.ids[0][~prompt.token_map.visual], plain.ids[0][~plain.token_map.visual])
-    _, found = SMALL.look(lmm, plain.images[0])
+    _, found = SMALL.rank_tokens(lmm, plain.images[0])
     index, merged, shares = recycle(found, SMALL.keep, SMALL.cell)
     every = np.array(lmm.features(plain.images[0])).astype(np.float64)
     expected = every.copy()

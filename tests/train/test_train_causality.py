@@ -65,7 +65,7 @@ def test_a_later_token_changes_no_earlier_logit(model):
     case, lmm = model
     batch = batch_of(case, lmm)
     before = logits(lmm, batch)
-    seen_ahead = 0 if batch.opened is None else int(batch.opened[1].max())
+    seen_ahead = 0 if batch.lookahead is None else int(batch.lookahead[1].max())
     tried = [at for at in range(max(seen_ahead, 1), int(batch.lengths[1]), 5) if not batch.visual[1, at]]
     for at in (tried[0], tried[len(tried) // 2], tried[-1]):
         ids = batch.ids.copy()
@@ -152,10 +152,10 @@ def test_who_sees_whom_under_a_mutual_mask():
         assert moved <= seeing, changed
         assert changed in moved
         assert (np.abs(after[1] - before[1]) == 0).all()
-    opened = batch.opened[0]
-    inside = {int(j) for start, stop in opened.T for j in range(start, stop)}
+    lookahead = batch.lookahead[0]
+    inside = {int(j) for start, stop in lookahead.T for j in range(start, stop)}
     assert inside and not any(batch.loss_mask[0, j] for j in inside)
-    assert {ids[stop - 1] for start, stop in opened.T if stop > start} == {START}
+    assert {ids[stop - 1] for start, stop in lookahead.T if stop > start} == {START}
 
 
 def test_a_mutual_row_in_a_batch_is_that_row_alone():

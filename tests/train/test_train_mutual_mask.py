@@ -72,7 +72,7 @@ def trained(tmp_path_factory, base, data):
 # The mask
 
 
-def opened(model):
+def with_mutual_mask(model):
     use_mutual_mask(model)
     return model
 
@@ -98,7 +98,7 @@ def test_in_every_family_images_see_the_question_and_no_answer(name, tmp_path):
     assert (causal.prompt.ids == mutual.prompt.ids).all() and (causal.loss_mask == mutual.loss_mask).all()
     tokens = mutual.prompt.token_map
     last = int(np.flatnonzero(tokens.visual)[-1])
-    start, stop = (int(x) for x in tokens.opened[:, last])
+    start, stop = (int(x) for x in tokens.lookahead[:, last])
     words = np.flatnonzero((tokens.role == Role.USER) & (np.arange(len(mutual)) > last))
     answer = int(np.flatnonzero(mutual.loss_mask & (np.arange(len(mutual)) > last))[0])
     assert start == last + 1 and stop <= answer
@@ -120,7 +120,7 @@ def test_in_every_family_images_see_the_question_and_no_answer(name, tmp_path):
 
 
 def test_the_question_changes_an_image_from_the_first_layers_output_on():
-    lmm = opened(tiny_model())
+    lmm = with_mutual_mask(tiny_model())
 
     def inputs(word):
         prompt = lmm.prepare([ask(f"Where is the {word}?", picture(40, 24))])
@@ -182,7 +182,7 @@ def attention_peak(length):
     q, k, v = (mx.array(rng.normal(size=(1, 8, length, 16)).astype(np.float32)) for _ in range(3))
     own = np.zeros((1, 2, length), np.int32)
     own[0, :, 10 : length // 2] = [[length // 2], [length - 40]]
-    mask = decoder_mask(length, length, opened=mx.array(own))
+    mask = decoder_mask(length, length, lookahead=mx.array(own))
     mx.eval(q, k, v, mask)
     mx.clear_cache()
     mx.reset_peak_memory()
@@ -204,7 +204,7 @@ def test_the_first_loss_is_that_of_the_mutual_model(tmp_path, data):
     found = {}
     for mask in (None, "mutual"):
         run(tiny_model(), data, tmp_path / str(mask), config(steps=1, batch_size=9, mask=mask))
-        lmm = opened(tiny_model()) if mask else tiny_model()
+        lmm = with_mutual_mask(tiny_model()) if mask else tiny_model()
         total = count = 0.0
         for row in open_dataset(data, lmm):
             scores = np.array(lmm.logits(row.prompt), np.float64)[0]
@@ -269,7 +269,7 @@ def test_reading_an_answer_equals_writing_it(base, trained, data):
         asked = lmm.prompt(rows.question(index)[0])
         start = len(asked)
         ids = example.prompt.ids[0]
-        assert (ids[:start] == asked.ids[0]).all() and asked.token_map.opened.any()
+        assert (ids[:start] == asked.ids[0]).all() and asked.token_map.lookahead.any()
         cache = lmm.make_cache()
         written = [prefill(lmm, asked, cache)]
         for offset, token in enumerate(ids[start:-1].tolist()):

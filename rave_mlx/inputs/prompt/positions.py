@@ -11,7 +11,7 @@ Grid = tuple[int, int, int]
 """Frames, rows and columns of patches."""
 
 
-def opened_keys(ids: NDArray[np.int32], image: NDArray[np.int32], answer: int | None) -> NDArray[np.int32]:
+def lookahead_spans(ids: NDArray[np.int32], image: NDArray[np.int32], answer: int | None) -> NDArray[np.int32]:
     """What the tokens of an image see beyond themselves under modality-mutual attention (arXiv 2503.02597).
 
     Every image sees the rest of its turn: the tokens from its end up to and including the next `answer` token.
@@ -21,17 +21,17 @@ def opened_keys(ids: NDArray[np.int32], image: NDArray[np.int32], answer: int | 
     gives what reading and writing it token by token gave.
 
     Returns:
-        (2, L) first and end of the opened tokens, equal where there are none.
+        (2, L) first and end of the tokens that are seen ahead, equal where there are none.
     """
-    opened = np.zeros((2, len(ids)), np.int32)
+    lookahead = np.zeros((2, len(ids)), np.int32)
     answers = np.flatnonzero(ids == answer)
     for index in range(image.max(initial=-1) + 1):
         tokens = np.flatnonzero(image == index)
         end = int(tokens[-1]) + 1
         following = answers[answers >= end]
         if following.size:
-            opened[:, tokens] = [[end], [int(following[0]) + 1]]
-    return opened
+            lookahead[:, tokens] = [[end], [int(following[0]) + 1]]
+    return lookahead
 
 
 def rotary_positions(image: NDArray[np.int32], grids: Sequence[Grid], merge_size: int) -> NDArray[np.int32]:

@@ -7,7 +7,7 @@ ids it generated: a conversation read so far is then a prefix of the longer one,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,9 @@ from rave_mlx.errors import PromptError
 from rave_mlx.inputs.images.preprocess import ImagePatches
 from rave_mlx.inputs.prompt.chat_template import ChatTemplate
 from rave_mlx.inputs.prompt.message import ImagePart, Message, Role
-from rave_mlx.inputs.prompt.positions import opened_keys, plain_positions, rotary_positions
-from rave_mlx.inputs.prompt.render import Piece, render
+from rave_mlx.inputs.prompt.piece import Piece
+from rave_mlx.inputs.prompt.positions import lookahead_spans, plain_positions, rotary_positions
+from rave_mlx.inputs.prompt.render import render
 from rave_mlx.inputs.prompt.tokenizer import Tokenizer
 
 
@@ -31,7 +32,7 @@ class TokenMap:
         image: (L,) index of the image a visual token belongs to, -1 for the others.
         positions: (3, L) temporal, vertical and horizontal rotary positions; equal rows for plain text.
         message: (L,) index of the message a token belongs to, -1 for the template's own text.
-        opened: (2, L) first and end of the later tokens that a token also sees, equal where there are none; None
+        lookahead: (2, L) first and end of the later tokens that a token also sees, equal where there are none; None
             for a causal model.
     """
 
@@ -39,7 +40,7 @@ class TokenMap:
     image: NDArray[np.int32]
     positions: NDArray[np.int32]
     message: NDArray[np.int32]
-    opened: NDArray[np.int32] | None = None
+    lookahead: NDArray[np.int32] | None = None
 
     @property
     def visual(self) -> NDArray[np.bool_]:
@@ -90,7 +91,7 @@ class Prompt:
         shared = length if bool(equal.all()) else int(np.argmin(equal))
         # A token that sees beyond what is shared does not count as shared: its keys and values may differ. Where the
         # shorter prompt has no answer yet, only the other one knows that the token sees further.
-        ends = [p.token_map.opened[1, :shared] for p in (self, other) if p.token_map.opened is not None]
+        ends = [p.token_map.lookahead[1, :shared] for p in (self, other) if p.token_map.lookahead is not None]
         beyond = np.flatnonzero(np.max(ends, axis=0) > shared) if ends else np.array([], int)
         return int(beyond[0]) if beyond.size else shared
 
@@ -155,15 +156,15 @@ def build_prompt(
     builder = _Builder()
     placed = 0
     run: list[Piece] = []
-    for piece in render(messages, template, add_generation_prompt):
+    for piece in render(messages, template, add_generation_prompt, tokenizer.control):
         if piece.ids is not None:
             _flush(run, builder, tokenizer)
             builder.add(piece.ids, [piece.role] * len(piece.ids), [piece.message] * len(piece.ids))
             continue
-        if piece.message >= 0:
+        if piece.message >= 0 and not piece.edited:
             run.append(piece)
             continue
-        for control in _add_template(piece.text, run, builder, tokenizer, tokens.image):
+        for control in _add_template(piece, run, builder, tokenizer, tokens.image):
             if placed < len(images):
                 _add_image(images[placed].layout, placed, control, run, builder, tokenizer)
             placed += 1
@@ -182,7 +183,7 @@ def build_prompt(
         image=image,
         positions=rotary_positions(image, grids, merge_size) if merge_size else plain_positions(len(image)),
         message=np.array(builder.message, np.int32),
-        opened=opened_keys(ids[0], image, tokens.answer) if mutual else None,
+        lookahead=lookahead_spans(ids[0], image, tokens.answer) if mutual else None,
     )
     return Prompt(ids, tuple(images), token_map)
 
@@ -201,19 +202,19 @@ def _check_ids(builder: _Builder, vocab_size: int, tokenizer: Tokenizer) -> None
 
 
 def _add_template(
-    text: str, run: list[Piece], builder: _Builder, tokenizer: Tokenizer, image_token: int | None
+    piece: Piece, run: list[Piece], builder: _Builder, tokenizer: Tokenizer, image_token: int | None
 ) -> Iterator[int]:
-    """Add the template's own text; hands out the image placeholders, in whose stead the caller adds an image."""
-    position = 0
+    """Add text of the template; hands out the image placeholders, in whose stead the caller adds an image."""
+    position, text = 0, piece.text
     for start, stop, control in tokenizer.find_control(text):
-        run.append(Piece(text[position:start], Role.TEMPLATE))
+        run.append(replace(piece, text=text[position:start]))
         position = stop
         if control.id == image_token:
             yield control.id
             continue
         _flush(run, builder, tokenizer)
         builder.add([control.id], [Role.TEMPLATE], [-1])
-    run.append(Piece(text[position:], Role.TEMPLATE))
+    run.append(replace(piece, text=text[position:]))
 
 
 def _add_image(
@@ -227,7 +228,7 @@ def _add_image(
     """Add an image: its visual tokens, and the markers that the model wants around them."""
     for part in layout:
         if isinstance(part, str):
-            for _ in _add_template(part, run, builder, tokenizer, None):
+            for _ in _add_template(Piece(part, Role.TEMPLATE), run, builder, tokenizer, None):
                 raise AssertionError("no placeholder is looked for")
             continue
         _flush(run, builder, tokenizer)

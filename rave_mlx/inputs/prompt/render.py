@@ -7,28 +7,22 @@ which characters are the template's (there, control tokens count) and which are 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rave_mlx.errors import PromptError
 from rave_mlx.inputs.prompt.chat_template import ChatTemplate, TemplateLimitError
 from rave_mlx.inputs.prompt.message import ImagePart, Message, Role, TextPart
+from rave_mlx.inputs.prompt.piece import Piece
+from rave_mlx.inputs.prompt.template_edits import follow_edits
 
 _ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of the rendered conversation; `message` is -1 for template text."""
-
-    text: str
-    role: Role
-    message: int = -1
-    ids: tuple[int, ...] | None = None
-
-
-def render(messages: Sequence[Message], template: ChatTemplate, add_generation_prompt: bool) -> list[Piece]:
+def render(
+    messages: Sequence[Message], template: ChatTemplate, add_generation_prompt: bool, control: Collection[str] = ()
+) -> list[Piece]:
     """The rendered conversation as template and content pieces, in order.
 
     With `add_generation_prompt` it ends where the answer begins; where the last message is the assistant's, it is an
@@ -37,40 +31,63 @@ def render(messages: Sequence[Message], template: ChatTemplate, add_generation_p
 
     Templates of vision-language models often know content as a list of parts only, and leave out what is given as
     a string; where that fails, all messages are rendered as parts.
+
+    Args:
+        messages: the conversation.
+        template: the chat template.
+        add_generation_prompt: end where the answer begins.
+        control: the texts of control tokens.
+
+    Raises:
+        PromptError: when the template refuses the conversation or leaves a message out, or looks into messages that
+            hold the text of a control token.
     """
     for message in messages:
         if message.role not in _ROLES:
             number = messages.index(message) + 1
             raise PromptError(f"message {number}: unknown role {message.role!r}; use system, user or assistant")
     try:
-        return _render_as(messages, template, add_generation_prompt)
+        return _render_as(messages, template, add_generation_prompt, control)
     except TemplateLimitError:
         raise
     except PromptError:
         if not any(message.plain for message in messages):
             raise
         try:
-            return _render_as([replace(m, plain=False) for m in messages], template, add_generation_prompt)
+            return _render_as([replace(m, plain=False) for m in messages], template, add_generation_prompt, control)
         except PromptError:
             pass
         raise
 
 
-def _render_as(messages: Sequence[Message], template: ChatTemplate, add_generation_prompt: bool) -> list[Piece]:
+def _render_as(
+    messages: Sequence[Message], template: ChatTemplate, add_generation_prompt: bool, control: Collection[str]
+) -> list[Piece]:
     nonce = secrets.token_hex(8)
     stand_ins: dict[str, Piece] = {}
-    shown: list[Mapping[str, Any]] = []
     begun = add_generation_prompt and bool(messages) and messages[-1].role == "assistant"
-    end = f"\ue000{nonce}.end\ue001"
-    for index, message in enumerate(messages):
-        content = [_show(part, index, message.role, nonce, stand_ins) for part in message.parts]
-        if begun and index == len(messages) - 1:
-            _mark_end(content, end, index)
-        plain = message.plain and all("text" in part for part in content)
-        shown.append({"role": message.role, "content": "".join(p["text"] for p in content) if plain else content})
-    text = template.render(shown, add_generation_prompt=add_generation_prompt and not begun)
-    if begun:
-        text = _until(text, end, len(messages))
+    end = f"\ue000{nonce}.end\ue001" if begun else ""
+
+    def written(show: Callable[[TextPart | ImagePart, int, str], dict[str, Any]]) -> str:
+        contents = [[show(part, i, message.role) for part in message.parts] for i, message in enumerate(messages)]
+        if begun:
+            _mark_end(contents[-1], end, len(messages) - 1)
+        shown = [_content(message, content) for message, content in zip(messages, contents, strict=True)]
+        text = template.render(shown, add_generation_prompt=add_generation_prompt and not begun)
+        return _until(text, end, len(messages)) if begun else text
+
+    pieces = _pieces(written(lambda part, i, role: _show(part, i, role, nonce, stand_ins)), nonce, stand_ins, messages)
+    return follow_edits(pieces, written(lambda part, i, role: _show_itself(part)), control)
+
+
+def _content(message: Message, content: list[dict[str, Any]]) -> Mapping[str, Any]:
+    """A message as the template sees it: one text where it was given as one."""
+    plain = message.plain and all("text" in part for part in content)
+    return {"role": message.role, "content": "".join(p["text"] for p in content) if plain else content}
+
+
+def _pieces(text: str, nonce: str, stand_ins: Mapping[str, Piece], messages: Sequence[Message]) -> list[Piece]:
+    """A rendered conversation, split at its stand-ins."""
     pieces: list[Piece] = []
     seen: set[str] = set()
     while text:
@@ -106,6 +123,13 @@ def _show(part: TextPart | ImagePart, index: int, role: str, nonce: str, stand_i
         return {"type": "text", "text": mark}
     before = part.text[: len(part.text) - len(part.text.lstrip())]
     return {"type": "text", "text": before + mark + part.text[len(part.text.rstrip()) :]}
+
+
+def _show_itself(part: TextPart | ImagePart) -> dict[str, Any]:
+    """A message part as the template of transformers sees it."""
+    if isinstance(part, ImagePart):
+        return {"type": "image"}
+    return {"type": "text", "text": part.text if part.ids is None else part.text.strip()}
 
 
 def _mark_end(content: list[dict[str, Any]], end: str, index: int) -> None:

@@ -38,7 +38,7 @@ class MlpConnector(nn.Module):
             return mx.concatenate([self._project(x[0]), self.newline[None]])
         region, whole, width = image.region, x.shape[1], self.newline.size
         # Padding is left out before the projection, which takes every feature by itself: it is never computed.
-        projected = self._project(mx.concatenate([x[0], shown(x[1:], image, region)]))
+        projected = self._project(mx.concatenate([x[0], join_tiles(x[1:], image, region)]))
         lines = projected[whole:].reshape(region.height, region.width, width)
         lines = scale_features(lines, region.rows, region.columns)
         ends = mx.broadcast_to(self.newline, (region.rows, 1, width))
@@ -49,8 +49,17 @@ class MlpConnector(nn.Module):
         return by_rows(lambda x: [self.fc2(self._activate(self.fc1(x)))], x, axis=0)[0]
 
 
-def shown(x: mx.array, image: ImagePatches, region: Region) -> mx.array:
-    """(tiles, features, width) -> (height * width of the region, width), as the rows of one image, without padding."""
+def join_tiles(x: mx.array, image: ImagePatches, region: Region) -> mx.array:
+    """Put the features of an image's tiles together as the rows of one image, without its padding.
+
+    Args:
+        x: (tiles, features, width), without the tile that has the whole image.
+        image: the image, for the arrangement of its tiles.
+        region: the part of them that is not padding, in features.
+
+    Returns:
+        (height * width of the region, width of a feature).
+    """
     (rows, columns), side, width = image.arrangement, image.grid[1], x.shape[-1]
     grid = x.reshape(rows, columns, side, side, width).swapaxes(1, 2).reshape(rows * side, columns * side, width)
     grid = grid[region.top : region.top + region.height, region.left : region.left + region.width]
@@ -58,7 +67,12 @@ def shown(x: mx.array, image: ImagePatches, region: Region) -> mx.array:
 
 
 def scale_features(x: mx.array, rows: int, columns: int) -> mx.array:
-    """(height, width, hidden) -> (rows, columns, hidden), bilinear as torch's `interpolate` without aligned corners."""
+    """Scale a grid of features bilinearly, as torch's `interpolate` without aligned corners.
+
+    Args:
+        x: (height, width, hidden).
+        rows, columns: of the result (rows, columns, hidden).
+    """
     for axis, count in ((0, rows), (1, columns)):
         if x.shape[axis] == count:
             continue

@@ -33,10 +33,10 @@ class ResamplerAttention(nn.Module):
     def __call__(self, latents: mx.array, features: mx.array) -> mx.array:
         """(tiles, latents, width) and (tiles, features, width) -> (tiles, latents, width)."""
         latents = self.latent_norm(latents)
-        seen = mx.concatenate([self.feature_norm(features), latents], axis=1)
+        context = mx.concatenate([self.feature_norm(features), latents], axis=1)
         q, k, v = (
             x.reshape(*x.shape[:2], self._heads, -1).swapaxes(1, 2)
-            for x in (self.q_proj(latents), self.k_proj(seen), self.v_proj(seen))
+            for x in (self.q_proj(latents), self.k_proj(context), self.v_proj(context))
         )
         out = attend(q, k, v, scale=self._scale)
         return self.o_proj(out.swapaxes(1, 2).reshape(*latents.shape[:2], -1))

@@ -14,7 +14,16 @@ from rave_mlx.inputs.images.preprocess import ImagePatches
 
 
 def shuffle(x: mx.array, rows: int, columns: int, scale: int) -> mx.array:
-    """(tiles, rows * columns, width) -> (tiles, rows * columns / scale^2, scale^2 * width), in reading order."""
+    """Put the features of `scale` x `scale` neighbouring patches side by side.
+
+    Args:
+        x: (tiles, rows * columns, width), in reading order.
+        rows, columns: of the patches in a tile, multiples of `scale`.
+        scale: patches a side.
+
+    Returns:
+        (tiles, rows * columns / scale^2, scale^2 * width), in reading order.
+    """
     tiles, _, width = x.shape
     x = x.reshape(tiles, rows // scale, scale, columns // scale, scale, width)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(tiles, rows * columns // scale**2, -1)

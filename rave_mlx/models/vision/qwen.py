@@ -1,7 +1,7 @@
 """Vision tower of the Qwen-VL models: Qwen2-VL (arXiv 2409.12191), Qwen2.5-VL (2502.13923), Qwen3-VL (2511.21631).
 
 Patches keep the image's own resolution. Layers attend over the whole image, or, in Qwen2.5-VL, most of them within
-square windows (see grid.py).
+square windows (see `windows`).
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class VisionLayer(nn.Module):
         return by_rows(self._finish, x, attended, axis=0)[0]
 
     def _finish(self, x: mx.array, attended: mx.array) -> list[mx.array]:
+        """The layer from the joined heads (patches, hidden) on."""
         x = x + self.attention.proj(attended)
         return [x + self.mlp(self.norm2(x))]
 

@@ -91,6 +91,7 @@ class TileLayer(nn.Module):
         return by_rows(self._finish, x, self.attention(q, k, v), axis=1)[0]
 
     def _finish(self, x: mx.array, attended: mx.array) -> list[mx.array]:
+        """The layer from the joined heads (tiles, states, hidden) on."""
         branch = self.attention.o_proj(attended)
         x = x + (branch * self.scale1 if self._scaled else branch)
         branch = self.mlp(self.norm2(x))
@@ -98,7 +99,7 @@ class TileLayer(nn.Module):
 
 
 class TileVision(nn.Module):
-    """Patches of tiles to features."""
+    """Vision transformer from the patches of tiles to their features."""
 
     def __init__(self, config: TileVisionConfig):
         super().__init__()

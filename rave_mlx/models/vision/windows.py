@@ -65,6 +65,11 @@ def interpolation(plan: WindowPlan, grid: Grid, side: int) -> tuple[NDArray[np.i
     Corners fall on corners; in between, the four nearest positions count as in bilinear interpolation (Qwen3-VL).
     The arithmetic is transformers' own, in float32.
 
+    Args:
+        plan: from `plan_windows`.
+        grid: frames, patch rows and patch columns of the image.
+        side: of the square of learned positions.
+
     Returns:
         (patches, 4) places in the square, row by row, and (patches, 4) weights, in the tower's order.
     """

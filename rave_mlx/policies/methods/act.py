@@ -32,7 +32,7 @@ from rave_mlx.policies.tokens import KeyRows
 
 @dataclass(frozen=True)
 class ACT(Policy):
-    """Attention of sinks other than the first to everything else.
+    """Moves the attention that sinks other than the first receive to all other keys.
 
     Attributes:
         beta: what a sink keeps of its attention; 1 changes nothing.
@@ -101,6 +101,7 @@ class ACT(Policy):
 
     @property
     def _pairs(self) -> list[tuple[int, int]]:
+        """`heads` as (layer, head)."""
         return [(int(layer), int(head)) for layer, _, head in (h.partition(".") for h in self.heads)]
 
     def _found(self, ctx: Context, received: mx.array) -> mx.array:
@@ -116,9 +117,12 @@ class ACT(Policy):
 
 
 def find_sinks(received: mx.array, valid: mx.array, threshold: float | mx.array) -> mx.array:
-    """Marks (B, H, K) of sinks other than the first, from column sums (B, H, K) of causal weights.
+    """Marks (B, H, K) of each head's sinks other than the first.
 
-    `valid` (B, 1, K) marks keys that are not padding, `threshold` broadcasts to (B, 1, 1).
+    Args:
+        received: column sums (B, H, K) of causal softmax weights (B, H, K, K).
+        valid: marks (B, 1, K) of keys that are not padding.
+        threshold: mean weight above which a key is a sink; broadcasts to (B, 1, 1).
     """
     seen_by = mx.arange(received.shape[-1], 0, -1)
     above = (received / seen_by > threshold) & valid
@@ -126,7 +130,13 @@ def find_sinks(received: mx.array, valid: mx.array, threshold: float | mx.array)
 
 
 def calibrate(weights: mx.array, sinks: mx.array, beta: float) -> mx.array:
-    """Weights (B, H, rows, K) that sum to 1, with attention moved off `sinks` (B, H, 1, K)."""
+    """Move attention from sinks to the other keys, in proportion; rows still sum to 1.
+
+    Args:
+        weights: softmax weights (B, H, rows, K).
+        sinks: marks (B, H, 1, K).
+        beta: what a sink keeps, from 0 to 1.
+    """
     on_sinks = mx.sum(weights * sinks, axis=-1, keepdims=True)
     rest = mx.sum(mx.where(sinks, 0, weights), axis=-1, keepdims=True)
     # Without another key to take it (rounded to nothing), a row keeps its attention.

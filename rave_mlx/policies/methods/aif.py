@@ -34,7 +34,7 @@ from rave_mlx.policies.profiling import fitted, observe
 
 @dataclass(frozen=True)
 class AIF(Policy):
-    """Text does not read the visual tokens that say the same to every layer.
+    """Hides from text the visual tokens that all layers attend to alike.
 
     Attributes:
         shares: shares of the visual tokens to choose from; a single one is taken as it is, 0 changes nothing.
@@ -90,7 +90,13 @@ def flow_entropy(flow: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def gap(mean: NDArray[np.float64], order: NDArray[np.int64], count: int) -> float:
-    """|S - S_0| without the first `count` tokens of `order`, from mu (V,)."""
+    """How far hiding tokens moves the entropy S of the mean attention: |S - S_0|, in nats.
+
+    Args:
+        mean: mu (V,), the mean over layers of the attention that each visual token receives.
+        order: (V,) tokens in the order in which they are hidden.
+        count: how many are hidden.
+    """
     kept = np.delete(mean, order[:count])
     if not kept.sum():
         return 0.0

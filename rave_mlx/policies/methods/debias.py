@@ -33,7 +33,7 @@ from rave_mlx.policies.policy import Context, Policy, Rows
 
 @dataclass(frozen=True)
 class Debias(Policy):
-    """Fewer visual tokens from a layer on.
+    """Drops, after one layer, the visual tokens that the last token attends to least.
 
     Attributes:
         keep: how many of the prompt's visual tokens go on; all when there are no more.
@@ -78,7 +78,7 @@ class Debias(Policy):
 
     def observe(self, ctx: Context, weights: mx.array) -> None:
         if ctx.phase != "decode":
-            ctx.state["seen"] = mx.mean(weights[:, :, -1], axis=1)
+            ctx.state["received"] = mx.mean(weights[:, :, -1], axis=1)
 
     def after_block(self, ctx: Context, x: mx.array) -> KeptTokens | None:
         visual = ctx.tokens.visual
@@ -86,9 +86,9 @@ class Debias(Policy):
             return None
         one_prompt(self, x)
         places = np.flatnonzero(visual[0])
-        seen = np.array(ctx.state["seen"])[0, places].astype(np.float64)
+        received = np.array(ctx.state["received"])[0, places].astype(np.float64)
         ranks = image_places(ctx.tokens.image[0, places])
-        chosen = places[best(seen * trend_weights(ranks, self.sigma), self.keep)]
+        chosen = places[best(received * trend_weights(ranks, self.sigma), self.keep)]
         return KeptTokens(mx.array(np.union1d(np.flatnonzero(~visual[0]), chosen).astype(np.int32)[None]))
 
 
@@ -115,4 +115,5 @@ def trend_weights(places: NDArray[np.float64], sigma: float) -> NDArray[np.float
 
 def best(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """Indices of the largest scores, ascending; ties go to the first."""
+    # Rounded, so that scores that are equal but for the order of their sums tie.
     return np.sort(np.argsort(-scores.round(12), kind="stable")[:count])

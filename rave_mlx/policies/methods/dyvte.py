@@ -7,8 +7,9 @@ see them. After each layer a small router reads the text that follows the image 
     exit after the first layer with logits[0] < logits[1]
 
 Positions keep their values, and keys and values of the layers before the exit keep the image (as in the released
-code, `DoubtedSteam/DyVTE`, b4a3396). Only the router is trained (`dyvte_router`); `exit` names a layer instead, for
-experiments. With several images the text after the last one counts: the code has one image at a fixed place.
+code, `DoubtedSteam/DyVTE`, b4a3396). Only the router is trained (`rave_mlx.train.dyvte_router`); `exit` names a layer
+instead, for experiments. With several images the text after the last one counts: the code has one image at a fixed
+place.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from rave_mlx.policies.tokens import Tokens
 
 @dataclass(frozen=True)
 class DyVTE(Policy):
-    """Visual tokens leave when a router says so, or after a given layer.
+    """Drops all visual tokens after the layer that a trained router chooses, or after a given one.
 
     Attributes:
         router: file of a trained router.
@@ -103,7 +104,16 @@ class Router(nn.Module):
         return scores
 
     def check(self, name: str, layers: int, hidden: int) -> None:
-        """Refuse a router that was trained for another model."""
+        """Refuse a router that was trained for another model.
+
+        Args:
+            name: of the router's file, for the message.
+            layers: how many layers the model has.
+            hidden: its hidden size.
+
+        Raises:
+            UsageError: with both models' sizes.
+        """
         if (self.w1.shape[0], self.w1.shape[2]) != (layers, 2 * hidden):
             raise UsageError(
                 f"--attention dyvte: {name} is for a model of {self.w1.shape[0]} layers and hidden size "

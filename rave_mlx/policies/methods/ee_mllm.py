@@ -24,7 +24,7 @@ from rave_mlx.policies.policy import Context, Policy
 
 @dataclass(frozen=True)
 class EEMLLM(Policy):
-    """Visual tokens see only themselves.
+    """Closes attention among visual tokens: each sees only itself.
 
     Attributes:
         first: first layer in which they do; from the number of layers on, nothing changes.

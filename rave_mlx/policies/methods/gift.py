@@ -98,7 +98,7 @@ class GIFT(Policy):
 def enhance(
     weights: mx.array, visual: mx.array, question: mx.array, saliency: mx.array, alpha: float, beta: float
 ) -> mx.array:
-    """Amplified weights, not normalised.
+    """Amplify attention to salient visual tokens and to the question; rows are not normalised again.
 
     Args:
         weights: (B, H, rows, K).
@@ -106,12 +106,12 @@ def enhance(
         saliency: S, broadcasting too, 0 off the image.
         alpha, beta: as in `GIFT`.
     """
-    looks = _upper_half(mx.sum(weights * visual, axis=-1, keepdims=True))
-    asks = _upper_half(mx.sum(weights * question, axis=-1, keepdims=True))
-    new = mx.where(looks, weights * mx.exp(alpha * saliency), weights)
-    old_mass, new_mass = (mx.sum(w * visual * looks, axis=(1, 3), keepdims=True) for w in (weights, new))
+    on_image = _upper_half(mx.sum(weights * visual, axis=-1, keepdims=True))
+    on_question = _upper_half(mx.sum(weights * question, axis=-1, keepdims=True))
+    new = mx.where(on_image, weights * mx.exp(alpha * saliency), weights)
+    old_mass, new_mass = (mx.sum(w * visual * on_image, axis=(1, 3), keepdims=True) for w in (weights, new))
     ratio = mx.where(old_mass > 0, new_mass / mx.where(old_mass > 0, old_mass, 1), 1)
-    return mx.where(asks & (question > 0), new * (beta * ratio), new)
+    return mx.where(on_question & (question > 0), new * (beta * ratio), new)
 
 
 def saliency_of(mean_rise: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -149,12 +149,14 @@ class _Rises(Policy):
         start, stop = ctx.rows
         rows = [i for i in sorted({*self.words, *(w - 1 for w in self.words)}) if start <= i < stop]
         if rows:
+            # A block of rows covers only the keys that its last row may see: later ones are in a column of zeros.
             seen = mx.pad(weights[0][:, mx.array([i - start for i in rows])], [(0, 0), (0, 0), (0, 1)])
             columns = mx.array([min(j, ctx.keys) for j in self.visual])
             found = ctx.state.setdefault("rows", {})
             found |= dict(zip(rows, seen[..., columns].swapaxes(0, 1), strict=True))
 
     def after_block(self, ctx: Context, x: mx.array) -> KeptTokens | None:
+        # The prompt is read whole, so every row has been seen by now.
         rows = ctx.state.pop("rows")
         rise = mx.stack([mx.maximum(rows[w] - rows[w - 1], 0) for w in self.words], axis=1)
         heads = mx.argsort(-mx.sum(rise, axis=(1, 2)))[: max(1, rise.shape[0] // 2)]

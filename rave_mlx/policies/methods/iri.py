@@ -1,4 +1,4 @@
-"""IRI: what decisive layers found out, injected again into later ones (arXiv 2511.05923, AAAI 2026), without training.
+"""IRI: outputs of decisive layers, injected again into later ones (arXiv 2511.05923, AAAI 2026), without training.
 Experimental.
 
 For the last token of the prompt and every token written, separately for attention and MLP outputs, with a(l) what
@@ -119,7 +119,14 @@ class IRI(Policy):
 
 
 def inject(target: mx.array, sources: Sequence[mx.array], rates: Sequence[float], strength: float) -> mx.array:
-    """A layer's output (..., hidden) with those of earlier ones mixed in, at the norm it had."""
+    """Mix the outputs of earlier layers into a layer's, at the norm that it had.
+
+    Args:
+        target: the layer's output (..., hidden).
+        sources: outputs of earlier layers, of that shape.
+        rates: recovery rate of each source.
+        strength: factor of all of them; 0 changes nothing.
+    """
     own = target.astype(mx.float32)
     mixed = own
     for source, rate in zip(sources, rates, strict=True):
@@ -141,7 +148,7 @@ def recovery_rates(
 ) -> Rates:
     """Causal tracing: how much of a token's probability each layer's output at the last position brings back.
 
-    The images are drowned in noise, and one layer's attention or MLP output of the clean run is put in the place of
+    The images are overlaid with noise, and one layer's attention or MLP output of the clean run is put in the place of
     the noisy one's: RR = (P_patched - P_noisy) / (P_clean - P_noisy), numerator and denominator averaged over prompts.
     A prompt costs two readings and two single-token steps a layer.
 
@@ -164,6 +171,7 @@ def recovery_rates(
         chosen = int(chances.argmax()) if token is None else token
         noisy = _with_noise(prompt, noise, rng)
         cache = lmm.make_cache(gate=False, hooks=noised)
+        # All but the last token, which is then read once for each layer and sublayer with that one patched.
         lmm.read(noisy, cache, len(noisy) - 1)
         base = float(_chances(lmm, noisy, cache)[chosen])
         lost += float(chances[chosen]) - base
@@ -180,7 +188,7 @@ def recovery_rates(
 
 @dataclass(frozen=True)
 class _Probe(Policy):
-    """Keeps what the last token gets from each sublayer, and puts something else in its place where told to."""
+    """Keeps each sublayer's output at the last token, and replaces it where the state has a patch."""
 
     needs_visual: ClassVar[bool] = False
 
@@ -198,6 +206,7 @@ def _chances(lmm: LMM, prompt: Prompt, cache: Cache) -> np.ndarray[Any, np.dtype
 
 
 def _with_noise(prompt: Prompt, noise: float, rng: np.random.Generator) -> Prompt:
+    """The prompt with Gaussian noise on its pixels; new digests, so that no clean features are taken for them."""
     images = []
     for image in prompt.images:
         pixels = image.pixels + rng.normal(0, noise, image.pixels.shape).astype(np.float32)

@@ -1,8 +1,8 @@
 """Modality-mutual attention (AKI, arXiv 2503.02597; ICML 2026): image tokens see the question that follows them.
 
 A model trained with it says so in its configuration (`LMMConfig.mask` "mutual"); there the mask is part of the model
-and always on (`prompt.opened_keys` is its rule), with or without this policy. On a model trained with a causal mask
-the opened keys are new to it, and its answers get worse (RealWorldQA 55.6 to 48.9, as a reading of AIF's table 8
+and always on (`prompt.lookahead_spans` is its rule), with or without this policy. On a model trained with a causal mask
+the keys seen ahead are new to it, and its answers get worse (RealWorldQA 55.6 to 48.9, as a reading of AIF's table 8
 has it); `force` does it all the same, for experiments.
 """
 
@@ -58,18 +58,18 @@ class MMA(Policy):
     def visible(self, ctx: Context, allowed: mx.array) -> mx.array:
         if ctx.phase == "decode" or ctx.plan["trained"]:
             return allowed
-        opened = _opened(ctx.tokens)[:, ctx.start :]
-        return allowed | mx.array(opened)[:, None] if opened.any() else allowed
+        lookahead = _seen_ahead(ctx.tokens)[:, ctx.start :]
+        return allowed | mx.array(lookahead)[:, None] if lookahead.any() else allowed
 
 
-def _opened(tokens: Tokens) -> NDArray[np.bool_]:
+def _seen_ahead(tokens: Tokens) -> NDArray[np.bool_]:
     """(B, K, K) marks of the later keys that visual tokens see."""
     batch, length = tokens.role.shape
-    opened = np.zeros((batch, length, length), bool)
+    lookahead = np.zeros((batch, length, length), bool)
     for row in range(batch):
         answers = np.append(np.flatnonzero(tokens.role[row] == Role.ASSISTANT), length)
         for image in range(tokens.image[row].max(initial=-1) + 1):
             members = np.flatnonzero(tokens.image[row] == image)
             end = int(members[-1]) + 1
-            opened[row, members, end : int(answers[answers >= end][0])] = True
-    return opened
+            lookahead[row, members, end : int(answers[answers >= end][0])] = True
+    return lookahead

@@ -1,4 +1,4 @@
-"""PAI (arXiv 2407.21771, ECCV 2024) and PAINT (arXiv 2501.12206, CVPRW 2025): louder visual scores, without training.
+"""PAI (arXiv 2407.21771, ECCV 2024) and PAINT (arXiv 2501.12206, CVPRW 2025): visual scores raised, without training.
 
 For the token that is about to be written, the score s of a visual key becomes s + strength * |s|, in all heads of all
 layers but the first two.
@@ -35,7 +35,7 @@ from rave_mlx.policies.profiling import depths, fitted
 
 @dataclass(frozen=True)
 class PAI(Policy):
-    """Louder scores of all visual keys.
+    """Raises the scores of all visual keys.
 
     Attributes:
         alpha: strength; 0 changes nothing. 0.2 in the commands that the code's authors give.
@@ -67,12 +67,12 @@ class PAI(Policy):
         return depths(self.first, self.last, self.of, count)
 
     def edit_scores(self, ctx: Context, scores: mx.array) -> mx.array:
-        return louder(scores, self.alpha * ctx.visual[:, None, None])
+        return raised(scores, self.alpha * ctx.visual[:, None, None])
 
 
 @dataclass(frozen=True)
 class PAINT(PAI):
-    """Louder scores of the visual keys that the vision tower marks.
+    """Raises the scores of the visual keys that the vision tower marks.
 
     Attributes:
         alpha: strength for local tokens.
@@ -112,10 +112,10 @@ class PAINT(PAI):
         return {"strength": mx.array(strength)}
 
     def edit_scores(self, ctx: Context, scores: mx.array) -> mx.array:
-        return louder(scores, fitted(ctx.plan["strength"], ctx.keys))
+        return raised(scores, fitted(ctx.plan["strength"], ctx.keys))
 
 
-def louder(scores: mx.array, strength: mx.array) -> mx.array:
+def raised(scores: mx.array, strength: mx.array) -> mx.array:
     """s + strength |s|."""
     return scores + strength * mx.abs(scores)
 
@@ -123,7 +123,15 @@ def louder(scores: mx.array, strength: mx.array) -> mx.array:
 def strengths(
     local: NDArray[np.float32], summary: NDArray[np.float32], alpha: float, beta: float, share: float
 ) -> NDArray[np.float32]:
-    """alpha for the `share` of the largest `local`, beta for outliers of `summary`, which win; 0 for the others."""
+    """How much each visual token's score is raised (tokens,): alpha, beta, or 0.
+
+    Args:
+        local: (tokens,) attention of the class token in the tower's first layer.
+        summary: the same in its last layer but one.
+        alpha: for the largest of `local`.
+        beta: for the outliers of `summary` (above Q3 + 1.5 IQR), which win where both apply.
+        share: how many of the tokens are among the largest.
+    """
     strength = np.zeros(local.size, np.float32)
     strength[np.argsort(-local, kind="stable")[: int(local.size * share)]] = alpha
     low, high = np.percentile(summary, [25, 75])
@@ -132,9 +140,15 @@ def strengths(
 
 
 def class_attention(tower: TileVision, image: ImagePatches, heads: int) -> list[NDArray[np.float32]]:
-    """Attention of the class token to the patches (tiles * patches,), summed over heads.
+    """Attention of the class token to the patches, in a tower's first layer and in its last but one.
 
-    In a tower's first layer and in its last but one.
+    Args:
+        tower: with a class token.
+        image: what it reads.
+        heads: of the tower.
+
+    Returns:
+        Two arrays (tiles * patches,), summed over heads.
     """
     x = _embedded(tower, image)
     last = max(0, len(tower.layers) - 2)

@@ -10,8 +10,9 @@ A row still sums to 1, and only its masses on three groups of keys are needed, s
 numbers of a written token go through compiled functions, whose shapes never change while an answer is written.
 
 Paper and released code (`seilk/VisAttnSink`, 98e62d6) differ; every difference is a field, and the presets `paper` and
-`released` set them. `cosine` is the paper's redistribution with sinks found by direction (`sinks`), which works where
-the paper's threshold cannot: phi is at most sqrt(hidden size), so tau = 20 never fires below a hidden size of 400.
+`released` set them. `cosine` is the paper's redistribution with sinks found by direction (`sink_tokens`), which works
+where the paper's threshold cannot: phi is at most sqrt(hidden size), so tau = 20 never fires below a hidden size of
+400.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ from rave_mlx.policies.sink_tokens import along, direction, profile, reaches
 from rave_mlx.policies.tokens import KeyRows
 
 _TINY = 1e-20
+"""Divides in place of a target mass of 0, in rows that are not steered."""
 _OTHER_SINK = (0.0, 1.0, 0.0)
 """Marks of a generated token that is a sink, in the order of `VAR.key_groups`."""
 
 
 @dataclass(frozen=True)
 class VAR(Policy):
-    """Sink attention to visual tokens.
+    """Moves attention from sink tokens to the visual tokens that are no sinks.
 
     Attributes:
         p: fraction of the sink attention that is `moved`, or, as the released code has it, `kept` (see `p_is`).
@@ -48,7 +50,7 @@ class VAR(Policy):
             hold at most rho of it (code). The same at rho = 0.5.
         min_visual: least visual mass of a head.
         detector: "dims": massive activations in `dims`; "cosine": direction of the first token.
-        dims: sink dimensions; empty: found by `sinks.find_sink_dims` in a short text.
+        dims: sink dimensions; empty: found by `sink_tokens.find_sink_dims` in a short text.
         tau: threshold of the sink value phi.
         strict: phi > tau (code) instead of phi >= tau.
         cosine: threshold of the cosine.

@@ -55,7 +55,7 @@ from rave_mlx.policies.rereading.policy import RereadingPolicy
 
 @dataclass(frozen=True)
 class VFlowOpt(RereadingPolicy):
-    """Fewer visual tokens before the decoder, and again inside it.
+    """Drops and merges visual tokens before the decoder, and drops more inside it.
 
     Attributes:
         threshold: how many times the mean attention a token must receive to be global.
@@ -141,7 +141,7 @@ class VFlowOpt(RereadingPolicy):
         """Importance of the prompt's tokens; images that `revise` has not seen are pruned in the decoder only."""
         importance = np.full(len(prompt), np.inf)
         for index, image in enumerate(prompt.images):
-            found = image.importance if isinstance(image, PrunedPatches) else self.look(lmm, image)[1].importance
+            found = image.importance if isinstance(image, PrunedPatches) else self.rank_tokens(lmm, image)[1].importance
             importance[prompt.token_map.image == index] = found
         return {"importance": importance}
 
@@ -161,8 +161,8 @@ class VFlowOpt(RereadingPolicy):
         ctx.plan["importance"] = importance[index]
         return KeptTokens(mx.array(index.astype(np.int32)[None]))
 
-    def look(self, lmm: LMM, image: ImagePatches) -> tuple[mx.array, Places]:
-        """The image's visual tokens (tokens, hidden) as the decoder would read them, and their places."""
+    def rank_tokens(self, lmm: LMM, image: ImagePatches) -> tuple[mx.array, Places]:
+        """The image's visual tokens (tokens, hidden) as the decoder would read them, their places and importance."""
         config, tower, connector = lmm.config.vision, lmm.vision, lmm.config.connector
         assert isinstance(config, TileVisionConfig)
         assert isinstance(tower, TileVision)
@@ -179,7 +179,7 @@ class VFlowOpt(RereadingPolicy):
 
     def _pruned(self, lmm: LMM, image: ImagePatches, features: MutableMapping[str, mx.array]) -> PrunedPatches:
         """The image with fewer visual tokens, whose features are put beside the others."""
-        tokens, found = self.look(lmm, image)
+        tokens, found = self.rank_tokens(lmm, image)
         index = np.arange(found.importance.size)
         if self.keep < 1:
             index, merged, shares = recycle(found, self.keep, self.cell)
@@ -190,6 +190,7 @@ class VFlowOpt(RereadingPolicy):
         digest = hashlib.sha256(repr((image.digest, self.name, astuple(self))).encode()).hexdigest()
         mx.eval(tokens)
         features[digest] = tokens
+        # Not `replace`: the result is of another class.
         known = {f.name: getattr(image, f.name) for f in fields(image)}
         return PrunedPatches(
             **known | {"digest": digest, "layout": _layout(image.layout, index)}, importance=found.importance[index]

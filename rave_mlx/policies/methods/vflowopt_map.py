@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rave_mlx.config import Connector, ShuffleConnectorConfig, TileConfig, TileVisionConfig
 from rave_mlx.inputs.images.patches import ImagePatches
-from rave_mlx.models.connectors.mlp import scale_features, shown
+from rave_mlx.models.connectors.mlp import join_tiles, scale_features
 from rave_mlx.models.vision.tiled import TileLayer
 
 Floats = NDArray[np.float64]
@@ -63,9 +63,16 @@ class Places:
 
 
 def attention(layer: TileLayer, x: mx.array, heads: int, first: int) -> list[NDArray[np.float32]]:
-    """Attention (patches, patches) of each tile, mean over heads, in a layer that x (tiles, states, hidden) enters.
+    """Attention among the patches of each tile in one layer of a vision tower.
 
-    `first` is the state of the first patch: 1 after a class token, which is left out.
+    Args:
+        layer: of the tower.
+        x: what enters it (tiles, states, hidden).
+        heads: of the tower.
+        first: index of the first patch's state: 1 after a class token, which is left out.
+
+    Returns:
+        For each tile (patches, patches), mean over heads.
     """
     width = x.shape[-1] // heads
     found = []
@@ -80,7 +87,11 @@ def attention(layer: TileLayer, x: mx.array, heads: int, first: int) -> list[NDA
 def tile_importance(weights: NDArray[np.float32], threshold: float, entropies: Floats | None, alpha: float) -> Floats:
     """Importance (patches,) in a tile: the mean row of its global tokens, plus alpha softmax(entropies).
 
-    Global tokens receive more than `threshold` times the mean; where none does, all rows count.
+    Args:
+        weights: attention (patches, patches).
+        threshold: global tokens receive more than this many times the mean; where none does, all rows count.
+        entropies: (patches,) of the grey levels, in bits; None to leave them out.
+        alpha: their factor.
     """
     received = weights.mean(axis=0, dtype=np.float64)
     chosen = received > threshold * received.mean()
@@ -105,9 +116,15 @@ def patch_entropies(image: ImagePatches, config: TileConfig) -> Floats:
 
 
 def places(values: Floats, image: ImagePatches, tower: TileVisionConfig, connector: Connector) -> Places:
-    """Where the image's visual tokens stand and how important they are, from the patches' importance (tiles, patches).
+    """Where an image's visual tokens stand and how important they are.
 
     Pixel shuffle makes one token of several patches, whose mean it gets; a scaled-down image's map is scaled with it.
+
+    Args:
+        values: importance of the patches (tiles, patches).
+        image: their image.
+        tower: configuration of the vision tower.
+        connector: configuration of the connector; not a resampler's.
     """
     tiles, rows, columns = image.grid
     if isinstance(connector, ShuffleConnectorConfig):
@@ -122,7 +139,7 @@ def places(values: Floats, image: ImagePatches, tower: TileVisionConfig, connect
         return Places.joined([Places.of(maps[0], 0), Places.extra(1)])
     region = image.region
     flat = mx.array(values[1:, :, None].astype(np.float32))
-    whole = shown(flat, image, region).reshape(region.height, region.width, 1)
+    whole = join_tiles(flat, image, region).reshape(region.height, region.width, 1)
     scaled = np.array(scale_features(whole, region.rows, region.columns)).astype(np.float64)
     one = Places.of(scaled[..., 0], 1)
     lines = [_part(one, one.row == row) for row in range(region.rows)]
@@ -130,6 +147,7 @@ def places(values: Floats, image: ImagePatches, tower: TileVisionConfig, connect
 
 
 def _part(every: Places, chosen: NDArray[np.bool_]) -> Places:
+    """Those of the tokens that are marked (tokens,)."""
     return Places(every.importance[chosen], every.grid[chosen], every.row[chosen], every.column[chosen])
 
 
@@ -138,6 +156,11 @@ def recycle(found: Places, keep: float, cell: float) -> tuple[Ints, Ints, NDArra
 
     Of N tokens of a grid, the least important round(N (1 - keep)) + floor(N / cell^2) go. Those of one cell, a square
     of `cell` tokens a side, become one: their mean by importance, in the place of the most important of them.
+
+    Args:
+        found: the image's visual tokens.
+        keep: share of a grid's tokens that are left, merged ones included.
+        cell: side of a cell, in tokens; need not be whole.
 
     Returns:
         (n,) indices of the tokens that are left, ascending; (c,) those among them that stand for a cell; and (c,

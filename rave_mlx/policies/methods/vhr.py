@@ -37,7 +37,7 @@ from rave_mlx.policies.policy import Context, Policy
 
 @dataclass(frozen=True)
 class VHR(Policy):
-    """Louder heads, where the image makes a difference.
+    """Amplifies the heads whose output the image changes most.
 
     Attributes:
         alpha: factor of the chosen heads' output; 1 changes nothing.
@@ -100,7 +100,10 @@ def select(divergence: mx.array, text: mx.array) -> mx.array:
 
 
 class _TextBranch:
-    """The prompt without its visual tokens, between two decoder layers."""
+    """The prompt without its visual tokens, brought through the decoder layer by layer beside the prompt itself.
+
+    For each steered layer: `heads`, then `finish` with the factors that were chosen.
+    """
 
     def __init__(self, lmm: LMM, prompt: Prompt):
         text, ids = lmm.config.text, prompt.ids[:, ~prompt.token_map.visual]

@@ -38,7 +38,7 @@ _ROWS = 128
 
 @dataclass(frozen=True)
 class VisionDrop(Policy):
-    """Fewer visual tokens from stage to stage.
+    """Drops visual tokens before several layers, and merges part of them into tokens that stay.
 
     Attributes:
         before: layers before which tokens are dropped, counted in a model of `of` layers and taken at the same relative
@@ -85,7 +85,7 @@ class VisionDrop(Policy):
         if ctx.tokens.image[0].max() > 0:
             raise UsageError("--attention visiondrop reads one image a prompt")
         lmm: LMM = ctx.plan["lmm"]
-        scores, metric = _look(lmm, ctx, x, visual)
+        scores, metric = _score_tokens(lmm, ctx, x, visual)
         stay = best(scores, dominant)
         rest = np.setdiff1d(np.arange(visual.size), stay)
         targets, joined = merge_plan(metric[rest], contextual)
@@ -125,7 +125,7 @@ def _joined(x: mx.array, rest: NDArray[np.int64], targets: NDArray[np.int64], jo
     return (mx.array(means.astype(np.float32)) @ x[:, mx.array(rest)].astype(mx.float32)).astype(x.dtype)
 
 
-def _look(
+def _score_tokens(
     lmm: LMM, ctx: Context, x: mx.array, visual: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores (V,) of the visual tokens, and their keys' mean over heads (V, d), in the layer that comes next."""

@@ -25,16 +25,17 @@ from rave_mlx.policies.runtime import attach
 
 @dataclass(eq=False)
 class _Recorder:
-    """Rows as they come. `visual`: indices (V,) of the visual tokens of the prompt at hand."""
+    """Rows of attention as they come, by layer. `visual`: indices (V,) of the visual tokens of the prompt at hand."""
 
     visual: mx.array | None = None
     rows: dict[int, list[mx.array]] = field(default_factory=dict)
 
     def begin(self, prompt: Prompt) -> None:
+        """Forget the rows of the prompt before."""
         self.visual = mx.array(np.flatnonzero(prompt.token_map.visual))
         self.rows = {}
 
-    def settle(self) -> None:
+    def evaluate(self) -> None:
         """Compute the newest rows, so that no graph of earlier steps is kept alive."""
         mx.eval([rows[-1] for rows in self.rows.values()])
 
@@ -103,7 +104,8 @@ def answer_attention(
         count = 0
         for _ in decode(lmm, prompt, cache, logits, Sampling(), max_tokens=limit, features=features):
             count += 1
-            recorder.settle()
+            recorder.evaluate()
+        # `decode` prepares one token more than it hands out.
         rows = [mx.stack(recorder.rows[layer][:count]) for layer in layers]
         found.append(np.array(mx.stack(rows, axis=1)).astype(np.float64))
         before = prompt

@@ -1,4 +1,4 @@
-"""Further readings of a conversation that follow an answer as it is written, and say what they would write next."""
+"""Auxiliary passes: further readings of a conversation that follow an answer, and give logits of its next token."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class AuxiliaryPass:
         """Go on to another prompt and no answer yet; what it shares with the one before is not read again."""
         rope, seen = self._lmm.config.text.rope, self._prompt
         before, after = seen.token_map.next_position, prompt.token_map.next_position
-        alike = len({rope_bucket(rope, length) for length in (before, before + len(self._answer), after)}) == 1
-        reuse(self._cache, seen if alike else None, prompt)
+        same_bucket = len({rope_bucket(rope, length) for length in (before, before + len(self._answer), after)}) == 1
+        reuse(self._cache, seen if same_bucket else None, prompt)
         self._prompt, self._answer = prompt, []
 
     def append_token(self, token: mx.array) -> None:
@@ -54,8 +54,8 @@ class AuxiliaryPass:
         length = self._prompt.token_map.next_position + len(self._answer)
         unread = len(self._prompt) + len(self._answer) - self._cache.length
         # As in `decode`: dynamic frequencies go on with the keys there are, longrope reads everything again.
-        turns = rope.scaling is not None and rope.scaling.kind == "longrope"
-        if turns and self._cache.length and rope_bucket(rope, length) != rope_bucket(rope, length - unread):
+        rereads = rope.scaling is not None and rope.scaling.kind == "longrope"
+        if rereads and self._cache.length and rope_bucket(rope, length) != rope_bucket(rope, length - unread):
             self._cache.trim(0)
             unread = len(self._prompt) + len(self._answer)
         try:

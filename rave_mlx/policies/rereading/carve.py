@@ -61,7 +61,7 @@ _SHALLOWEST = 28
 
 @dataclass(frozen=True)
 class CARVE(RereadingPolicy):
-    """The part of the page that the question is about, blackened around and magnified.
+    """Cuts out the part of the page that the question is about, blackens the rest and magnifies it.
 
     Attributes:
         p: share of the page's pixels that regions are made of; 1 keeps the whole page.
@@ -147,7 +147,7 @@ class CARVE(RereadingPolicy):
         layers = list(self.watched(lmm.config.text.num_layers))
         seen = answer_attention(lmm, prompts, layers=layers, tokens=self.tokens, gate=gate, features=features)
         of_image = [prompt.token_map.image[prompt.token_map.visual] for prompt in prompts]
-        shown = []
+        images = []
         for number, (part, original) in enumerate(zip(latest.parts, originals, strict=True), latest.first):
             asked, *general = (
                 page_maps(rows[..., owner == number], part.patches, lmm.config)
@@ -156,12 +156,18 @@ class CARVE(RereadingPolicy):
             heat = fuse(contrast(asked, general[0], self.lam) if general else asked)
             whole = self.reduced and not is_reduced(part.patches, config)
             refined = part if whole else _refined(self, part, original, heat, config)
-            shown.append([part, refined] if self.page and refined is not part else [refined])
-        return latest.put(messages, shown)
+            images.append([part, refined] if self.page and refined is not part else [refined])
+        return latest.put(messages, images)
 
 
 def contrast(asked: Floats, general: Floats, lam: float) -> Floats:
-    """A from A^(Q) and A^(G) (tokens, ...), as far as both answers go."""
+    """The contrast A = A^(Q) / (A^(G) + lambda), as far as both answers go.
+
+    Args:
+        asked: attention (tokens, ...) while the question is answered.
+        general: the same while the page is described.
+        lam: lambda, above 0.
+    """
     steps = min(len(asked), len(general))
     return asked[:steps] / (general[:steps] + lam)
 
@@ -173,9 +179,14 @@ def fuse(heat: Floats) -> Floats:
 
 
 def regions(policy: CARVE, grid: Floats, size: tuple[int, int]) -> tuple[Mask, Box]:
-    """What is kept of a page of `size` (width, height): marks on some grid, and the box around them in pixels.
+    """What is kept of a page: marks on some grid, and the box around them in pixels.
 
     The box is at least as large as a cell of the map.
+
+    Args:
+        policy: how much is kept.
+        grid: S (rows, columns).
+        size: width and height of the page in pixels.
     """
     width, height = size
     scale = min(1.0, math.sqrt(MAP_PIXELS / (width * height)))
@@ -195,5 +206,6 @@ def _at_least(start: int, stop: int, length: int, most: int) -> tuple[int, int]:
 
 
 def _refined(policy: CARVE, part: ImagePart, original: Original, grid: Floats, config: Images) -> ImagePart:
+    """The part of an image that S (rows, columns) marks, magnified."""
     mask, box = regions(policy, grid, original.picture.size)
     return magnified(part, original, box, mask, policy.fill, config)

@@ -16,7 +16,7 @@ from rave_mlx.inputs.prompt.message import ImagePart, Original
 from rave_mlx.policies.rereading.crops import Box, reading_scale
 
 _SMALLER = 0.8
-"""From one size of the page to the next, until there are few enough panes."""
+"""Factor from one size of the page to the next, until there are few enough panes."""
 _CELL = 16
 """Side in pixels of the squares in which ink is looked for."""
 _CONTRAST = 64
@@ -99,7 +99,13 @@ def _cuts(
 
 
 def grid(whole: Box, size: tuple[int, int], overlap: float) -> list[Box]:
-    """Boxes of at most `size` (width, height) that cover a box, evenly spread, row by row."""
+    """Boxes of one size that cover a box, evenly spread, row by row.
+
+    Args:
+        whole: what is covered, in pixels.
+        size: their width and height, or less where `whole` is smaller.
+        overlap: share of a side that the next box repeats, at least.
+    """
     (left, top, right, bottom), (wide, high) = whole, size
     columns, rows = _starts(left, right, wide, overlap), _starts(top, bottom, high, overlap)
     return [(x, y, min(x + wide, right), min(y + high, bottom)) for y in rows for x in columns]
@@ -134,6 +140,7 @@ def has_ink(marks: NDArray[np.bool_], box: Box) -> bool:
 
 
 def _starts(first: int, end: int, side: int, overlap: float) -> list[int]:
+    """Where stretches of length `side` begin that cover [first, end), evenly spread."""
     length = end - first
     if length <= side:
         return [first]
@@ -142,6 +149,7 @@ def _starts(first: int, end: int, side: int, overlap: float) -> list[int]:
 
 
 def _cut(original: Original, box: Box, scale: float, config: Images) -> ImagePart:
+    """A box of the original as an image of its own, from a copy scaled by `scale`."""
     cut: Image.Image = original.picture.crop(box)
     kept = Original(cut, original.image_tokens)
     if scale < 1:

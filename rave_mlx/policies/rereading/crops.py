@@ -44,7 +44,7 @@ def check_locatable(name: str, config: LMMConfig) -> None:
 
 @dataclass(frozen=True)
 class Latest:
-    """The latest message with images: what a closer look is taken at.
+    """The latest message with images, which are what these policies cut or resize.
 
     Attributes:
         index: of the message.
@@ -77,9 +77,9 @@ class Latest:
             )
         return found
 
-    def put(self, messages: Sequence[Message], shown: Sequence[Sequence[ImagePart]]) -> list[Message]:
-        """The conversation with other images in place of each image of the message."""
-        instead = iter(shown)
+    def put(self, messages: Sequence[Message], images: Sequence[Sequence[ImagePart]]) -> list[Message]:
+        """The conversation with `images[i]` in place of the i-th image of the message."""
+        instead = iter(images)
         parts: list[TextPart | ImagePart] = []
         for part in messages[self.index].parts:
             parts += [part] if isinstance(part, TextPart) else next(instead)
@@ -143,8 +143,8 @@ def magnified(
         marks = Image.fromarray(mask.astype(np.uint8) * 255)
         across, down = marks.width / width, marks.height / height
         within = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-        shown = marks.resize(cut.size, Image.Resampling.NEAREST, box=within)
-        cut = Image.composite(cut, Image.new("RGB", cut.size, fill), shown)
+        kept = marks.resize(cut.size, Image.Resampling.NEAREST, box=within)
+        cut = Image.composite(cut, Image.new("RGB", cut.size, fill), kept)
     cover = max(width / cut.width, height / cut.height)
     if isinstance(config, ImageConfig):
         sides = fit_size(round(cut.width * cover), round(cut.height * cover), config, original.image_tokens)
@@ -158,7 +158,14 @@ def magnified(
 
 
 def resized(original: Original, box: Box, side: int, config: Images) -> ImagePart:
-    """A part of a page with its longer side scaled to `side` pixels; models of tiles read it as one tile."""
+    """A part of a page, scaled to a given size; models of tiles read it as one tile.
+
+    Args:
+        original: the page's pixels.
+        box: the part, in pixels of the original.
+        side: length of the longer side afterwards, in pixels.
+        config: how images are read.
+    """
     cut = original.picture.crop(box)
     scale = side / max(cut.size)
     sides = max(1, round(cut.width * scale)), max(1, round(cut.height * scale))
@@ -169,7 +176,13 @@ def resized(original: Original, box: Box, side: int, config: Images) -> ImagePar
 
 
 def scaled_box(box: Box, grid: tuple[int, int], size: tuple[int, int]) -> Box:
-    """A box on a map of `grid` (width, height) as one on a page of `size`, no part of it lost."""
+    """A box on a map as one on its page, rounded outwards.
+
+    Args:
+        box: in cells of the map.
+        grid: width and height of the map in cells.
+        size: width and height of the page in pixels.
+    """
     (across, down), (width, height) = grid, size
     left, top, right, bottom = box
     return left * width // across, top * height // down, -(-right * width // across), -(-bottom * height // down)

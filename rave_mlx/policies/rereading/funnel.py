@@ -45,7 +45,7 @@ NATIVE_SIDE = 224
 
 @dataclass(frozen=True)
 class VisualFunnel(RereadingPolicy):
-    """The page, then three crops around the place that the question is about.
+    """Reads, after the page, three crops around the place that the question is about.
 
     Attributes:
         size: S in pixels of the original; None: the side of a tile, or 224.
@@ -92,13 +92,13 @@ class VisualFunnel(RereadingPolicy):
         (seen,) = answer_attention(lmm, [prompt], layers=[layer], tokens=1, gate=gate, features=features)
         of_image = prompt.token_map.image[prompt.token_map.visual]
         side = self.size or native_side(config)
-        shown = []
+        images = []
         for number, (part, original) in enumerate(zip(latest.parts, originals, strict=True), latest.first):
             grid = page_maps(seen[0, 0, of_image == number], part.patches, lmm.config)
             size = original.picture.size
             boxes = [box for box in crops(normalised(grid), size, side) if box != (0, 0, *size)]
-            shown.append([part, *(resized(original, box, side, config) for box in boxes)])
-        return latest.put(messages, shown)
+            images.append([part, *(resized(original, box, side, config) for box in boxes)])
+        return latest.put(messages, images)
 
 
 def native_side(config: Images) -> int:
@@ -125,9 +125,12 @@ def factors(grid: Floats) -> tuple[float, float]:
 
 
 def centroid(grid: Floats, size: tuple[int, int], box: tuple[float, float, float, float]) -> tuple[float, float]:
-    """(x, y) of the attention within a box on a page of `size` (width, height), attention being even within a cell.
+    """Centre of mass (x, y) of the attention within a box, in pixels; the box's middle where there is none.
 
-    Where there is none, the middle of the box.
+    Args:
+        grid: attention (rows, columns), taken to be even within a cell.
+        size: width and height of the page in pixels.
+        box: left, top, right, bottom in pixels.
     """
     left, top, right, bottom = box
     x_share, x_middle = _within(grid.shape[1], size[0], left, right)
@@ -147,7 +150,13 @@ def _within(cells: int, length: int, start: float, stop: float) -> tuple[Floats,
 
 
 def crops(grid: Floats, size: tuple[int, int], side: int) -> tuple[Box, Box, Box]:
-    """The three boxes, in pixels of a page of `size` (width, height), from a map that sums to 1."""
+    """The boxes to cut out at the three scales, in pixels.
+
+    Args:
+        grid: attention (rows, columns) that sums to 1.
+        size: width and height of the page in pixels.
+        side: S, side of the first crop in pixels.
+    """
     first, second = factors(grid)
     found: list[Box] = []
     within: Box = (0, 0, *size)

@@ -31,7 +31,7 @@ from rave_mlx.policies.rereading.policy import RereadingPolicy
 
 @dataclass(frozen=True)
 class Guidance(RereadingPolicy):
-    """Tokens that the image speaks for.
+    """Draws tokens that the image makes more likely than the text alone does.
 
     Attributes:
         gamma: strength; 1 leaves the order of tokens as it is, and needs no second run.

@@ -35,7 +35,7 @@ from rave_mlx.policies.rereading.policy import RereadingPolicy
 
 @dataclass(frozen=True)
 class MultiScale(RereadingPolicy):
-    """Several sizes of the page, where one leaves doubt.
+    """Reads the page at other sizes as well, where the first leaves a token in doubt.
 
     Attributes:
         scales: the other sizes, as shares of the page's side as it is read, in the order in which they are asked.
@@ -49,9 +49,9 @@ class MultiScale(RereadingPolicy):
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0.1 <= scale <= 10 for scale in self.scales) or self.sure < 0:
-            shown = "/".join(f"{scale:g}" for scale in self.scales) or "none"
+            given = "/".join(f"{scale:g}" for scale in self.scales) or "none"
             raise UsageError(
-                f"--attention views: scales {shown} must be one or more from 0.1 to 10, sure {self.sure:g} 0 or more"
+                f"--attention views: scales {given} must be one or more from 0.1 to 10, sure {self.sure:g} 0 or more"
             )
 
     def logits_processor(self, messages: Sequence[Message], passes: AuxiliaryPasses) -> LogitsProcessor | None:
@@ -108,6 +108,7 @@ class AverageScales:
         return scores
 
     def _in_doubt(self, scores: mx.array) -> bool:
+        """Whether the most likely token of `scores` (1, vocab) is less likely than `sure`."""
         best = mx.exp(mx.max(scores) - mx.logsumexp(scores))
         return float(best) < self._policy.sure
 
@@ -127,9 +128,9 @@ class AverageScales:
         ]
         opened = []
         for number in range(max(map(len, sizes))):
-            shown = [[of[number] if number < len(of) else part] for of, part in zip(sizes, latest.parts, strict=True)]
+            images = [[of[number] if number < len(of) else part] for of, part in zip(sizes, latest.parts, strict=True)]
             try:
-                prompt = lmm.prompt(latest.put(self._messages, shown))
+                prompt = lmm.prompt(latest.put(self._messages, images))
             except PromptError:
                 continue  # A larger page is longer than the context; the page itself is not.
             opened.append(self._passes.open(f"scale {number}", prompt))

@@ -1,7 +1,8 @@
 """Attention over visual tokens as a map of the page.
 
 A page read at native resolution has a grid of visual tokens already. Tiles, an overview beside them, padding and
-newline tokens are laid over the page by `look.places`; where several tokens show the same place, their densities add.
+newline tokens are laid over the page by `inputs.images.token_boxes`; where several tokens show the same place, their
+densities add.
 """
 
 from __future__ import annotations
@@ -22,14 +23,19 @@ def page_maps(values: Floats, image: ImagePatches, config: LMMConfig) -> Floats:
 
     A cell is as large as the smallest visual token. A larger token's attention is spread evenly over its box, so the
     unit is attention per cell; on a native grid this is a mere change of shape.
+
+    Args:
+        values: attention (..., n).
+        image: its patches.
+        config: of the model that reads it.
     """
     assert config.image is not None
     assert config.connector is not None
     found = locate_tokens(image, config.image, config.connector)
     columns, rows = (max(1, round(side / cell)) for side, cell in zip(image.size, found.cell, strict=True))
-    shown = np.isfinite(found.boxes).all(axis=1)
-    boxes = found.boxes[shown]
-    flat = values.reshape(-1, values.shape[-1])[:, shown].T
+    located = np.isfinite(found.boxes).all(axis=1)
+    boxes = found.boxes[located]
+    flat = values.reshape(-1, values.shape[-1])[:, located].T
     cells = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (found.cell[0] * found.cell[1])
     density = flat / cells[:, None]
     # Four corners a box in a table of differences; its sums along both axes are the map.
@@ -39,7 +45,7 @@ def page_maps(values: Floats, image: ImagePatches, config: LMMConfig) -> Floats:
     for x, y, sign in ((left, top, 1), (right, top, -1), (left, bottom, -1), (right, bottom, 1)):
         np.add.at(corners, (y, x), sign * density)
     filled = corners.cumsum(axis=0).cumsum(axis=1)[:rows, :columns]
-    # What rounding leaves where nothing is shown must not pass for attention.
+    # What rounding leaves where no token lies must not pass for attention.
     return filled.round(12).transpose(2, 0, 1).reshape(*values.shape[:-1], rows, columns)
 
 

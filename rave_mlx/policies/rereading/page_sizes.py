@@ -36,6 +36,7 @@ def page_sizes(page: ImagePart, original: Original, config: Images, scales: Sequ
 
 
 def _sized(page: ImagePart, original: Original, config: ImageConfig, scale: float) -> ImagePart:
+    """The page `scale` times as large as it is read, or by 1 / `scale` where that is too large to be read in full."""
     _, rows, columns = page.patches.grid
     width, height = columns * config.patch_size, rows * config.patch_size
     sides = fit_size(round(width * scale), round(height * scale), config, original.image_tokens)
@@ -48,7 +49,9 @@ def _sized(page: ImagePart, original: Original, config: ImageConfig, scale: floa
 
 
 def _on_sheet(original: Original, config: Images, share: float) -> ImagePart:
+    """The page in the middle of a sheet of which its sides take up `share`."""
     picture = original.picture
+    # The colour of the corner is that of the paper.
     sheet = Image.new(
         picture.mode, (round(picture.width / share), round(picture.height / share)), picture.getpixel((0, 0))
     )

@@ -36,7 +36,7 @@ from rave_mlx.policies.rereading.policy import RereadingPolicy
 
 @dataclass(frozen=True)
 class TiledCrops(RereadingPolicy):
-    """The part of a large page that answers the question most surely.
+    """Reads, of a large page, the part from which the model answers most surely.
 
     Attributes:
         most: how many panes of a shape are read at most; of a page with more, they are cut from a smaller copy.
@@ -77,14 +77,14 @@ class TiledCrops(RereadingPolicy):
         latest, config = Latest.of(messages), lmm.config.image
         if latest is None or config is None:
             return list(messages)
-        shown = list(latest.parts)
+        current = list(latest.parts)
         for index, part in enumerate(latest.parts):
             original = part.original
             if original is None or not is_reduced(part.patches, config):
                 continue
 
             def ask(image: ImagePart, index: int = index) -> Answer:
-                images = [image if i == index else other for i, other in enumerate(shown)]
+                images = [image if i == index else other for i, other in enumerate(current)]
                 read = latest.put(messages, [[each] for each in images])
                 return answer(lmm, read, tokens=self.tokens, gate=gate, features=features)
 
@@ -95,8 +95,8 @@ class TiledCrops(RereadingPolicy):
                     break
                 for pane in cut(part, original, config, most=self.most, overlap=self.overlap):
                     best.consider(pane, ask(pane))
-            shown[index] = best.image
-        return latest.put(messages, [[image] for image in shown])
+            current[index] = best.image
+        return latest.put(messages, [[image] for image in current])
 
 
 @dataclass(frozen=True)

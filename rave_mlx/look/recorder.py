@@ -1,11 +1,11 @@
-"""The observer: one row of attention a layer and token, taken as it is computed.
+"""Recording attention as it is computed: one row a layer and token.
 
 Only the row that chooses a token is looked at (the prompt's last, then that of every generated token), and only its
 visual part is kept, so memory grows with answer tokens * layers * heads * visual tokens at two bytes each; no
 attention matrix is ever held.
 
-Sinks are found without a table of dimensions: tokens whose state points the way of the first token's, in the layers in
-which that carries a massive activation.
+Sinks are found without a table of dimensions: tokens whose state has the direction of the first token's, in the layers
+in which that carries a massive activation.
 """
 
 from __future__ import annotations
@@ -63,30 +63,36 @@ class Recorder:
     decoder: Decoder
     visual: NDArray[np.int64]
     cache: Cache | None = None
-    _open: list[tuple[mx.array, ...]] = field(default_factory=list)
-    _closed: list[list[tuple[mx.array, ...]]] = field(default_factory=list)
+    _current: list[tuple[mx.array, ...]] = field(default_factory=list)
+    _pending: list[list[tuple[mx.array, ...]]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
     def add(self, layer: int, num_layers: int, arrays: tuple[mx.array, ...]) -> None:
-        """Take a layer's arrays (weights, mass, gate, sinks) of the row at hand."""
-        if layer == 0:
-            self._open = []
-        self._open.append(arrays)
-        if layer == num_layers - 1:
-            self._closed.append(self._open)
+        """Take one layer's part of the current row; layers come in order.
 
-    def settle(self) -> None:
-        """Compute what is pending and move it to the host."""
-        for row in self._closed:
+        Args:
+            layer: its index.
+            num_layers: of the decoder; the last one completes the row.
+            arrays: weights (H, V), mass (H, 3), gate (H, 2) and the number of sinks (), as of `Row`.
+        """
+        if layer == 0:
+            self._current = []
+        self._current.append(arrays)
+        if layer == num_layers - 1:
+            self._pending.append(self._current)
+
+    def evaluate(self) -> None:
+        """Compute the rows that are complete and move them to the host."""
+        for row in self._pending:
             stacked = [mx.stack(list(parts)) for parts in zip(*row, strict=True)]
             mx.eval(stacked)
             weights, mass, gate, sinks = (np.array(x) for x in stacked)
             self.rows.append(Row(weights, mass, gate, sinks.astype(np.int64)))
-        self._closed = []
+        self._pending = []
 
 
 @dataclass(frozen=True)
-class Watch(Policy):
+class RowObserver(Policy):
     """Passes the last row's final weights to a recorder; changes nothing."""
 
     recorder: Recorder
@@ -101,8 +107,8 @@ class Watch(Policy):
             ctx.state["sinks"] = KeyRows()
             ctx.state["first"] = ctx.x[:, 0]
             ctx.state["massive"] = is_massive(ctx.x)
-        same = cosines(ctx.x, ctx.state["first"]) > SAME_DIRECTION
-        ctx.state["sinks"].write(ctx.start, same & ctx.state["massive"])
+        same_direction = cosines(ctx.x, ctx.state["first"]) > SAME_DIRECTION
+        ctx.state["sinks"].write(ctx.start, same_direction & ctx.state["massive"])
 
     def observe(self, ctx: Context, weights: mx.array) -> None:
         """Keep the row that chooses a token, of the first sequence."""
@@ -117,7 +123,7 @@ class Watch(Policy):
         self.recorder.add(ctx.layer, ctx.num_layers, kept)
 
     def _gate(self, ctx: Context, row: mx.array, index: mx.array) -> mx.array:
-        """(H, 2) what the layer's pair gate does to this row."""
+        """(H, 2) what the layer's pair gate does to this row, as of `odds_split`; NaN where there is none."""
         cache, attention = self.recorder.cache, self.recorder.decoder.layers[ctx.layer].attention
         assert cache is not None
         assert ctx.q is not None
