@@ -165,7 +165,7 @@ def _config(settings: Mapping[str, Any]) -> TrainConfig:
         raise UsageError("--gate-only and --lora-only exclude each other; without either both train")
     parts, rates = _parts(s["train"] or [])
     low_rank = not s["gate_only"] and ("decoder" not in parts or s["lora_only"])
-    kind: Literal[lora, dora] = "dora" if s["dora"] else "lora"
+    kind: Literal["lora", "dora"] = "dora" if s["dora"] else "lora"
     modules = tuple(s["modules"].split(","))
     adapter = AdapterSettings(s["rank"], s["scale"], kind, s["dropout"], modules) if low_rank else None
     same = (

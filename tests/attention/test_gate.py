@@ -20,7 +20,7 @@ from rave_mlx.generation.prefill import prefill
 backend.prepare()
 SQUASHES = ("tanh", "identity", "suppress", "boost")
 BOUND = rounding(16, 16, 31, 31)
-"""Of one call: a score over 16 channels, its bias over 16 features, the sums of the softmax and of values over 31 keys."""
+"""Of one call: a score over 16 channels, its bias over 16 features, softmax and values over 31 keys."""
 PATHS = ("reference", "chunked", "blocks of 5", "fused blocks", "fold")
 
 
