@@ -1,9 +1,10 @@
 """Training with modality-mutual attention (AKI, arXiv 2503.02597) on a model whose own mask is causal.
 
 The rule is the model's where it has that mask (`positions.lookahead_spans`): each image sees the rest of its turn, up
-to and including the control token with which the answer begins. AKI has a token for that, <|assistant|>; here it is the last
-control token that the chat template writes between a question and its answer, whether the answer is there already or
-not (ChatML: the second <|im_start|>). Every image of every turn sees its own turn only. Answers stay closed to images.
+to and including the control token with which the answer begins. AKI has a token for that, <|assistant|>; here it is the
+last control token that the chat template writes between a question and its answer, whether the answer is there already
+or not (ChatML: the second <|im_start|>). Every image of every turn sees its own turn only. Answers stay closed to
+images.
 """
 
 from __future__ import annotations
