@@ -74,6 +74,7 @@ class AnswersFile:
             )
 
     def _check(self, run: Mapping[str, Any]) -> None:
+        """Refuse a file that has the answers of another run."""
         remedy = "choose another --out, or remove it"
         if not self._settings.is_file():
             raise UsageError(f"{self._file}: is there already, and not from a run that can be gone on with; {remedy}")

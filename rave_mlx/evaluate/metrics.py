@@ -27,16 +27,20 @@ def exact(answer: str, truths: Sequence[str]) -> bool:
 
 
 def anls(answer: str, truths: Sequence[str]) -> float:
-    """Average normalized Levenshtein similarity of one answer (Biten et al., ICCV 2019), case and
-    runs of white space ignored."""
+    """Normalized Levenshtein similarity of one answer, of which ANLS is the average (Biten et al., ICCV 2019).
+
+    Case and runs of white space are ignored.
+    """
     return max(_similarity(_plain(answer), _plain(truth)) for truth in truths)
 
 
 def _plain(text: str) -> str:
+    """In lower case, with single spaces."""
     return " ".join(text.lower().split())
 
 
 def _similarity(answer: str, truth: str) -> float:
+    """1 for equal texts; 0 below the threshold."""
     loss = edit_distance(answer, truth) / max(len(answer), len(truth), 1)
     return 1 - loss if loss < ANLS_THRESHOLD else 0.0
 

@@ -44,30 +44,32 @@ class Progress:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._begun = self._said = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         self._first: float | None = None
-        self._seen = self._right = 0
+        self._count = self._right = 0
 
     def __call__(self, item: Item, result: Result) -> None:
         """Count an answer."""
-        self._seen, self._right = self._seen + 1, self._right + result.exact
+        self._count, self._right = self._count + 1, self._right + result.exact
         now = time.monotonic()
         if self._first is None:
             self._first = item.progress
-        if self._terminal or now - self._said >= self._EVERY:
-            self._said = now
+        if self._terminal or now - self._last_line >= self._EVERY:
+            self._last_line = now
             end = "" if self._terminal else "\n"
             begin = "\r" if self._terminal else ""
             print(begin + self._line(item.progress, now) + end, end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the line of a terminal."""
-        if self._terminal and self._seen:
+        if self._terminal and self._count:
             print(file=sys.stderr)
 
     def _line(self, progress: float, now: float) -> str:
-        line = f"{progress:4.0%} done, {self._seen} answers, {self._right / self._seen:.1%} exact"
+        """How far the run is, and how long it will take if it goes on as since its first answer."""
+        line = f"{progress:4.0%} done, {self._count} answers, {self._right / self._count:.1%} exact"
+        # A run that goes on from a file of answers begins in the middle of the task.
         covered = progress - (self._first or 0.0)
         if 0 < progress < 1 and covered > 0:
-            line += f", about {(now - self._begun) / covered * (1 - progress) / 60:.0f} min left"
+            line += f", about {(now - self._started) / covered * (1 - progress) / 60:.0f} min left"
         return line

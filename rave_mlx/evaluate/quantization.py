@@ -1,6 +1,6 @@
 """How far a quantized model is from its original: in its answers to a few documents, and weight by weight.
 
-Both read the same prompts: pages that this package draws (or their text, for a model without eyes), each followed by
+Both read the same prompts: pages that this package draws (or their text, for a text-only model), each followed by
 its transcript as the answer, and images that a person adds, each followed by the original's own answer. Compared are
 the probabilities of the next token wherever that is text; what a model would say after a visual token means nothing.
 """
@@ -35,11 +35,13 @@ Messages = list[dict[str, Any]]
 PAGES: tuple[tuple[str, int], ...] = (("form", 1), ("receipt", 2), ("table", 3), ("letter", 4))
 """Kinds and seeds of the pages."""
 SHOWN = 10
+"""Matrices that a report lists."""
 _QUESTION = "Read the text."
 _ANSWER_TOKENS = 48
 _KEPT_VALUES = 1 << 26
 """Logits of the original that are kept in memory, in float32: 256 MB."""
 _ROWS = 16
+"""Positions whose probabilities are in memory, in float64, at a time."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def check(reference: Model, quantized: Model, images: Sequence[ImageSource] = ()
     Args:
         reference: the original.
         quantized: the quantized model.
-        images: more documents to read, for models with eyes.
+        images: more documents to read, for models that read images.
 
     Raises:
         ModelError: when the two do not read the same tokens.
@@ -165,23 +167,23 @@ def _conversations(lmm: LMM) -> Iterator[Messages]:
         page = synthetic.make(seed, synthetic.PageConfig(width=448, height=448, kind=kind, scan=False))
         text = "\n".join(page.lines)
         question = _QUESTION if lmm.config.vision else f"Repeat this text.\n\n{text}"
-        yield [_ask(question, page.image if lmm.config.vision else None), _say(text)]
+        yield [_user_message(question, page.image if lmm.config.vision else None), _assistant_message(text)]
 
 
 def _answered(lmm: LMM, images: Iterable[ImageSource]) -> Iterator[Messages]:
     """A person's images, with what the model itself answers."""
     for image in images:
-        question = _ask(_QUESTION, image)
+        question = _user_message(_QUESTION, image)
         pieces = stream(lmm, [question], max_tokens=_ANSWER_TOKENS)
-        yield [question, _say("".join(piece.text for piece in pieces))]
+        yield [question, _assistant_message("".join(piece.text for piece in pieces))]
 
 
-def _ask(question: str, image: ImageSource | None) -> dict[str, Any]:
+def _user_message(question: str, image: ImageSource | None) -> dict[str, Any]:
     parts = [] if image is None else [{"type": "image", "image": image}]
     return {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
 
 
-def _say(text: str) -> dict[str, Any]:
+def _assistant_message(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 

@@ -61,7 +61,7 @@ def answer_all(
     answers: AnswersKept | None = None,
     progress: Callable[[Item, Result], None] | None = None,
 ) -> Iterator[Result]:
-    """Answers, greedily. An image is encoded once for all questions that follow each other about it.
+    """Answer every question greedily. An image is encoded once for all questions that follow each other about it.
 
     Args:
         lmm: the model.
@@ -76,20 +76,20 @@ def answer_all(
         UsageError: where `answers` holds answers to other questions.
     """
     session = Session(lmm, policy=policy, image_tokens=image_tokens)
-    shown: object = None
+    current: object = None
     part: ImagePart | None = None
     for number, item in enumerate(items):
         if answers is not None and number < len(answers.done):
             answers.check(item, number)
             yield answers.done[number]
             continue
-        if part is None or item.image is not shown:
-            shown, part = item.image, session.read(item.image)
+        if part is None or item.image is not current:
+            current, part = item.image, session.read(item.image)
         session.reset()
         session.max_tokens = item.longest
-        begun = time.perf_counter()
+        start = time.perf_counter()
         answer = "".join(piece.text for piece in session.send(item.question, [part]))
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
         result = _score(item, answer, seconds, 0.0 if session.stats is None else session.stats.certainty)
         if answers is not None:
             answers.add(result)
@@ -99,6 +99,7 @@ def answer_all(
 
 
 def _score(item: Item, answer: str, seconds: float, certainty: float) -> Result:
+    """An answer measured against the right ones."""
     errors, length = character_errors(answer, item.answers)
     return Result(
         question=item.question,

@@ -30,7 +30,7 @@ from rave_mlx.look.maps import KINDS, AttentionMap, default_layers, name_numbers
 MOST_BYTES = 24 << 20
 """Bytes of maps in a page, before base64."""
 _LONGEST_SIDE = 1600
-"""Pixels of an image in a page: larger ones are scaled down, which keeps the page small."""
+"""Pixels of an image in a page; larger ones are scaled down."""
 
 
 @dataclass(frozen=True)

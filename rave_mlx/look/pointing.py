@@ -34,7 +34,7 @@ KINDS = ("field", "price", "quantity", "cell", "title", "reverse", "chart")
 _LONGEST = 48
 """Tokens of an answer; the kinds asked for are shorter."""
 _A_PAGE = 2
-"""Most questions about one page, so that many pages count."""
+"""Most questions about one page."""
 
 Box = tuple[float, float, float, float]
 

@@ -1,4 +1,4 @@
-"""A second opinion on layout: pages laid out and drawn by a browser, never by the training generator.
+"""Pages laid out and drawn by a browser instead of the generator that the built-in model was trained on.
 
 Forms, receipts and small tables as HTML and CSS, 300-500 px wide, drawn by headless Chromium. Values come from the
 held-out split; fonts, sizes, borders and spacing are chosen by this file alone.
@@ -68,6 +68,8 @@ class BrowserPage:
 
 @dataclass(frozen=True)
 class _Markup:
+    """A page before it is drawn; sizes in pixels, `body` is HTML."""
+
     kind: str
     face: str
     width: int
@@ -100,6 +102,7 @@ def browser_pages(seed: int, per_kind: int) -> list[BrowserPage]:
     """
     rng = Random(seed)
     pages = [_MAKERS[kind](rng) for kind in KINDS for _ in range(per_kind)]
+    # All pages of a batch lie in one screenshot.
     return [page for i in range(0, len(pages), 24) for page in _draw(pages[i : i + 24])]
 
 
@@ -139,6 +142,7 @@ def _css(rng: Random) -> tuple[str, int, str]:
 
 
 def _heading(rng: Random, text: str) -> str:
+    """A title line, in one of several sizes."""
     align = rng.choice(("left", "center"))
     size = rng.choice((1.2, 1.4, 1.6))
     style = f"font-size:{size}em;font-weight:bold;text-align:{align};margin-bottom:8px"
@@ -146,6 +150,7 @@ def _heading(rng: Random, text: str) -> str:
 
 
 def _form(rng: Random) -> _Markup:
+    """Labels with values beside or below them, in one of five styles."""
     values, (face, size, outer) = Values(rng, held=True), _css(rng)
     fields = [(label, values.draw(FORM_LABELS[label])) for label in rng.sample(list(FORM_LABELS), rng.randint(3, 6))]
     style = rng.choice(("grid", "inline", "right", "below", "boxed"))
@@ -181,6 +186,7 @@ def _form(rng: Random) -> _Markup:
 
 
 def _receipt(rng: Random) -> _Markup:
+    """A shop, a date, goods with prices, and sums."""
     values, (face, size, outer) = Values(rng, held=True), _css(rng)
     goods = [(name, values.draw("amount")) for name in rng.sample(DISHES, rng.randint(2, 6))]
     sums = [
@@ -220,6 +226,7 @@ def _receipt(rng: Random) -> _Markup:
 
 
 def _table(rng: Random) -> _Markup:
+    """Goods in rows, one to three properties in columns."""
     values, (face, size, outer) = Values(rng, held=True), _css(rng)
     header = ["Item", *rng.sample(list(COLUMNS), rng.randint(1, 3))]
     names = rng.sample(DISHES, rng.randint(2, 5))

@@ -49,6 +49,7 @@ def docs(pages: int, only: str | None = None) -> Iterator[Item]:
 
 
 def _questions(pages: int, splits: Mapping[str, PageConfig], control: bool) -> Iterator[Item]:
+    """Questions about each page; with `control`, those of the split "values" about the page before it as well."""
     for index, (name, split) in enumerate(splits.items()):
         previous: Image.Image | None = None
         for number in range(pages):
@@ -66,7 +67,7 @@ def _questions(pages: int, splits: Mapping[str, PageConfig], control: bool) -> I
 
 
 def group(kind: str) -> str:
-    """Fields, prices and quantities are all labelled values."""
+    """The kind under which figures are broken down: fields, prices and quantities are all "value"."""
     return "value" if kind in _VALUE_KINDS else kind
 
 

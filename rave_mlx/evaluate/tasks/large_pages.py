@@ -37,6 +37,7 @@ def large(pages: int) -> Iterator[Item]:
 
 
 def _block(rng: Random, split: str) -> tuple[Document, Image.Image]:
+    """A page of the splits "block" and "close", with the document on it."""
     width, height = rng.randint(300, 480), rng.randint(200, 420)
     config = PageConfig(width, height, rng.choice(_KINDS), held_values=True, sizes=(13.0, 18.0))
     document = make(rng, config, with_words=False)
@@ -51,6 +52,7 @@ def _block(rng: Random, split: str) -> tuple[Document, Image.Image]:
 
 
 def _page(rng: Random) -> tuple[Document, Image.Image]:
+    """A page of the split "page", with the document that it is."""
     width, height = rng.randint(760, 900), rng.randint(900, 1200)
     config = PageConfig(width, height, rng.choice(_KINDS), held_values=True, sizes=(14.0, 18.0), trim=0)
     document = make(rng, config, with_words=False)
@@ -58,6 +60,7 @@ def _page(rng: Random) -> tuple[Document, Image.Image]:
 
 
 def _questions(rng: Random, document: Document, image: Image.Image, split: str) -> Iterator[Item]:
+    """Some questions about a document, of each kind in `_PER_KIND`."""
     for kind, most in _PER_KIND.items():
         found = [q for q in document.questions if group(q.kind) == kind]
         for q in rng.sample(found, min(len(found), most)):

@@ -19,10 +19,14 @@ from rave_mlx.errors import ModelError, UsageError
 from rave_mlx.evaluate.item import Item
 
 DPI = 100
+"""Dots an inch at which pages are drawn; PDF counts in points, 72 an inch."""
 WIDTH, HEIGHT = 400, 280
+"""Most pixels of the part that is cut out."""
 QUESTION = "What is the heading?"
 _LARGER = 1.15
+"""Type size of a heading at least, as a multiple of the usual one."""
 _MARGIN = 12
+"""Pixels left of and above the heading."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def _lines(page: Any) -> list[_Line]:
         if not inked:
             continue
         boxes = [layer.get_charbox(i) for i in inked]
+        # pypdfium2 has no method for the size of type.
         sizes = [float(raw.FPDFText_GetFontSize(layer.raw, ctypes.c_int(i).value)) for i in inked]
         top = height - max(box[3] for box in boxes)
         out.append(_Line(piece.strip(), max(sizes), min(b[0] for b in boxes), top, max(b[2] for b in boxes)))

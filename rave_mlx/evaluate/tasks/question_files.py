@@ -22,6 +22,7 @@ from rave_mlx.inputs.row_columns import (
 from rave_mlx.inputs.text_files import RowError, read_rows
 
 _LIMIT = "max_tokens"
+"""Column with the most tokens that an answer may take."""
 
 
 def read_lines(path: Path) -> Iterator[Item]:
@@ -49,6 +50,7 @@ def read_lines(path: Path) -> Iterator[Item]:
 
 
 def _item(row: Any, folder: Path) -> Item:
+    """One row as an item; image paths are relative to `folder`. RowError says what is wrong with it."""
     if isinstance(row, RowError):
         raise row
     if not isinstance(row, Mapping):
