@@ -32,7 +32,17 @@ def build_directory(folder: Path) -> LMM:
 
 
 def build(config: LMMConfig, tokenizer: Path, template: str, path: Path | None) -> LMM:
-    """A model without weights."""
+    """A model without weights.
+
+    Args:
+        config: what it consists of.
+        tokenizer: its `tokenizer.json`.
+        template: text of its chat template.
+        path: the directory that it belongs to; None where there is none.
+
+    Raises:
+        ModelError: when the tokenizer is missing.
+    """
     if not tokenizer.is_file():
         raise ModelError(f"{tokenizer.parent}: {tokenizer.name} is missing; download or convert the model again")
     tokens = config.tokens
@@ -48,8 +58,17 @@ def fill(lmm: LMM, tensors: dict[str, mx.array], dtype: mx.Dtype | None, where: 
     """Put tensors into a model, in the compute type, and read them from disk.
 
     Quantized tensors stay quantized where the backend is fast with them, and are expanded where it is not and
-    memory allows (`backend.expand_quantized`). `tensors` is emptied: what was read must not stay beside what was
-    made of it.
+    memory allows (`backend.expand_quantized`).
+
+    Args:
+        lmm: the model, changed in place.
+        tensors: lazy, by canonical name. Emptied: what was read must not stay beside what was made of it.
+        dtype: type to compute in; None for the backend's.
+        where: the model's place, for messages.
+
+    Raises:
+        ModelError: for tensors that do not fit the configuration, cannot be read, or hold NaN or infinity.
+        MemoryLimitError: when they do not fit into memory.
     """
     quantization = lmm.config.quantization
     found = dict(tensors)

@@ -58,7 +58,11 @@ def read_config(path: Path) -> LMMConfig:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file; ConfigError when it is missing, unreadable or not an object."""
+    """A JSON object from a file.
+
+    Raises:
+        ConfigError: when it is missing, unreadable or not an object.
+    """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -80,10 +84,13 @@ def read_tensors(path: Path) -> dict[str, mx.array]:
 
 
 def open_tensors(path: Path) -> Tensors:
-    """The same, and no tensor stays in memory when its user drops it.
+    """As `read_tensors`, but no tensor stays in memory when its user drops it.
 
     With an index only the files that it names are opened: some repositories hold the weights a second time, in
     another layout.
+
+    Raises:
+        ConfigError, ModelError: when there is no such file, or one is missing, truncated or malformed.
     """
     names = index_names(path)
     missing = [n for n in names if not (path / n).is_file()]
@@ -120,7 +127,12 @@ def index_names(path: Path) -> list[str]:
 
 
 def check_tensors(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Compare names and shapes.
+    """Refuse tensors whose names or shapes are not those of a model.
+
+    Args:
+        found: shapes by canonical name.
+        expected: the same, of the model.
+        where: the tensors' place, for messages.
 
     Raises:
         ModelError: naming missing, unexpected and misshapen tensors (at most ten of each).
@@ -185,7 +197,11 @@ def write(
 
 
 def check_new(out: Path) -> None:
-    """Refuse to write where something is; ModelError."""
+    """Refuse to write where something is.
+
+    Raises:
+        ModelError: for a place that exists.
+    """
     if out.exists() or out.is_symlink():
         raise ModelError(f"{out}: already exists; choose another place or remove it first")
 

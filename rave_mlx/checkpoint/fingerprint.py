@@ -17,6 +17,7 @@ import numpy as np
 from rave_mlx.models.lmm import LMM
 
 _SAMPLES = 32
+"""Values sampled of a weight."""
 _PACKED = (nn.QuantizedLinear, nn.QuantizedEmbedding)
 _GATE = ".attention.gate."
 _ADAPTED = ("lora_a", "lora_b", "m", "lora_bias")

@@ -20,6 +20,11 @@ def expand(
 ) -> Iterator[tuple[str, mx.array]]:
     """The tensors, lazy, with every packed matrix as the numbers that it stands for, computed in float32.
 
+    Args:
+        tensors: by canonical name, packed matrices as weight, scales and biases.
+        quantization: how they are packed.
+        dtype: of the expanded matrices; other tensors keep theirs.
+
     Raises:
         ModelError: for a packed matrix that `quantization` leaves out.
     """
@@ -33,7 +38,14 @@ def expand(
 
 
 def dequantize(weight: mx.array, scales: mx.array, biases: mx.array | None, setting: QuantizationConfig) -> mx.array:
-    """The float32 numbers that a packed matrix stands for."""
+    """The float32 numbers (rows, columns) that a packed matrix stands for.
+
+    Args:
+        weight: (rows, columns * bits / 32) words of 32 bits.
+        scales: (rows, columns / group_size).
+        biases: as the scales; None in modes without them.
+        setting: bits, group size and mode.
+    """
     if biases is not None:
         scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
     group_size, bits, mode = setting.group_size, setting.bits, setting.mode
@@ -67,7 +79,16 @@ def plain_shapes(
 
 
 def expanded_bytes(name: str, tensors: Mapping[str, mx.array], quantization: QuantizationConfig) -> int:
-    """Bytes that a tensor takes in float32 once it is expanded; scales and biases take none."""
+    """Bytes that a tensor takes in float32 once it is expanded; scales and biases take none.
+
+    Args:
+        name: of the tensor.
+        tensors: all of them, by canonical name.
+        quantization: how they are packed.
+
+    Raises:
+        ModelError: for a packed matrix that `quantization` leaves out.
+    """
     tensor, module = tensors[name], packed_module(name, tensors)
     if module is None:
         return tensor.size * 4
@@ -75,7 +96,16 @@ def expanded_bytes(name: str, tensors: Mapping[str, mx.array], quantization: Qua
 
 
 def quantize_modules(model: nn.Module, tensors: Container[str], quantization: QuantizationConfig) -> None:
-    """Replace, in place, the layers of a model whose weights are among `tensors` in packed form by quantized ones."""
+    """Replace layers of a model, in place, by quantized ones that can hold packed weights.
+
+    Args:
+        model: with plain layers.
+        tensors: canonical names; layers whose weights are packed among them are replaced.
+        quantization: how they are packed.
+
+    Raises:
+        ModelError: for a packed matrix that `quantization` leaves out.
+    """
 
     def choose(path: str, module: nn.Module) -> bool | dict[str, Any]:
         if not hasattr(module, "to_quantized") or packed_module(f"{path}.weight", tensors) is None:
@@ -87,6 +117,7 @@ def quantize_modules(model: nn.Module, tensors: Container[str], quantization: Qu
 
 
 def _setting(module: str, quantization: QuantizationConfig) -> QuantizationConfig:
+    """How a packed module is packed; ModelError where the configuration says that it is not."""
     setting = quantization.of(module)
     if setting is None:
         raise ModelError(f"tensor {module}.weight is packed, but the quantization in config.json leaves it as it is")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 SUFFIX = ".rave-partial"
 _TRIES = 10
+"""Times that a folder is made anew, where another process removes it before it is locked."""
 
 
 @contextmanager

@@ -44,6 +44,7 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 _METADATA = "__metadata__"
 _AGAIN = "download or convert it again"
 _SHOWN = 200
+"""Characters of the library's message that are repeated."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ def _check_keys(file: Path) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, refused where a key occurs twice: readers differ in which of the two they take."""
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
@@ -175,12 +177,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _broken(file: Path, problem: str) -> ModelError:
+    """The error for a file that is damaged or was made with intent."""
     # The library quotes the header, which may hold anything.
     clean = "".join(c if c.isprintable() else "?" for c in problem[:_SHOWN])
     return ModelError(f"{file}: not a complete safetensors file ({clean}); {_AGAIN}")
 
 
 def _load(file: Path) -> dict[str, mx.array]:
+    """All tensors of a file, lazy."""
     try:
         tensors = mx.load(str(file), format="safetensors")
     except (RuntimeError, ValueError) as error:

@@ -25,6 +25,7 @@ from rave_mlx.errors import ModelError
 SHARD_BYTES = 5 * 10**9
 """Largest file that is written, save for a tensor that is larger by itself."""
 _ALIGNMENT = 8
+"""Bytes; the format wants the header padded with spaces so that the tensors begin at a multiple."""
 _AHEAD = 3
 """Tensors computed while one is written: the scales and biases of a packed weight, and the next weight."""
 _WORDS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
@@ -155,6 +156,7 @@ def check_room(folder: Path, need: int) -> None:
 
 
 def _split(tensors: Iterable[Named]) -> list[list[Named]]:
+    """The tensors of each file, in order; a file is closed before it would exceed `SHARD_BYTES`."""
     shards: list[list[Named]] = [[]]
     size = 0
     for name, tensor in tensors:
@@ -167,6 +169,7 @@ def _split(tensors: Iterable[Named]) -> list[list[Named]]:
 
 
 def _header(tensors: Sequence[Named], metadata: str) -> bytes:
+    """What stands before the tensors in a file: length of the JSON in 8 bytes, and the JSON."""
     header: dict[str, object] = {"__metadata__": {"format": metadata}}
     first = 0
     for name, tensor in tensors:

@@ -14,6 +14,11 @@ class ConnectorConfig(Part):
     """Qwen-VL: a norm, the merge_size^2 patches of a cell side by side, a two-layer MLP with GELU.
 
     The norm of DeepStack's mergers comes after the patches stand side by side.
+
+    Attributes:
+        hidden_size: width between the two layers.
+        output_size: width of the decoder.
+        norm_eps, norm: epsilon and kind of the norm.
     """
 
     hidden_size: int
@@ -27,8 +32,13 @@ class ConnectorConfig(Part):
 class MlpConnectorConfig(Part):
     """LLaVA (arXiv 2310.03744): a two-layer MLP on every feature.
 
-    `newline`: a learned vector ends every row of an image made of several tiles (LLaVA-NeXT), and the features of
-    padding are dropped.
+    Attributes:
+        input_size: width of a feature of the tower.
+        hidden_size: width between the two layers.
+        output_size: width of the decoder.
+        activation, bias: of the layers.
+        newline: whether a learned vector ends every row of an image made of several tiles (LLaVA-NeXT), and the
+            features of padding are dropped.
     """
 
     input_size: int

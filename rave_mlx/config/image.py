@@ -11,13 +11,26 @@ from rave_mlx.errors import ConfigError
 Resample = Literal["bicubic", "bilinear", "lanczos"]
 
 _LARGEST_SIDE = 1 << 16
+"""Most pixels of `longest_edge`; more is a damaged configuration."""
 _LARGEST_LEVEL = 1e6
+"""Most that mean, std and 1 / std may be; more is a damaged configuration."""
 
 
 @dataclass(frozen=True)
 class ImageConfig(Part):
-    """Native resolution: both sides are rounded to multiples of `patch_size * merge_size`; the area is kept within
-    [min_pixels, max_pixels] (in pixels), aspect kept."""
+    """Images at native resolution, as the Qwen-VL models read them (arXiv 2409.12191).
+
+    Both sides are rounded to multiples of `patch_size * merge_size`, the area is kept within [min_pixels, max_pixels],
+    and the aspect is kept.
+
+    Attributes:
+        patch_size: side of a patch in pixels.
+        min_pixels, max_pixels: bounds of the area, in pixels.
+        temporal_patch_size: frames behind a patch; a still image is repeated.
+        merge_size: patches a side of the square that becomes one visual token.
+        mean, std: of red, green and blue, levels in [0, 1].
+        resample: filter that images are resized with.
+    """
 
     patch_size: int
     min_pixels: int

@@ -77,9 +77,14 @@ class TokenConfig(Part):
 class GateConfig(Part):
     """The pair gate: RAVE (arXiv 2605.18359), our parametrisation; every choice the paper leaves open is a field.
 
-    `rank` r of the pair term; `squash` phi with `limit` tau (used by tanh); `layers` "all" or the gated layers;
-    `kv_groups` the share of KV groups gated in each layer (rounded, at least one), or their indices; `queries`
-    which queries are biased; `features` what the gate reads.
+    Attributes:
+        rank: r of the pair term.
+        squash: phi, the function that the bias passes through.
+        limit: tau, the bound of the bias (used by tanh).
+        layers: "all", or the gated decoder layers.
+        kv_groups: share of the KV groups gated in each layer (rounded, at least one), or their indices.
+        queries: which queries are biased.
+        features: what the gate reads: queries and keys before rotation.
     """
 
     rank: int = 14
@@ -125,8 +130,12 @@ class QuantizationConfig(Part):
     The modes are those of `mx.quantize`. "affine": 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128 weights of a
     row; the others have one width and one group size each.
 
-    `layers` overrides by canonical module name, or by the name of a part of the model ("vision", "decoder.layers.0");
-    the longest name counts. None: left as it is.
+    Attributes:
+        bits: width of a weight.
+        group_size: weights of a row that share a scale.
+        mode: see above.
+        layers: other settings by canonical module name, or by the name of a part of the model ("vision",
+            "decoder.layers.0"); the longest name counts. None: left as it is.
     """
 
     bits: int

@@ -105,7 +105,11 @@ def _write(value: Any) -> Any:
 
 
 def positive(part: Part, *names: str) -> None:
-    """Refuse numbers below 1 in these fields."""
+    """Refuse numbers below 1 in these fields.
+
+    Raises:
+        ConfigError: naming the field.
+    """
     for name in names:
         if getattr(part, name) < 1:
             raise ConfigError(f"{type(part).__name__}.{name} must be at least 1, found {getattr(part, name)}")

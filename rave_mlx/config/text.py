@@ -56,10 +56,15 @@ class RopeScaling(Part):
 class RopeConfig(Part):
     """Rotary positions of the text decoder.
 
-    `sections`: for multimodal RoPE (Qwen2-VL, arXiv 2409.12191), how many of the head_dim / 2 frequencies turn
-    with the temporal, vertical and horizontal position; None for plain one-dimensional positions. They stand one
-    after the other, or `interleaved` (Qwen3-VL): frequency i turns with the vertical position where i % 3 is 1 and
-    with the horizontal one where it is 2, below three times that section's size, else with the temporal one.
+    Attributes:
+        theta: base of the frequencies.
+        sections: for multimodal RoPE (Qwen2-VL, arXiv 2409.12191), how many of the head_dim / 2 frequencies turn with
+            the temporal, vertical and horizontal position, one after the other; None for plain one-dimensional
+            positions.
+        interleaved: the sections are dealt out instead (Qwen3-VL): frequency i turns with the vertical position where
+            i % 3 is 1 and with the horizontal one where it is 2, below three times that section's size, else with the
+            temporal one.
+        scaling: how frequencies are stretched for long contexts; None: not at all.
     """
 
     theta: float
@@ -72,8 +77,20 @@ class RopeConfig(Part):
 class TextConfig(Part):
     """The text decoder: pre-norm, grouped-query attention, SwiGLU.
 
-    `head_bias`: whether the scores of the vocabulary have a bias (AKI).
-    `sliding_window`: in `sliding_layers`, a token sees itself and the tokens before it, this many in all; None: all.
+    Attributes:
+        vocab_size: rows of the embedding.
+        hidden_size, intermediate_size: widths of the residual stream and of the MLP.
+        num_layers: decoder layers.
+        num_heads, num_kv_heads: query heads, and heads of keys and values, each of which serves several of them.
+        head_dim: width of a head.
+        rope: rotary positions.
+        max_positions: length of the context in positions, the answer included.
+        norm_eps: epsilon of the RMS norms.
+        qkv_bias, qk_norm: whether queries, keys and values have a bias, and whether queries and keys are normed.
+        tie_embeddings: whether logits are computed with the embedding's weights.
+        head_bias: whether the logits have a bias (AKI).
+        sliding_window: in `sliding_layers`, a token sees itself and the tokens before it, this many in all; None: all.
+        sliding_layers: layers with that window.
     """
 
     vocab_size: int

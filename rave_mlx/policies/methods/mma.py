@@ -1,9 +1,9 @@
 """Modality-mutual attention (AKI, arXiv 2503.02597; ICML 2026): image tokens see the question that follows them.
 
 A model trained with it says so in its configuration (`LMMConfig.mask` "mutual"); there the mask is part of the model
-and always on (`prompt.lookahead_spans` is its rule), with or without this policy. On a model trained with a causal mask
-the keys seen ahead are new to it, and its answers get worse (RealWorldQA 55.6 to 48.9, as a reading of AIF's table 8
-has it); `force` does it all the same, for experiments.
+and always on (`inputs.prompt.positions.lookahead_spans`), with or without this policy. On a model trained with a causal
+mask the keys seen ahead are new to it, and its answers get worse (RealWorldQA 55.6 to 48.9, as a reading of AIF's table
+8 has it); `force` does it all the same, for experiments.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rave_mlx.policies.tokens import Tokens
 
 @dataclass(frozen=True)
 class MMA(Policy):
-    """On a model not trained for it, an image sees the rest of its turn up to where the answer begins.
+    """Lets an image see the rest of its turn, up to where the answer begins, on a model not trained for it.
 
     Several images each see everything from their own end on; later images of the same turn included. Answers stay
     closed to images, so that reading a conversation gives what reading and writing it gave.
