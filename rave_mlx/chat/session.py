@@ -1,4 +1,4 @@
-"""A conversation that reads every token and every image once.
+"""A conversation with a model, in which every token and every image is read once.
 
 The cache of keys and values grows with the conversation. Before each answer the whole conversation is rendered
 again and compared with what the cache holds, token by token and image by image (by content, not by file name);
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 
+from rave_mlx.chat.turn_stats import TurnStats, turn_stats
 from rave_mlx.errors import ModelError, PromptError, UsageError
 from rave_mlx.generation.confidence import TokenConfidence
 from rave_mlx.generation.decode import Clock, Finish, Piece, continued, decode
@@ -37,33 +38,7 @@ from rave_mlx.policies.runtime import attach
 _FEATURES_KEPT = 8
 """Images whose features are kept for later questions, and more as long as they are few tokens together."""
 _TOKENS_KEPT = 20_000
-
-
-@dataclass(frozen=True)
-class TurnStats:
-    """What one answer cost.
-
-    Attributes:
-        prompt_tokens: length of the whole prompt.
-        reused_tokens: how many of them were in the cache.
-        visual_tokens: how many of them are visual.
-        images_encoded: how often the vision tower ran.
-        answer_tokens: generated tokens, the stop token included.
-        first_token_seconds: from the question to the first token.
-        tokens_per_second: of the tokens after the first.
-        certainty: the probability that the model gave to the answer's least likely token, before temperature.
-        peak_bytes: MLX's peak memory since the program began.
-    """
-
-    prompt_tokens: int
-    reused_tokens: int
-    visual_tokens: int
-    images_encoded: int
-    answer_tokens: int
-    first_token_seconds: float
-    tokens_per_second: float
-    certainty: float
-    peak_bytes: int
+"""Visual tokens up to which the features of more images are kept."""
 
 
 class Session:
@@ -103,7 +78,7 @@ class Session:
         self.messages: list[Message] = list(self._opening)
         self.stats: TurnStats | None = None
         self._cache: Cache | None = None
-        self._seen: Prompt | None = None
+        self._cached_prompt: Prompt | None = None
         self._bucket: int | None = 0
         self._features: OrderedDict[str, mx.array] = OrderedDict()
         self._answering = False
@@ -121,7 +96,7 @@ class Session:
         self._steering = steering(policy)
         for each in self._steering.policies:
             each.check(self.lmm.config)
-        self._cache = self._seen = None
+        self._cache = self._cached_prompt = None
         self._passes = AuxiliaryPasses(self.lmm, self._steering, self._features)
 
     def send(self, text: str, images: Sequence[ImageSource | ImagePart] = ()) -> Generator[Piece]:
@@ -172,6 +147,7 @@ class Session:
         self.messages = list(messages)
 
     def _answer(self, messages: list[Message]) -> Generator[Piece]:
+        """Stream an answer, unless another one is being written."""
         if self._answering:
             raise UsageError("the session is still writing an answer: read that to its end, or close it, before asking")
         self._answering, self.stats = True, None
@@ -181,18 +157,19 @@ class Session:
             self._answering = False
 
     def _write(self, messages: list[Message]) -> Generator[Piece]:
+        """Read what is new in the conversation and write the next answer; what was generated is kept in any case."""
         clock = Clock()
         known = set(self._features)
-        shown = self._revised(messages)
-        prompt = self._prompt(shown)
+        revised = self._revised(messages)
+        prompt = self._prompt(revised)
         cache, reused = self._reuse(prompt)
         encoded = len(self._features.keys() - known) + self._encode(prompt, reused)
         known = set(self._features)
         confidence = TokenConfidence()
-        processors: list[LogitsProcessor] = [*self._logits_processors(shown), confidence]
+        processors: list[LogitsProcessor] = [*self._logits_processors(revised), confidence]
         limit = min(self.max_tokens, self.lmm.config.text.max_positions - len(prompt))
         features, ids, text = self._features, list[int](), ""
-        words = self._words(prompt, shown)
+        stream = self._text_stream(prompt, revised)
         finish: Finish | None = None
         try:
             logits = prefill(self.lmm, prompt, cache, features=features)
@@ -213,48 +190,51 @@ class Session:
                 ids.append(token)
                 stopped = token in self.lmm.config.tokens.stop
                 finish = "stop" if stopped else "length" if len(ids) == limit else None
-                piece = words.finish() if stopped else words.add(token) + (words.finish() if finish else "")
+                piece = stream.finish() if stopped else stream.add(token) + (stream.finish() if finish else "")
                 text += piece
                 yield Piece(piece, token, finish)
         finally:
-            self._remember(messages, shown, prompt, cache, ids, text, finish)
+            self._remember(messages, revised, prompt, cache, ids, text, finish)
             encoded += len(self._features.keys() - known)
             if ids:
-                self.stats = _stats(prompt, reused, encoded, ids, clock, confidence.least(ids))
+                self.stats = turn_stats(prompt, reused, encoded, ids, clock, confidence.least(ids))
 
-    def _words(self, prompt: Prompt, shown: list[Message]) -> TextStream:
-        """A decoder of the answer's ids, which knows the words with which the answer has begun, if it has: at the
-        beginning of a text some tokenizers leave out a space."""
-        words = self.lmm.tokenizer.stream()
-        if shown[-1].role == "assistant":
-            for token in prompt.ids[0, prompt.token_map.message == len(shown) - 1].tolist():
-                words.add(token)
-        return words
+    def _text_stream(self, prompt: Prompt, revised: list[Message]) -> TextStream:
+        """A decoder of the answer's ids to text.
+
+        Where the answer has begun, it is given that beginning: at the start of a text some tokenizers leave out a
+        space.
+        """
+        stream = self.lmm.tokenizer.stream()
+        if revised[-1].role == "assistant":
+            for token in prompt.ids[0, prompt.token_map.message == len(revised) - 1].tolist():
+                stream.add(token)
+        return stream
 
     def _revised(self, messages: list[Message]) -> list[Message]:
         """The messages that are read: the last turn only, where the model takes no more, as policies want them."""
-        shown = latest_turn(messages) if self.lmm.config.turns == "last" else messages
+        revised = latest_turn(messages) if self.lmm.config.turns == "last" else messages
         for policy in self._steering.policies:
             if isinstance(policy, RereadingPolicy):
-                shown = policy.revise(self.lmm, shown, self._steering.gate, self._features)
-        return shown
+                revised = policy.revise(self.lmm, revised, self._steering.gate, self._features)
+        return revised
 
-    def _prompt(self, shown: list[Message]) -> Prompt:
+    def _prompt(self, revised: list[Message]) -> Prompt:
         """The prompt; errors say whether the question is too long, or what came before it."""
-        prompt, most = self.lmm.tokenize(shown), self.lmm.config.text.max_positions
+        prompt, most = self.lmm.tokenize(revised), self.lmm.config.text.max_positions
         if len(prompt) < most:
             return prompt
-        if len(shown) > len(self._opening) + 1 and len(self.lmm.tokenize([*self._opening, shown[-1]])) < most:
+        if len(revised) > len(self._opening) + 1 and len(self.lmm.tokenize([*self._opening, revised[-1]])) < most:
             raise PromptError(
                 f"the conversation is full: with this question it has {len(prompt):,} tokens, and the model's context "
                 f"is {most:,}, answer included; begin a new one (/reset in rave-mlx chat)"
             )
-        return self.lmm.prompt(shown)
+        return self.lmm.prompt(revised)
 
-    def _logits_processors(self, shown: list[Message]) -> list[LogitsProcessor]:
+    def _logits_processors(self, revised: list[Message]) -> list[LogitsProcessor]:
         """Those of the policies that have one, in the order in which the policies are written."""
         found = [
-            policy.logits_processor(shown, self._passes)
+            policy.logits_processor(revised, self._passes)
             for policy in self._steering.policies
             if isinstance(policy, RereadingPolicy)
         ]
@@ -262,6 +242,7 @@ class Session:
 
     @property
     def _keeps_originals(self) -> bool:
+        """Whether a policy may want to cut images again, from their originals."""
         return any(policy.originals for policy in self._steering.policies)
 
     def _reuse(self, prompt: Prompt) -> tuple[Cache, int]:
@@ -269,9 +250,9 @@ class Session:
         if self._cache is None:
             hooks = attach(self.lmm, self._steering.policies)
             self._cache = self.lmm.make_cache(gate=self._steering.gate, hooks=hooks)
-        alike = self._bucket == rope_bucket(self.lmm.config.text.rope, prompt.token_map.next_position)
-        seen, self._seen = self._seen, None
-        return self._cache, reuse(self._cache, seen if alike else None, prompt)
+        same_bucket = self._bucket == rope_bucket(self.lmm.config.text.rope, prompt.token_map.next_position)
+        seen, self._cached_prompt = self._cached_prompt, None
+        return self._cache, reuse(self._cache, seen if same_bucket else None, prompt)
 
     def _encode(self, prompt: Prompt, start: int) -> int:
         """Make the features of the images that are still to be read; returns how many needed the vision tower."""
@@ -290,7 +271,7 @@ class Session:
     def _remember(
         self,
         messages: list[Message],
-        shown: list[Message],
+        revised: list[Message],
         prompt: Prompt,
         cache: Cache,
         ids: list[int],
@@ -303,20 +284,20 @@ class Session:
             return
         length = prompt.token_map.next_position
         self._bucket = kept_bucket(self.lmm.config.text.rope, length, length + cache.length - len(prompt))
-        said = ids[:-1] if finish == "stop" else ids
-        cache.trim(len(prompt) + len(said))
+        answer_ids = ids[:-1] if finish == "stop" else ids
+        cache.trim(len(prompt) + len(answer_ids))
         if messages[-1].role == "assistant":  # an answer that had begun is one message with what was added to it
             begun = messages[-1]
-            answer = replace(begun, parts=(*begun.parts, TextPart(text, tuple(said))))
+            answer = replace(begun, parts=(*begun.parts, TextPart(text, tuple(answer_ids))))
             self.messages = [*_without_originals(messages[:-1], self._keeps_originals), answer]
-            self._seen = continued(prompt, said)
+            self._cached_prompt = continued(prompt, answer_ids)
             return
-        answer = Message("assistant", (TextPart(text, tuple(said)),))
+        answer = Message("assistant", (TextPart(text, tuple(answer_ids)),))
         self.messages = [*_without_originals(messages, self._keeps_originals), answer]
         # With the template's end of the turn, unless it writes the answer otherwise than the model did: without the
         # thoughts in it, say. What the cache holds are the very tokens.
-        seen, held = self.lmm.tokenize([*shown, answer], add_generation_prompt=False), continued(prompt, said)
-        self._seen = seen if seen.same_until(held) == len(held) else held
+        seen, held = self.lmm.tokenize([*revised, answer], add_generation_prompt=False), continued(prompt, answer_ids)
+        self._cached_prompt = seen if seen.same_until(held) == len(held) else held
 
 
 def _without_originals(messages: Sequence[Message], keep_latest: bool) -> list[Message]:
@@ -330,18 +311,3 @@ def _without_originals(messages: Sequence[Message], keep_latest: bool) -> list[M
         )
         for index, message in enumerate(messages)
     ]
-
-
-def _stats(prompt: Prompt, reused: int, encoded: int, ids: list[int], clock: Clock, certainty: float) -> TurnStats:
-    after = clock.total - clock.first_token
-    return TurnStats(
-        prompt_tokens=len(prompt),
-        reused_tokens=reused,
-        visual_tokens=prompt.visual_tokens,
-        images_encoded=encoded,
-        answer_tokens=len(ids),
-        first_token_seconds=clock.first_token,
-        tokens_per_second=(len(ids) - 1) / after if len(ids) > 1 and after > 0 else 0.0,
-        certainty=certainty,
-        peak_bytes=mx.get_peak_memory(),
-    )

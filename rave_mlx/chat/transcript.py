@@ -25,6 +25,7 @@ from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
 from rave_mlx.inputs.prompt.parse_messages import read_messages
 
 FORMAT = 1
+"""Version of the file's layout."""
 
 
 def save_transcript(session: Session, file: Path) -> None:
@@ -37,6 +38,7 @@ def save_transcript(session: Session, file: Path) -> None:
     messages = [_write(message, config) for message in session.messages]
     text = json.dumps({"format": FORMAT, "image_tokens": _largest(session), "messages": messages}, ensure_ascii=False)
     try:
+        # Beside its place, since only within a file system is a rename one step.
         handle, part = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             out.write(text)
@@ -71,6 +73,7 @@ def _largest(session: Session) -> int | None:
 
 
 def _write(message: Message, config: Images | None) -> dict[str, Any]:
+    """A message in the OpenAI form; a plain one keeps its content as one string."""
     if message.plain:
         return {"role": message.role, "content": "".join(p.text for p in message.parts if isinstance(p, TextPart))}
     content = [_write_part(part, config) for part in message.parts]

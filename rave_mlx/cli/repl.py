@@ -11,8 +11,9 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from rave_mlx.chat.session import Session, TurnStats
+from rave_mlx.chat.session import Session
 from rave_mlx.chat.transcript import load_transcript, save_transcript
+from rave_mlx.chat.turn_stats import TurnStats
 from rave_mlx.cli.image_arguments import ImageArgument, dragged_images, open_arguments, typed_images
 from rave_mlx.convert.source import SUGGESTED
 from rave_mlx.errors import RaveError, UsageError

@@ -170,13 +170,19 @@ class QuantizationConfig(Part):
 class LMMConfig(Part):
     """A large multimodal model, or a text-only one when `vision` is None.
 
-    `turns` "last": the model was trained on single questions, so a conversation shows it the latest images and the
-    latest question only.
-
-    `attention`: the policy, as after `--attention`, that a conversation uses unless another is chosen.
-
-    `mask` "mutual": the tokens of an image also see the rest of their turn, up to the token `tokens.answer`
-    (modality-mutual attention, arXiv 2503.02597).
+    Attributes:
+        family: name of the architecture that it was converted from.
+        text: the decoder.
+        tokens: ids with a meaning for the runtime.
+        vision, connector, image: the tower, the way from its features to the decoder, and how images are cut for it.
+        gate: the pair gates; None for a model without.
+        quantization: how weights are packed; None where they are not.
+        turns: "last": the model was trained on single questions, so a conversation shows it the latest images and the
+            latest question only.
+        attention: the policy, as after `--attention`, that a conversation uses unless another is chosen.
+        mask: "mutual": the tokens of an image also see the rest of their turn, up to the token `tokens.answer`
+            (modality-mutual attention, arXiv 2503.02597).
+        format: version of the directory's layout.
     """
 
     family: str

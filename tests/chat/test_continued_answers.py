@@ -68,4 +68,4 @@ def test_a_space_at_the_beginning_of_the_rest_is_kept(tmp_path):
     lmm.tokenizer = Tokenizer(tmp_path / "tokenizer.json")
     messages = [Message("user", (TextPart("Total?"),)), Message("assistant", (TextPart("The total"),))]
     for shown, text in ((messages[:1], "is"), (messages, " is")):
-        assert Session(lmm)._words(lmm.prompt(shown), shown).add(core.token_to_id("▁is")) == text
+        assert Session(lmm)._text_stream(lmm.prompt(shown), shown).add(core.token_to_id("▁is")) == text

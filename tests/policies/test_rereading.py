@@ -351,14 +351,14 @@ def test_every_image_of_the_latest_turn_gets_its_own(lmm, policy):
     first = parts(session.messages)
     assert [p.patches.digest for p in first] == digests[:1]  # the conversation keeps the page, not its crops
     list(session.send("Compare.", pages[1:]))
-    assert session._seen is not None
-    read = [image.digest for image in session._seen.images]
+    assert session._cached_prompt is not None
+    read = [image.digest for image in session._cached_prompt.images]
     assert len(read) == 1 + 2 * each
     assert read[0] == digests[0]
     if each > 1:
         assert [read[1], read[1 + each]] == digests[1:]
     list(session.send("And now?"))
-    again = [image.digest for image in session._seen.images]
+    again = [image.digest for image in session._cached_prompt.images]
     assert len(again) == 1 + 2 * each
     assert again[0] == read[0]
 
@@ -437,7 +437,7 @@ def test_a_second_question_about_a_page_reuses_its_features(lmm, policy):
     for question in ("One?", "Two?"):
         session.reset()
         list(session.send(question, [page]))
-    digests = {image.digest for image in session._seen.images} | {page.patches.digest}
+    digests = {image.digest for image in session._cached_prompt.images} | {page.patches.digest}
     assert page.patches.digest in session._features
     assert session.stats.images_encoded < len(digests)
 
@@ -462,12 +462,12 @@ def test_every_family_takes_a_closer_look(name, policy, tmp_path):
     lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
     session = Session(lmm, policy=policy, max_tokens=3)
     assert 1 <= len(list(session.send("What is the total?", [picture(240, 330)]))) <= 3
-    read = [image.digest for image in session._seen.images]
+    read = [image.digest for image in session._cached_prompt.images]
     page = lmm.prepare([ask("?", picture(240, 330))]).images[0]
     assert set(read) - {page.digest}, "nothing was cut"
     assert (page.digest in read) == (policy in ("carve:released", "funnel"))
     if policy == "funnel" and page.arrangement != (1, 1):
-        assert all(image.tokens < page.tokens for image in session._seen.images[1:])
+        assert all(image.tokens < page.tokens for image in session._cached_prompt.images[1:])
 
 
 @pytest.mark.parametrize(
@@ -548,7 +548,7 @@ def test_a_page_that_is_read_in_its_own_size_is_not_read_again(built_in, size, a
     session = Session(built_in, policy="carve:document", max_tokens=2)
     list(session.send("What is the total?", [picture(*size)]))
     page = session.read(picture(*size))
-    assert (page.patches.digest not in {image.digest for image in session._seen.images}) == again
+    assert (page.patches.digest not in {image.digest for image in session._cached_prompt.images}) == again
 
 
 @pytest.mark.parametrize(
