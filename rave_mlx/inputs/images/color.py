@@ -23,13 +23,18 @@ _SAME_COLOUR = 2
 """Largest difference, in levels of 255, at which a profile counts as sRGB."""
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, opacity: Image.Image | None = None) -> Image.Image:
     """A new RGB image without metadata. The pixels of `image` must be loaded.
+
+    Args:
+        image: of any mode.
+        opacity: of its pixels (L), where it is known better than from the image.
 
     Raises:
         ValueError, OSError: for a mode that Pillow cannot convert.
     """
     colour, alpha = _colour_and_alpha(image)
+    alpha = alpha if opacity is None else opacity
     rgb = _to_srgb(colour, image.info.get("icc_profile")).convert("RGB")
     if alpha is not None:
         rgb.putalpha(alpha)

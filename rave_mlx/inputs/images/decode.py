@@ -22,6 +22,7 @@ from rave_mlx.inputs.images.color import to_rgb
 from rave_mlx.inputs.images.formats import HEAD, HEIC, PDF, TIFF, kind_of
 from rave_mlx.inputs.images.pdf import PAGE_PIXELS, render_page
 from rave_mlx.inputs.images.pixel_aspect import density_ratio, to_square_pixels
+from rave_mlx.inputs.images.png_clear import clear_opacity
 from rave_mlx.inputs.images.quiet import quiet
 from rave_mlx.inputs.images.sources import ImageSource, named, open_file, resolve_source, words
 from rave_mlx.inputs.images.tiff_pages import MAX_PAGES, begin_with, find_page, is_copy
@@ -160,8 +161,9 @@ def _picture(image: Image.Image) -> Image.Image:
     ratio = density_ratio(image)
     if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation) in SIDEWAYS:
         ratio = 1 / ratio  # Pillow turns a TIFF while it loads it, and densities are those of the pixels as stored
+    opacity = clear_opacity(image)
     image.load()
-    rgb = to_square_pixels(to_rgb(image), ratio, MAX_SOURCE_PIXELS)
+    rgb = to_square_pixels(to_rgb(image, opacity), ratio, MAX_SOURCE_PIXELS)
     turn = _UPRIGHT.get(_orientation(image))
     return rgb if turn is None else rgb.transpose(turn)
 
