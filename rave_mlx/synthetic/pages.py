@@ -19,6 +19,7 @@ ITEMS: dict[str, Callable[[Sheet, int], None]] = {
     "opposite": bills.opposite,
 }
 """Ways in which a receipt lists what was bought; held out is another one."""
+INVOICE_TITLES = ("INVOICE", "Invoice", "Quote", "Purchase Order", "Order")
 _ITEM_WEIGHTS = (9, 4, 3, 4, 4, 2)
 """How often each of `ITEMS` is drawn, in their order."""
 HELD_ITEMS: dict[str, Callable[[Sheet, int], None]] = {"ticket": tables.ticket}
@@ -177,7 +178,7 @@ def _small_fields(sheet: Sheet, config: PageConfig, wanted: int) -> None:
 def _invoice(sheet: Sheet, config: PageConfig) -> str:
     """A title, fields, a table, totals."""
     rng = sheet.rng
-    prose.title(sheet, rng.choice(("INVOICE", "Invoice", "Quote", "Purchase Order", "Order", None)))
+    prose.title(sheet, rng.choice((*INVOICE_TITLES, None)))
     if sheet.chance(0.3):
         prose.letterhead(sheet)
     name = _field_block(sheet, config, rng.randint(1, 5))

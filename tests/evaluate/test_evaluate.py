@@ -16,7 +16,8 @@ from rave_mlx.evaluate import Item, anls, answer_all, character_errors, exact, s
 from rave_mlx.evaluate.report import by_tags, table
 from rave_mlx.evaluate.runner import Result
 from rave_mlx.evaluate.tasks import open_task
-from rave_mlx.evaluate.tasks.generated_documents import SHUFFLED, SPLITS, docs
+from rave_mlx.evaluate.tasks.generated_documents import SHUFFLED, SPLITS, docs, is_unseen
+from rave_mlx.synthetic import PageConfig, Question, make
 
 RECEIPT = Path(__file__).parents[2] / "examples" / "documents" / "receipt.png"
 
@@ -93,6 +94,39 @@ def test_the_control_asks_the_questions_of_another_page():
     control = [i for i in items if i.tags["split"] == SHUFFLED]
     assert control
     assert all(i.question in asked and i.image is not asked[i.question] for i in control)
+
+
+def test_what_is_asked_for_is_on_no_training_page():
+    """Answers of the held-out pages against those of training pages: none is there."""
+    asked = {"value": set(), "cell": set(), "title": set()}
+    for item in docs(150, "all"):
+        if item.tags["kind"] in asked:
+            asked[item.tags["kind"]].add(item.answers[0])
+    assert all(len(answers) > 20 for answers in asked.values()), {k: len(v) for k, v in asked.items()}
+    known = set()
+    for seed in range(1500):
+        page = make(seed, PageConfig(width=320, height=300), with_words=False)
+        known |= {field.value for field in page.fields} | {cell.value for cell in page.cells} | {page.title}
+    assert known & asked["value"] == set()
+    assert known & asked["cell"] == set()
+    assert known & asked["title"] == set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "unseen"),
+    [
+        ("quantity", "17", False),
+        ("title", "INVOICE", False),
+        ("title", "Delivery Note", False),
+        ("title", "Zorvika Trading", True),
+        ("field", "Red", False),
+        ("field", "12", False),
+        ("field", "45.0%", False),
+        ("line", "INVOICE", True),
+    ],
+)
+def test_answers_from_lists_of_the_training_are_told_apart(kind, answer, unseen):
+    assert is_unseen(Question(kind, "?", answer)) is unseen
 
 
 def test_the_built_in_model_answers_items_one_by_one():
