@@ -34,7 +34,7 @@ def chat(
             metavar="NAME[:PRESET][:KEY=VALUE,...]",
             help="Where the model looks. rave: use its pair gates; none: leave them out. Or a policy: var, mma, gift, "
             "act, vhr, paint, pai, aif, ee-mllm, iri, dyvte, debias, visiondrop, vflowopt, carve, funnel, panes, "
-            "views, guidance; with presets and settings as in var:released,rho=0.4, and gates as in rave+var:paper. "
+            "views, guidance; with presets and settings as in var:released,rho=0.4, and gates as in rave+var:cosine. "
             "Default: what the model's config names (rave+panes+views for the built-in model), else rave where there "
             "are gates. A model trained with the mutual mask (AKI) always uses it.",
             rich_help_panel=_READING,
@@ -44,22 +44,42 @@ def chat(
         int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.", rich_help_panel=_SAMPLING)
     ] = 256,
     temperature: Annotated[
-        float, typer.Option("--temperature", "-t", help="0 takes the most likely token.", rich_help_panel=_SAMPLING)
+        float,
+        typer.Option(
+            "--temperature",
+            "-t",
+            help="0: the most likely token; higher: drawn more freely.",
+            rich_help_panel=_SAMPLING,
+        ),
     ] = 0.0,
     top_p: Annotated[
-        float, typer.Option("--top-p", help="Nucleus mass to draw from.", rich_help_panel=_SAMPLING)
+        float,
+        typer.Option(
+            "--top-p",
+            help="Draw from the likeliest tokens that together have this probability; 1: all.",
+            rich_help_panel=_SAMPLING,
+        ),
     ] = 1.0,
     top_k: Annotated[
-        int, typer.Option("--top-k", help="Draw from this many tokens; 0: all.", rich_help_panel=_SAMPLING)
+        int,
+        typer.Option("--top-k", help="Draw from this many of the likeliest tokens; 0: all.", rich_help_panel=_SAMPLING),
     ] = 0,
     min_p: Annotated[
-        float, typer.Option("--min-p", help="Least share of the top token's probability.", rich_help_panel=_SAMPLING)
+        float,
+        typer.Option(
+            "--min-p",
+            help="Draw from tokens with at least this share of the likeliest one's probability; 0: all.",
+            rich_help_panel=_SAMPLING,
+        ),
     ] = 0.0,
     repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", help="Above 1 discourages repeats.", rich_help_panel=_SAMPLING)
+        float,
+        typer.Option(
+            "--repetition-penalty", help="Above 1 makes tokens that came before less likely.", rich_help_panel=_SAMPLING
+        ),
     ] = 1.0,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Same seed, same answer.", rich_help_panel=_SAMPLING)
+        int | None, typer.Option("--seed", help="Of drawing: same seed, same answer.", rich_help_panel=_SAMPLING)
     ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object an answer: text, finish, certainty, token counts, times.")

@@ -17,7 +17,9 @@ _QUANTIZATION = "Quantization"
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="Checkpoint directory, GGUF file (text models) or Hub id.")],
+    source: Annotated[
+        str, typer.Argument(help="Checkpoint directory, GGUF file, Hub id or rave directory; or an adapter.")
+    ],
     out: Annotated[str | None, typer.Argument(help="Directory to create.")] = None,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
@@ -40,11 +42,17 @@ def convert(
     ] = None,
     mode: Annotated[
         Literal["affine", "mxfp4", "mxfp8", "nvfp4"] | None,
-        typer.Option("--mode", help="Number format. Default: affine.", rich_help_panel=_QUANTIZATION),
+        typer.Option(
+            "--mode", help="Number format of quantized weights. Default: affine.", rich_help_panel=_QUANTIZATION
+        ),
     ] = None,
     group_size: Annotated[
         int | None,
-        typer.Option("--group-size", help="Weights that share a scale: 32, 64 or 128.", rich_help_panel=_QUANTIZATION),
+        typer.Option(
+            "--group-size",
+            help="Weights that share a scale: 32, 64 or 128. Default: the mode's own, 64 for affine.",
+            rich_help_panel=_QUANTIZATION,
+        ),
     ] = None,
     recipe: Annotated[
         str | None,

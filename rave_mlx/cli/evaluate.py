@@ -18,9 +18,10 @@ def evaluate(
         typer.Option(
             "--task",
             metavar="NAME_OR_FILE",
-            help="docs: generated documents, docs:SPLIT: of one split, as docs:all; large: the same on large pages; "
-            "browser: pages drawn by Chromium; a PDF: "
-            'headings of its pages; a JSONL file: {"image": path, "question": text, "answer": text or list} a line.',
+            help="docs: generated documents; docs:SPLIT: one split of them (values, values+fonts, values+layouts, "
+            "values+labels, values+phrasing, all); large: large generated pages; browser: pages drawn by Chromium; "
+            'FILE.pdf: headings of its pages; FILE.jsonl: {"image": path, "question": text, "answer": text or list} '
+            "a line.",
         ),
     ] = "docs",
     model: options.Model = None,
@@ -31,12 +32,13 @@ def evaluate(
         typer.Option(
             "--attention",
             metavar="NAME[:PRESET][:KEY=VALUE,...]",
-            help="rave: use the model's pair gates; none: leave them out; or a policy, as var:paper, rave+var:paper. "
+            help="rave: use the model's pair gates; none: leave them out; or a policy, as var:cosine, rave+var:cosine. "
             "Default: what the model's config names, else rave where there are gates.",
         ),
     ] = None,
     pages: Annotated[
-        int, typer.Option("--pages", min=1, help="Pages to draw, for each split or kind; headings of a PDF.")
+        int,
+        typer.Option("--pages", min=1, help="Pages to draw, for each split or kind; of a PDF, headings to ask for."),
     ] = 20,
     image_tokens: options.ImageTokens = None,
     out: Annotated[
@@ -49,7 +51,7 @@ def evaluate(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Figures as one JSON object.")] = False,
 ) -> None:
-    """Exact match, ANLS and character error rate of a model's answers.
+    """Measure how well a model reads: exact match, ANLS and character error rate of its answers.
 
     [bold]rave-mlx evaluate --task docs[/bold]
 

@@ -24,8 +24,8 @@ def export(
 
     [bold]rave-mlx export my-model my-model-hf[/bold]
 
-    Configuration and tokenizer go back as they came. Pair gates are written beside the weights: transformers names
-    them and goes on without them, rave-mlx reads them back.
+    Configuration and tokenizer go back as they came. Pair gates are written too:
+    transformers warns of them and goes on without, rave-mlx reads them back.
     """
     if adapter is not None:
         if dequantize:

@@ -31,7 +31,7 @@ def look(
         typer.Option(
             "--compare",
             metavar="NAME,...",
-            help="Attention policies to run and compare, as of --attention in chat: none,rave,var:paper. "
+            help="Attention policies to run and compare, as of --attention in chat: none,rave,rave+var:cosine. "
             "Default: none and rave where the model has gates that do something, else none.",
             rich_help_panel=_WHERE,
         ),
@@ -61,10 +61,14 @@ def look(
         ),
     ] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Print answers, masses and peaks as one JSON object instead of the paths.")
+        bool,
+        typer.Option(
+            "--json", help="Print answers, masses and peaks of attention as one JSON object instead of paths."
+        ),
     ] = False,
     table: Annotated[
-        bool, typer.Option("--table", help="Print the table of masses as well (it is in table.txt too).")
+        bool,
+        typer.Option("--table", help="Print how much attention goes to image, text and sinks, too (as in table.txt)."),
     ] = False,
     pointing: Annotated[
         int | None,

@@ -39,12 +39,16 @@ CheckData = Annotated[
 ]
 
 GateOnly = Annotated[bool, _option(_WHAT, "--gate-only", help="Train the pair gates only.")]
-LoraOnly = Annotated[bool, _option(_WHAT, "--lora-only", help="Train low-rank updates only.")]
-Rank = Annotated[int, _option(_WHAT, "--rank", min=1, help="Rank of the updates.")]
-Scale = Annotated[float, _option(_WHAT, "--scale", help="What updates are multiplied with: alpha over rank.")]
+LoraOnly = Annotated[bool, _option(_WHAT, "--lora-only", help="Train low-rank updates (LoRA) only.")]
+Rank = Annotated[int, _option(_WHAT, "--rank", min=1, help="Rank of the low-rank updates.")]
+Scale = Annotated[float, _option(_WHAT, "--scale", help="What updates are multiplied with: alpha divided by rank.")]
 Dora = Annotated[bool, _option(_WHAT, "--dora", help="DoRA instead of LoRA.")]
-Modules = Annotated[str, _option(_WHAT, "--modules", help="Projections to update (q_proj,v_proj,mlp.up_proj), or all.")]
-Dropout = Annotated[float, _option(_WHAT, "--dropout", min=0.0, help="Dropout in front of updates.")]
+Modules = Annotated[
+    str, _option(_WHAT, "--modules", help="Projections that get updates, as q_proj,v_proj,mlp.up_proj; or all.")
+]
+Dropout = Annotated[
+    float, _option(_WHAT, "--dropout", min=0.0, help="Share of the inputs of updates that is left out at random.")
+]
 FullParts = Annotated[
     list[str] | None,
     _option(
@@ -64,7 +68,10 @@ MaskName = Annotated[
         "remembers it. Default: the model's own mask.",
     ),
 ]
-Steps = Annotated[int | None, _option(_HOW, "--steps", min=1, help="Updates. Without it: --epochs.")]
+Steps = Annotated[
+    int | None,
+    _option(_HOW, "--steps", min=1, help="How many updates of the weights. Default: as many as --epochs takes."),
+]
 Epochs = Annotated[int, _option(_HOW, "--epochs", min=1, help="Passes over the data.")]
 BatchSize = Annotated[
     int, _option(_HOW, "--batch-size", min=1, help="Conversations computed together, over all machines.")
@@ -73,12 +80,26 @@ Accumulate = Annotated[int, _option(_HOW, "--accumulate", min=1, help="Batches t
 LearningRate = Annotated[
     float | None, _option(_HOW, "--lr", help="Learning rate. Default: 2e-4 (lion 3e-5, muon 2e-3).")
 ]
-GateLearningRate = Annotated[float | None, _option(_HOW, "--gate-lr", help="Of the gates. Default: 5 times --lr.")]
-OptimizerName = Annotated[Literal["adamw", "adafactor", "muon", "lion"], _option(_HOW, "--optimizer")]
-WeightDecay = Annotated[float, _option(_HOW, "--weight-decay", help="Of matrices only.")]
-ScheduleName = Annotated[Literal["cosine", "linear", "constant"], _option(_HOW, "--schedule")]
-Warmup = Annotated[float, _option(_HOW, "--warmup", help="Updates until the full rate; below 1: a share of all.")]
-Clip = Annotated[float, _option(_HOW, "--clip", help="Largest norm of the gradient; 0: no limit.")]
+GateLearningRate = Annotated[
+    float | None, _option(_HOW, "--gate-lr", help="Learning rate of the gates. Default: 5 times --lr.")
+]
+OptimizerName = Annotated[
+    Literal["adamw", "adafactor", "muon", "lion"],
+    _option(_HOW, "--optimizer", help="What turns gradients into updates."),
+]
+WeightDecay = Annotated[
+    float, _option(_HOW, "--weight-decay", help="How fast weights shrink towards zero; matrices only.")
+]
+ScheduleName = Annotated[
+    Literal["cosine", "linear", "constant"],
+    _option(_HOW, "--schedule", help="How the learning rate falls after the warm-up."),
+]
+Warmup = Annotated[
+    float, _option(_HOW, "--warmup", help="Updates until the full learning rate; below 1: a share of all.")
+]
+Clip = Annotated[
+    float, _option(_HOW, "--clip", help="Largest norm of the gradient, which is scaled down to it; 0: no limit.")
+]
 SinkLoss = Annotated[
     float,
     _option(
@@ -89,15 +110,30 @@ SinkLoss = Annotated[
         "(arXiv 2510.22603, whose code uses 10000). 0: off.",
     ),
 ]
-Checkpointing = Annotated[bool, _option(_HOW, "--checkpointing", help="A third more time, far less memory.")]
+Checkpointing = Annotated[
+    bool,
+    _option(
+        _HOW,
+        "--checkpointing",
+        help="Compute activations again instead of keeping them: a third more time, far less memory.",
+    ),
+]
 Dtype = Annotated[
     Literal["float32", "bfloat16"] | None,
     _option(_HOW, "--dtype", help="Compute type. Default: float32 on a CPU, else the model's."),
 ]
 Seed = Annotated[int, _option(_HOW, "--seed", min=0, help="Same seed, same result.")]
 
-MaxTokens = Annotated[int | None, _option(_DATA, "--max-tokens", min=1, help="Longest row that is allowed.")]
-BadRows = Annotated[int, _option(_DATA, "--bad-rows", min=0, help="Rows that may be left out.")]
+MaxTokens = Annotated[
+    int | None,
+    _option(_DATA, "--max-tokens", min=1, help="Longest row that is allowed, in tokens. Default: the model's context."),
+]
+BadRows = Annotated[
+    int,
+    _option(
+        _DATA, "--bad-rows", min=0, help="How many rows that cannot be used may be left out; with more, nothing trains."
+    ),
+]
 FeatureFolder = Annotated[
     Path | None,
     _option(
@@ -114,7 +150,9 @@ SaveEvery = Annotated[
 EvalEvery = Annotated[
     int | None, _option(_SHOW, "--eval-every", min=1, help="Updates between validations. Default: as --save-every.")
 ]
-Keep = Annotated[int, _option(_SHOW, "--keep", min=1, help="Checkpoints kept besides the best.")]
-LogFormat = Annotated[Literal["jsonl", "csv"], _option(_SHOW, "--log", help="csv: log.csv beside log.jsonl.")]
-TensorBoard = Annotated[bool, _option(_SHOW, "--tensorboard", help="Also for TensorBoard.")]
-WandB = Annotated[bool, _option(_SHOW, "--wandb", help="Also to Weights & Biases.")]
+Keep = Annotated[
+    int, _option(_SHOW, "--keep", min=1, help="How many of the newest checkpoints stay, besides the best one.")
+]
+LogFormat = Annotated[Literal["jsonl", "csv"], _option(_SHOW, "--log", help="csv: write log.csv beside log.jsonl.")]
+TensorBoard = Annotated[bool, _option(_SHOW, "--tensorboard", help="Write figures for TensorBoard, too.")]
+WandB = Annotated[bool, _option(_SHOW, "--wandb", help="Send figures to Weights & Biases, too.")]
