@@ -19,6 +19,7 @@ from recipes.builtin.places import NOWHERE, lines, locate
 from recipes.builtin.tokens import TURN_END, encode, question_ids
 
 CELL = 16
+"""As in `layers.py`, which imports torch."""
 SLOTS = 6
 """Per cell: the character before it, the first four inside, the one behind."""
 ALPHABET = string.printable[:95] + "€£äöüÄÖÜßéèêëçñåøÅØłŁœóíáźż•"
@@ -32,10 +33,9 @@ WIDTHS = (192, 224, 256, 304, 352, 400, 448, 496, 592, 720, 848)
 WIDTH_WEIGHTS = (2, 2, 3, 4, 4, 3, 2, 2, 1, 1, 1)
 """How often a page has a width; the three largest are those of strips of a large page, as `panes` cuts them."""
 HEIGHTS = (64, 80, 112, 144, 176, 208, 256, 304, 368, 432, 512)
+"""Pages are drawn in few sizes, since a batch has one."""
 WEIGHTS = {"read": 0.6, "line": 0.18, "reverse": 0.4, "title": 0.9, "quantity": 2.5}
 """How readily a question kind is taken into a batch; 1 where not named."""
-
-
 DENSE = {"read": 0.5, "line": 0.6}
 """Weight of an answer's characters in the loss, for kinds with long answers; 1 where not named."""
 PAGES = {
@@ -80,7 +80,16 @@ def text_length(height: int, width: int) -> int:
 
 
 def cell_classes(page: Document, height: int, width: int) -> NDArray[np.uint8]:
-    """What each cell of the resized page holds: (H/16, W/16, SLOTS). A cell shared by two lines keeps the first."""
+    """The characters that each cell of the resized page holds. A cell shared by two lines keeps the first.
+
+    Args:
+        page: drawn with its glyphs.
+        height: of the canvas in pixels.
+        width: of the canvas in pixels.
+
+    Returns:
+        (height/16, width/16, SLOTS) classes: 0 for none, else one more than the place in `ALPHABET`.
+    """
     out = np.zeros((height // CELL, width // CELL, SLOTS), np.uint8)
     sx, sy = width / page.image.width / CELL, height / page.image.height / CELL
     cell, owner, slot, before, line = (-1, -1), -1, 1, 0, -1
@@ -107,7 +116,16 @@ def cell_classes(page: Document, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def line_numbers(page: Document, height: int, width: int) -> NDArray[np.int64]:
-    """The number of the line in each cell of the resized page, (H/16, W/16); of two lines the upper one."""
+    """The number of the line that stands in each cell of the resized page; of two lines the upper one.
+
+    Args:
+        page: drawn with its glyphs.
+        height: of the canvas in pixels.
+        width: of the canvas in pixels.
+
+    Returns:
+        (height/16, width/16) numbers from 0, `UNCOUNTED` where no line stands.
+    """
     out = np.full((height // CELL, width // CELL), UNCOUNTED, np.int64)
     sx, sy = width / page.image.width / CELL, height / page.image.height / CELL
     numbers = {line: i for i, line in enumerate(sorted({glyph.line for glyph in page.glyphs}))}
@@ -120,7 +138,13 @@ def line_numbers(page: Document, height: int, width: int) -> NDArray[np.int64]:
 
 
 def choose(rng: Random, questions: tuple[Question, ...], room: int) -> list[Question]:
-    """Questions that fit into `room` tokens together, in random order, kinds weighted by `WEIGHTS`."""
+    """Questions that fit together into a row, in random order, those of favoured kinds more often.
+
+    Args:
+        rng: the generator to draw from.
+        questions: of one page.
+        room: text tokens of the row.
+    """
     order = sorted(questions, key=lambda q: -(rng.random() ** (1 / WEIGHTS.get(q.kind, 1.0))))
     chosen = []
     for q in order:
@@ -132,7 +156,14 @@ def choose(rng: Random, questions: tuple[Question, ...], room: int) -> list[Ques
 
 
 def collate(rng: Random, pages: list[Document], height: int, width: int) -> Batch:
-    """One batch from pages that all belong on a canvas of height x width."""
+    """One batch from pages that all belong on one canvas.
+
+    Args:
+        rng: chooses among a page's questions.
+        pages: drawn in grey, with their glyphs.
+        height: of the canvas in pixels, a multiple of 16.
+        width: of the canvas in pixels, a multiple of 16.
+    """
     length, count = text_length(height, width), len(pages)
     image = np.zeros((count, height, width), np.uint8)
     cells = np.zeros((count, height // CELL, width // CELL, SLOTS), np.uint8)
@@ -167,9 +198,14 @@ def collate(rng: Random, pages: list[Document], height: int, width: int) -> Batc
 
 
 def page_for(rng: Random, most_cells: int, config: PageConfig) -> tuple[Document, tuple[int, int]]:
-    """A page of at most `most_cells` cells, and its canvas (height, width).
+    """A page of limited size, and the canvas (height, width) that it belongs on.
 
     Most pages are a few pixels off the canvas and resampled onto it, as the image processor does with any page.
+
+    Args:
+        rng: the generator to draw from.
+        most_cells: visual tokens that the page may take.
+        config: what to draw; size, kind and block are chosen here.
     """
     width = rng.choices(WIDTHS, WIDTH_WEIGHTS)[0]
     fitting = [h for h in HEIGHTS if h * width <= most_cells * CELL**2] or [HEIGHTS[0]]
@@ -186,7 +222,14 @@ def page_for(rng: Random, most_cells: int, config: PageConfig) -> tuple[Document
 
 
 def batches(seed: int, cells_per_step: int, most_cells: Callable[[], int], config: PageConfig) -> Iterator[Batch]:
-    """Endless batches; `most_cells()`, asked anew for every page, bounds the page size."""
+    """Endless batches, each of pages of one size.
+
+    Args:
+        seed: same seed, same batches.
+        cells_per_step: visual tokens of a batch, about.
+        most_cells: bounds the visual tokens of a page; asked anew for every page.
+        config: what to draw.
+    """
     rng = Random(seed)
     pools: dict[tuple[int, int], list[Document]] = {}
     while True:

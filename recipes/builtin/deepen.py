@@ -20,7 +20,12 @@ _SILENT = (".self_attn.o_proj.weight", ".mlp.down_proj.weight")
 
 
 def deepen(state: dict[str, Tensor], config: NanoConfig) -> dict[str, Tensor]:
-    """A state of a `Nano` with `config.depth` decoder layers from one with as many or fewer."""
+    """A state of a reader with `config.depth` decoder layers, from one with as many or fewer.
+
+    Args:
+        state: tensors of a `Nano` by name.
+        config: the shape to reach.
+    """
     found = {int(match[2]) for name in state if (match := _LAYER.fullmatch(name))}
     more = config.depth - len(found)
     out = {}

@@ -37,10 +37,16 @@ BESIDE = (
     "chat_template.jinja",
 )
 GATE = GateConfig(kv_groups=1.0)
+"""All KV groups are gated, as in `model.Nano`."""
 
 
 def export(runs: list[Path], like: Path, out: Path) -> None:
     """Write the mean of the models in `RUN/state.pt` to `out`, in float16.
+
+    Args:
+        runs: directories of trainings; the mean of their weights is written.
+        like: a directory in the Hub's layout, for configuration, tokenizer and chat template.
+        out: the rave directory to create.
 
     Raises:
         ModelError: when a state or a file beside the weights is missing, or `out` exists.
@@ -63,6 +69,7 @@ def export(runs: list[Path], like: Path, out: Path) -> None:
 
 
 def _state(run: Path) -> dict[str, torch.Tensor]:
+    """The weights of a training, auxiliary heads included."""
     path = run / "state.pt"
     if not path.is_file():
         raise ModelError(f"{run}: no state.pt; train first")
@@ -71,6 +78,7 @@ def _state(run: Path) -> dict[str, torch.Tensor]:
 
 
 def _mean(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of every tensor over the trainings."""
     return {name: sum((s[name] for s in states[1:]), states[0][name]) / len(states) for name in states[0]}
 
 

@@ -42,7 +42,12 @@ def load_image(image: Image.Image) -> Tensor:
 
 
 class Reader:
-    """A trained reader, for evaluation. `gate=False` ignores the gates."""
+    """A trained reader, for evaluation.
+
+    Args:
+        directory: with `model.safetensors` and perhaps `gates.safetensors`.
+        gate: False leaves the gates out.
+    """
 
     def __init__(self, directory: Path, gate: bool = True) -> None:
         has_gate = gate and (directory / "gates.safetensors").is_file()
@@ -51,7 +56,13 @@ class Reader:
 
     @torch.no_grad()
     def answer(self, image: Image.Image, questions: Sequence[str], most: int = 64) -> list[str]:
-        """Greedy answers to independent questions about one image; at most `most` tokens each."""
+        """Greedy answers to independent questions about one image.
+
+        Args:
+            image: the page.
+            questions: each of which is asked on its own.
+            most: tokens of an answer.
+        """
         model = self.model
         grey = load_image(image)
         height, width = grey.shape[1:]
@@ -76,6 +87,7 @@ class Reader:
         return out
 
     def _generate(self, ids: Tensor, caches: list[Cache], visual: tuple[int, int], start: int, most: int) -> list[str]:
+        """Answers to questions of one length, (B, T) ids, behind an image whose keys and values are in `caches`."""
         batch = ids.shape[0]
         done = torch.zeros(batch, dtype=torch.bool)
         made: list[Tensor] = []
@@ -95,6 +107,7 @@ class Reader:
     def _step(
         self, ids: Tensor, caches: list[Cache], visual: tuple[int, int], position: int
     ) -> tuple[Tensor, list[Cache]]:
+        """Final states of the next tokens, and the caches grown by them."""
         model = self.model
         x = model.language_model.embed_tokens(ids)
         batch, length = ids.shape

@@ -16,7 +16,11 @@ WINDOW = 4
 
 @dataclass(frozen=True)
 class NanoConfig:
-    """Shape of the reader (6.9 M parameters as it stands)."""
+    """Shape of the reader (6.9 M parameters as it stands).
+
+    `vision_*`: of the tower. `full_attention_layers`: tower layers that see the whole page; the others see windows.
+    `rope_sections`: rotary frequencies for time, row and column. `gate_rank`, `gate_limit`: of the pair gates.
+    """
 
     vision_width: int = 192
     vision_depth: int = 4
@@ -47,19 +51,30 @@ class RMSNorm(nn.Module):
 
 
 def normalise(x: Tensor) -> Tensor:
-    """x / rms(x) over the last axis, computed in fp32, in the dtype of x."""
+    """x / rms(x) over the last axis, in the dtype of x; computed in float32."""
     h = x.float()
     return (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions, halves convention."""
+    """Rotary positions (RoPE), in the convention that pairs a dimension with the one half the width behind it.
+
+    Args:
+        x: (..., d).
+        cos, sin: tables that broadcast to x.
+    """
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat((-b, a), -1) * sin
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k' / sqrt(d) + bias) v for (B, heads, L, d); plain products beat fused SDPA on CPUs at this size."""
+    """softmax(q k' / sqrt(d) + bias) v; plain products beat torch's fused attention on CPUs at this size.
+
+    Args:
+        q: (B, heads, L, d).
+        k, v: (B, heads, N, d).
+        bias: added to the scores, mask included; broadcasts to (B, heads, L, N).
+    """
     b, h, n, d = q.shape
     m = k.shape[2]
     scores = torch.bmm((q * d**-0.5).reshape(b * h, n, d), k.reshape(b * h, m, d).transpose(1, 2))

@@ -20,7 +20,13 @@ from recipes.builtin.vision import make_grid, pixels
 
 
 def cell_loss(model: Nano, tokens: Tensor, cells: Tensor) -> Tensor:
-    """Cross entropy of the characters of every cell; empty cells weigh a tenth."""
+    """Cross entropy of the characters of every cell; empty cells weigh a tenth.
+
+    Args:
+        model: whose `cells` head predicts them.
+        tokens: visual tokens, (B, N, width).
+        cells: (B, rows, columns, SLOTS) classes.
+    """
     target = cells.long().flatten(1, 2)
     weight = (target[..., 1:2] > 0).float() * 0.9 + 0.1
     scores = model.cells(tokens).float().view(-1, CHARACTERS)
@@ -29,14 +35,27 @@ def cell_loss(model: Nano, tokens: Tensor, cells: Tensor) -> Tensor:
 
 
 def row_loss(model: Nano, visual: Tensor, rows: Tensor) -> Tensor:
-    """Cross entropy of the line number of every cell with text, from decoder states of visual tokens (B, N, width)."""
+    """Cross entropy of the line number of every cell with text.
+
+    Args:
+        model: whose `rows` head predicts it.
+        visual: decoder states of visual tokens, (B, N, width).
+        rows: (B, N) line numbers; `UNCOUNTED` is left out.
+    """
     scores = model.rows(normalise(visual)).float().flatten(0, 1)
     counted = (rows != UNCOUNTED).sum().clamp(min=1)
     return F.cross_entropy(scores, rows.flatten(), ignore_index=UNCOUNTED, reduction="sum") / counted
 
 
 def look_loss(looks: list[Tensor], heads: tuple[int, ...], target: Tensor, weight: Tensor) -> Tensor:
-    """Minus the mean logarithm of the attention that goes where the next character stands, where that is known."""
+    """Minus the mean logarithm of the attention that goes where the next character stands, where that is known.
+
+    Args:
+        looks: of each watched layer, (B, heads, T).
+        heads: the heads that are taught.
+        target: (B, T) visual tokens, -1 where not known.
+        weight: (B, T) of a character in the loss.
+    """
     known = target >= 0
     seen = torch.stack([look[:, list(heads)].mean(1) for look in looks]).mean(0)
     return -(seen[known] * weight[known]).sum() / weight[known].sum().clamp(min=1)
@@ -57,7 +76,14 @@ class Losses:
 
 
 def losses(model: Nano, batch: Batch, head_only: bool, config: TrainConfig) -> Losses:
-    """The losses of a batch; `head_only`: of the characters of visual tokens only, without a gradient for the tower."""
+    """The losses of a batch, computed in bfloat16.
+
+    Args:
+        model: in training.
+        batch: of one canvas size.
+        head_only: only the characters of visual tokens, without a gradient for the tower.
+        config: which layers and heads are taught to look.
+    """
     height, width = batch.image.shape[1:]
     with torch.autocast("cpu", torch.bfloat16):
         image = pixels(torch.from_numpy(batch.image)).bfloat16()

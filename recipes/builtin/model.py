@@ -88,11 +88,19 @@ class DecoderBlock(nn.Module):
     ) -> tuple[Tensor, Cache, Tensor | None]:
         """One block over a prefix (control tokens and image), questions, or both.
 
-        x: (B, L, D); cos, sin: (B, L, 1, d); masks: additive, (*, 1, P, P) of the prefix, whose tokens see only
-        each other, and (*, 1, T, keys) of the questions behind it; None where there is no such part. `visual`: range
-        of visual keys. `last`: leave out the prefix in the result, since no later layer reads it. `target`: (B, T),
-        for each row of the questions a visual token it should look at; the third result is the logarithm of what it
-        gives to this token and those beside it, (B, heads, T).
+        Args:
+            x: (B, L, D), the prefix in front.
+            cos, sin: (B, L, 1, d), rotary tables.
+            masks: additive; (*, 1, P, P) of the prefix, whose tokens see only each other, and (*, 1, T, keys) of the
+                questions behind it; None where there is no such part.
+            visual: first and behind-the-last place of the visual keys.
+            past: keys and values of what was read before, for generation.
+            last: leave the prefix out of the result, since no later layer reads it.
+            target: (B, T), for each row of the questions a visual token that it should look at.
+
+        Returns:
+            The states of the rows that were computed; the keys and values of all rows; with `target`, the logarithm of
+            the attention that goes to the target and the tokens beside it, (B, heads, T).
         """
         b, length, _ = x.shape
         c, a = self.c, self.self_attn
@@ -178,6 +186,13 @@ class Nano(nn.Module):
     """The reader, with the heads of its auxiliary losses.
 
     `cells` says which characters a visual token holds, `rows` in which line of the page it stands.
+
+    Args:
+        c: its shape.
+        gate: whether every decoder layer has a pair gate.
+        slots: characters that are named for a visual token.
+        characters: classes of a character.
+        lines: line numbers that are told apart.
     """
 
     def __init__(self, c: NanoConfig, gate: bool, slots: int, characters: int, lines: int) -> None:
@@ -192,7 +207,15 @@ class Nano(nn.Module):
                 layer.gate = PairGate(c)
 
     def prefix(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Embeddings of IMAGE_PREFIX, the image and VISION_END, and their positions (3, L)."""
+        """Embeddings of what stands before the questions, the image among it, and their positions.
+
+        Args:
+            tokens: visual tokens, (B, N, width).
+            grid: rows and columns of visual tokens.
+
+        Returns:
+            (B, L, width) and (3, L): time, row and column, as Qwen2.5-VL counts them.
+        """
         batch, count, _ = tokens.shape
         embed = self.language_model.embed_tokens
         before = embed(torch.tensor(IMAGE_PREFIX)).to(tokens.dtype)[None].expand(batch, -1, -1)
@@ -227,11 +250,17 @@ class Nano(nn.Module):
         watched: tuple[int, ...] = (),
         tapped: int = 0,
     ) -> Decoded:
-        """Hidden states of packed questions.
+        """Hidden states of questions that are packed behind one image, each of which sees the image and itself only.
 
-        tokens: visual tokens (B, N, width); ids, segment, place: (B, T), token, its question (-1: padding) and its
-        place in the question; target: (B, T), the visual token that the layers in `watched` shall look at; tapped: the
-        layer behind which the states of visual tokens are kept.
+        Args:
+            tokens: visual tokens, (B, N, width).
+            grid: rows and columns of visual tokens.
+            ids: (B, T), tokens of all questions, one behind the other.
+            segment: (B, T), the number of a token's question; -1 for padding.
+            place: (B, T), a token's place in its question, from 0.
+            target: (B, T), the visual token that the layers in `watched` shall look at; -1 where none is known.
+            watched: layers whose attention to the targets is wanted.
+            tapped: the layer behind which the states of visual tokens are kept.
         """
         x, positions = self.prefix(tokens, grid)
         batch, head, _ = x.shape

@@ -24,7 +24,14 @@ class Line:
 
 
 def lines(page: Document, height: int, width: int, cell: int) -> list[Line]:
-    """The lines of a page that is resized to height x width pixels and cut into square cells."""
+    """The lines of a page, with the visual token of each of their characters.
+
+    Args:
+        page: drawn with its glyphs.
+        height: to which the page is resized, in pixels.
+        width: to which the page is resized, in pixels.
+        cell: side in pixels of the square behind a visual token.
+    """
     rows, columns = height // cell, width // cell
     sx, sy = width / page.image.width / cell, height / page.image.height / cell
     stood: dict[int, list[tuple[float, int]]] = {}
@@ -49,7 +56,13 @@ def lines(page: Document, height: int, width: int, cell: int) -> list[Line]:
 
 
 def locate(found: list[Line], question: str, answer: str) -> list[int] | None:
-    """The visual token of each UTF-8 byte of the answer, or None where the place is not known."""
+    """The visual token of each UTF-8 byte of an answer; None where it is not known.
+
+    Args:
+        found: the lines of the page.
+        question: decides between several places of the answer.
+        answer: a part of a line, or all lines of the page.
+    """
     if "\n" in answer:
         joined = Line("\n".join(line.text for line in found), _join(found))
         return _bytes(joined, 0, answer) if joined.text == answer else None
@@ -65,6 +78,7 @@ def locate(found: list[Line], question: str, answer: str) -> list[int] | None:
 
 
 def _join(found: list[Line]) -> tuple[int, ...]:
+    """Visual tokens of the lines joined by line ends; a line end has that of what follows."""
     out: list[int] = []
     for i, line in enumerate(found):
         out += ([line.cells[0]] if i else []) + list(line.cells)
@@ -72,6 +86,7 @@ def _join(found: list[Line]) -> tuple[int, ...]:
 
 
 def _occurrences(text: str, answer: str) -> list[int]:
+    """Where an answer stands in a line as a whole word or more."""
     out, at = [], text.find(answer)
     while at >= 0:
         end = at + len(answer)
@@ -82,5 +97,6 @@ def _occurrences(text: str, answer: str) -> list[int]:
 
 
 def _bytes(line: Line, at: int, answer: str) -> list[int]:
+    """The visual token of each UTF-8 byte of the answer that stands at `at`."""
     cells = line.cells[at : at + len(answer)]
     return [cell for cell, c in zip(cells, answer, strict=True) for _ in c.encode()]

@@ -15,6 +15,7 @@ CONTROL = (
 END_OF_TEXT, TURN_START, TURN_END, VISION_START, VISION_END, _, IMAGE, VIDEO = range(8)
 ASSISTANT, USER, FIRST_BYTE = 8, 9, 10
 VOCABULARY = 272
+"""Rows of the embedding; the last six belong to no token."""
 NEWLINE = FIRST_BYTE + ord("\n")
 IMAGE_PREFIX = (TURN_START, USER, NEWLINE, VISION_START)
 """What stands before the visual tokens; VISION_END stands behind them."""

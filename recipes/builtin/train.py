@@ -75,13 +75,14 @@ def groups(model: Nano, config: TrainConfig) -> list[torch.optim.Optimizer]:
 
 
 def rate(minutes: float, config: TrainConfig) -> float:
-    """Learning rate at a time, as a share of the peak: warm-up, plateau, linear decay to zero."""
+    """Learning rate at a time, as a share of the peak: nothing, warm-up, plateau, linear decay to zero."""
     warm = min(1.0, max(0.0, minutes - config.head_minutes) / config.warmup_minutes)
     rest = (1 - minutes / config.minutes) / (1 - config.steady)
     return warm * min(1.0, max(0.0, rest))
 
 
 def _produce(queue: Any, most: Any, seed: int, cells_per_step: int) -> None:
+    """Put batches into a queue without end; runs in a process of its own."""
     for batch in batches(seed, cells_per_step, lambda: int(most.value), PageConfig()):
         queue.put(batch)
 
@@ -156,6 +157,7 @@ class Run:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
         if head_only:
+            # The first group of AdamW holds the auxiliary heads, all that learns now.
             self.optimizers[1].param_groups[0]["lr"] = config.adamw * 3
         loss = losses(self.model, batch, head_only, config)
         early, late = config.supervision
@@ -170,11 +172,17 @@ class Run:
 
 
 def train(config: TrainConfig, start: Path, out: Path) -> None:
-    """Run or continue a training; leaves `model.safetensors`, `gates.safetensors`, `log.jsonl` in `out`."""
+    """Train, or go on with a training; leaves `model.safetensors`, `gates.safetensors`, `log.jsonl` in `out`.
+
+    Args:
+        config: settings of the run.
+        start: weights to start from, or the directory of another run.
+        out: the run's directory; where it holds a state, the run goes on from there.
+    """
     torch.set_num_threads(config.threads)
     out.mkdir(parents=True, exist_ok=True)
     run = Run(config, start, out)
-    feed = Feed(config.seed * 1000 + run.step, config)
+    feed = Feed(config.seed * 1000 + run.step, config)  # a resumed run draws pages that it has not seen
     _compile()
     log = (out / "log.jsonl").open("a")
     log.write(json.dumps({"config": asdict(config), "parameters": weights.count(run.model)}) + "\n")

@@ -32,12 +32,18 @@ class VisionBlock(nn.Module):
         self.mlp = SwiGLU(c.vision_width, c.vision_mlp, True)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None) -> Tensor:
-        """x: (N, L, D); cos, sin: (N or 1, L, 1, head_dim); bias: (N, 1, 1, L) or None."""
+        """One block over windows, or over whole pages.
+
+        Args:
+            x: (N, L, D); N windows or pages.
+            cos, sin: (N or 1, L, 1, head_dim), rotary tables.
+            bias: (N, 1, 1, L), -inf on patches outside the page; None where there are none.
+        """
         n, length, width = x.shape
         qkv = self.attn.qkv(self.norm1(x)).view(n, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.unbind(2)
         q, k, v = rotate(q, cos, sin).transpose(1, 2), rotate(k, cos, sin).transpose(1, 2), v.transpose(1, 2)
-        whole = length > WINDOW * WINDOW * 4
+        whole = length > WINDOW * WINDOW * 4  # more patches than a window has
         out = F.scaled_dot_product_attention(q, k, v) if whole else attend(q, k, v, bias)
         x = x + self.attn.proj(out.transpose(1, 2).reshape(n, length, width))
         y: Tensor = x + self.mlp(self.norm2(x))
@@ -83,12 +89,20 @@ class Grid:
 
 
 def make_grid(height: int, width: int, head_dim: int, theta: float = 10000.0) -> Grid:
-    """The grid of a page of height x width pixels (multiples of 16)."""
+    """The grid of a page, padded to whole windows.
+
+    Args:
+        height: in pixels, a multiple of 16.
+        width: in pixels, a multiple of 16.
+        head_dim: of the tower's attention.
+        theta: base of the rotary frequencies.
+    """
     rows, columns = -(-height // (CELL * WINDOW)), -(-width // (CELL * WINDOW))
     y = torch.arange(rows * 8)[:, None].expand(rows * 8, columns * 8)
     x = torch.arange(columns * 8)[None].expand(rows * 8, columns * 8)
 
     def order(p: Tensor) -> Tensor:
+        """Rows of patches to window order: windows, their cells, the patches of a cell."""
         return p.reshape(rows, 4, 2, columns, 4, 2).permute(0, 3, 1, 4, 2, 5).reshape(-1)
 
     y, x = order(y), order(x)

@@ -48,6 +48,7 @@ def save(model: Nano, directory: Path) -> None:
         if ".gate." in name:
             gates[name.removeprefix("language_model.")] = value.contiguous()
         elif name == PATCH:
+            # One grey filter becomes equal filters of three colours in two frames, whose sum it is.
             state[name] = (value.view(-1, 1, 1, 8, 8) / 6).expand(-1, 3, 2, 8, 8).contiguous()
         else:
             state[name.replace("language_model.", "model.", 1)] = value.contiguous()
