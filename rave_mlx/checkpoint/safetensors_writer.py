@@ -120,12 +120,14 @@ class _Queue:
         return tensor
 
     def _start_others(self) -> None:
+        """Let the next tensors be computed, as many as there is room for."""
         while self._waiting and len(self._started) < _AHEAD:
             if sum(t.nbytes for _, t in self._started) + self._waiting[0][1].nbytes > self._most:
                 return
             self._start()
 
     def _start(self) -> None:
+        """Let the next tensor be computed, whatever its size."""
         name, tensor = self._waiting.popleft()
         mx.async_eval(tensor, *self._beside(name))
         self._started.append((name, tensor))

@@ -103,6 +103,7 @@ class TileConfig(Part):
 
 
 def _check_channels(config: ImageConfig | TileConfig) -> None:
+    """Refuse means and deviations that are not of three channels, or not of levels in [0, 1]."""
     if not len(config.mean) == len(config.std) == 3:
         raise ConfigError(
             f"image.mean and image.std need a number for red, green and blue: {config.mean}, {config.std}"

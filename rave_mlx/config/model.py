@@ -234,6 +234,7 @@ class LMMConfig(Part):
             self._check_gate(self.gate)
 
     def _check_images(self, vision: Tower, image: Images, connector: Connector) -> None:
+        """Refuse parts that do not fit each other."""
         if vision.kind != image.kind or (vision.kind == "native") != (connector.kind == "merger"):
             raise ConfigError(
                 f"config: a {vision.kind} tower does not go with {image.kind} images and a {connector.kind} connector"
@@ -266,5 +267,6 @@ def _check_indices(name: str, indices: tuple[int, ...]) -> None:
 
 
 def _either(numbers: tuple[int, ...]) -> str:
+    """Numbers in words: "2, 3 or 4"."""
     *most, last = map(str, numbers)
     return f"{', '.join(most)} or {last}" if most else last

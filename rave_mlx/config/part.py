@@ -95,6 +95,7 @@ def _section(value: Any, choices: list[type[Part]], where: str) -> Part:
 
 
 def _write(value: Any) -> Any:
+    """A field as plain JSON values."""
     if isinstance(value, Part):
         return value.to_dict()
     if isinstance(value, tuple):

@@ -207,6 +207,7 @@ def _logits(lmm: LMM, prompt: Prompt, where: NDArray[np.intp]) -> NDArray[np.flo
 
 
 def _opened(model: Model) -> LMM:
+    """The model itself, loaded where it is given by name."""
     return model if isinstance(model, LMM) else load(model)
 
 

@@ -59,6 +59,7 @@ def paper(picture: Image.Image) -> NDArray[np.float64]:
 
 
 def _srgb(lightness: NDArray[np.float64], chroma: NDArray[np.float64], hue: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Colours (n, 3) of sRGB from lightness, chroma and hue (radians) in OKLab; those outside of sRGB are clipped."""
     lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=1)
     linear = ((lab @ _TO_LMS.T) ** 3 @ _TO_RGB.T).clip(0, 1)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

@@ -92,6 +92,7 @@ def _data(runs: Sequence[AttentionMap], layers: Sequence[int] | None) -> dict[st
 
 
 def _image(picture: Image.Image, places: TokenBoxes) -> dict[str, Any]:
+    """A picture as a data URL (as JPEG where PNG would take more than 1 MB), and where its visual tokens lie."""
     scaled = picture.copy()
     scaled.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
     packed, kind = io.BytesIO(), "png"
@@ -109,6 +110,7 @@ def _image(picture: Image.Image, places: TokenBoxes) -> dict[str, Any]:
 
 
 def _run(run: AttentionMap, room: int) -> dict[str, Any]:
+    """One run, with the maps of `room` heads a layer."""
     heads = _kept(run, room)
     codes, peaks = pack(run, heads.kept)
     return {

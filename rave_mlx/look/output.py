@@ -89,6 +89,7 @@ def as_json(
 
 
 def _run(run: AttentionMap, layers: Sequence[int] | None, heads: Sequence[int] | None) -> dict[str, Any]:
+    """One run as JSON values: means over the chosen layers and heads, masses over all of them."""
     masses = run.mass.mean(axis=(1, 2), dtype=np.float64)
     tokens = [
         {
@@ -111,6 +112,7 @@ def _run(run: AttentionMap, layers: Sequence[int] | None, heads: Sequence[int] |
 
 
 def _peak(run: AttentionMap, values: Floats) -> dict[str, Any]:
+    """The visual token with the densest attention: image, box in pixels, share of attention."""
     best = run.peak_token(values)
     box = np.concatenate([image.places.boxes for image in run.images])[best]
     return {"image": int(run.image[best]), "box": box.round(2).tolist(), "attention": float(values[best])}

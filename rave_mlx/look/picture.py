@@ -144,6 +144,7 @@ def _span_caption(seen: AttentionMap, span: Sequence[int]) -> str:
 
 
 def _page(label: str, values: Floats, seen: AttentionMap) -> _Page:
+    """A page with a range of colours of its own."""
     peak = _peak(seen, values)
     return _Page(_short(label), values, peak, figures=f"{values.sum():.0%} · {peak:.1%}")
 
@@ -295,6 +296,7 @@ def _cut(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFo
 
 @lru_cache(maxsize=16)
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The first face that is installed, else Pillow's own."""
     for name in _FONTS:
         try:
             return ImageFont.truetype(name, size)

@@ -204,6 +204,7 @@ def _found(seen: AttentionMap, box: Box) -> _Found:
 
 
 def _names(layers: int) -> list[str]:
+    """Names of the scores, in the order of `_Found.scores`."""
     chosen = default_layers(layers)
     return [f"layers {chosen[0]}-{chosen[-1]}", "all layers", *(f"layer {i}" for i in range(layers))]
 

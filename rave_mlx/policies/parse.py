@@ -47,6 +47,7 @@ def steering(attention: Attention) -> Steering:
 
 
 def _read(text: str) -> Policy:
+    """One policy from NAME[:PRESET][:key=value,...]."""
     name, _, rest = text.strip().partition(":")
     if name not in POLICIES:
         raise UsageError(f"--attention: no policy is called {name!r}; there are none, rave, {', '.join(POLICIES)}")

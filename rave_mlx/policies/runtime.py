@@ -130,6 +130,7 @@ class PolicyRuntime:
         *,
         final: bool,
     ) -> None:
+        """Begin a pass: every layer's keys grow by its tokens."""
         if "prefill" in (phase, self._phase):  # between two written tokens the marks do not change
             self._row_marks.clear()
         self._phase, self._final = phase, final

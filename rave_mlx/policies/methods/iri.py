@@ -106,6 +106,7 @@ class IRI(Policy):
         return mixed if output.shape[1] == 1 else mx.concatenate([output[:, :-1], mixed], axis=1)
 
     def _rates(self, kind: Sublayer) -> tuple[float, ...]:
+        """Recovery rates of the layers' attention or MLP outputs."""
         return self.attention if kind == "attention" else self.mlp
 
     def _parts(self, kind: Sublayer) -> tuple[list[int], list[int]]:
