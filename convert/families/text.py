@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rave_mlx.checkpoint import directory
 from rave_mlx.config import GateConfig, LMMConfig, TextConfig, TokenConfig
 from rave_mlx.convert.families.base import GATE_KEY, HubConfig, Origin
 from rave_mlx.convert.keys import Keys
@@ -123,7 +124,9 @@ def read_tokens(source: Source, whole: Keys, text: Keys, *, image: int | None = 
     generation = Keys(source.generation, str(source.path / "generation_config.json"))
     stop = next((ids for keys in (generation, text, whole) if (ids := _ends(keys))), ())
     special: dict[str, Any]
-    if source.path.is_file():  # a GGUF file: its tokenizer's settings became those of the configuration
+    if not (source.path / directory.TOKENIZER).is_file():
+        # A GGUF file, whose tokenizer's settings became those of the configuration, or a configuration by itself;
+        # a folder without the tokenizer is refused where the model is built.
         special = {name: text.get(f"{name}_token_id", int, None) for name in ("bos", "pad")}
     else:
         tokenizer = read_tokenizer_settings(source.path, source.config)
