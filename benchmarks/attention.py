@@ -174,6 +174,13 @@ def measure(functions: dict[str, Run | None], repeats: int) -> dict[str, tuple[f
 
 
 def table(size: Size, measured: dict[str, tuple[float, float] | None], base: str) -> list[Row]:
+    """Rows of a size: times, memory, and time over that of one contender.
+
+    Args:
+        size: what was measured.
+        measured: seconds and bytes of each contender; None where it did not fit.
+        base: the contender whose time is 1.
+    """
     rows = []
     unit = measured[base]
     for name, found in measured.items():
@@ -184,6 +191,8 @@ def table(size: Size, measured: dict[str, tuple[float, float] | None], base: str
 
 
 def show(rows: list[Row]) -> None:
+    """Print rows as they come."""
+
     def number(x: float | None, digits: int) -> str:
         return "does not fit" if x is None else f"{x:.{digits}f}"
 

@@ -28,6 +28,7 @@ Row = dict[str, float]
 
 
 def rave(folder: Path, gated: bool) -> Row:
+    """rave-mlx: a question about a page, then a second one; `gated`: with gates that do something."""
     import checkpoint
     import mlx.core as mx
     from PIL import Image
@@ -89,6 +90,7 @@ def peer(folder: Path, fast_blas: bool) -> Row:
 
 
 def torch_peer(folder: Path) -> Row:
+    """transformers on the same ids and pixels; the time of one token is taken from that of all."""
     import numpy as np
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
@@ -164,6 +166,13 @@ def prepare(folder: Path) -> Path:
 
 
 def show(name: str, row: Row, base: Row | None) -> None:
+    """Print one program's figures.
+
+    Args:
+        name: of the program.
+        row: its figures.
+        base: those of rave-mlx, to compare with; None to print none.
+    """
     cells = [
         f"{key} {row[key]:8.2f}" for key in ("first token s", "second turn s", "tokens/s", "peak GB") if key in row
     ]

@@ -51,11 +51,18 @@ END = 31999
 
 
 def build(folder: Path, seed: int = 0, vocabulary: int = TEXT["vocab_size"]) -> Path:
-    """Write the checkpoint; returns `folder`. Ids beyond 32,000 are words that no text has."""
+    """Write the checkpoint; returns its folder.
+
+    Args:
+        folder: to write into.
+        seed: of the weights.
+        vocabulary: rows of the embedding; ids beyond 32,000 are words that no text has.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
 
     def matrix(*shape: int) -> np.ndarray:
+        """Random weights, scaled so that activations neither grow nor vanish."""
         scale = np.float32(np.prod(shape[1:]) ** -0.5)
         return rng.standard_normal(shape, dtype=np.float32) * scale
 
@@ -116,5 +123,11 @@ def build(folder: Path, seed: int = 0, vocabulary: int = TEXT["vocab_size"]) -> 
 
 
 def page(width: int = 868, height: int = 896, seed: int = 1) -> np.ndarray:
-    """A page of 992 visual tokens, (height, width, 3) uint8."""
+    """A page of noise, (height, width, 3) uint8; of 992 visual tokens unless told.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        seed: of the noise.
+    """
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -96,7 +96,13 @@ def measure(command: list[str], source: Path) -> Measured:
 
 
 def show(rows: dict[str, list[Measured]], size: int, limit: float) -> None:
-    """A table with ratios to the first row."""
+    """A table with ratios to the first row.
+
+    Args:
+        rows: the runs of each program.
+        size: of the checkpoint in bytes.
+        limit: of memory, in bytes.
+    """
     base = rows["rave-mlx"]
     fastest, peak = min(m.seconds for m in base), max(m.peak for m in base)
     for name, runs in rows.items():
@@ -197,7 +203,13 @@ def tensor_shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def write(file: Path, shapes: dict[str, tuple[int, ...]], rng: np.random.Generator) -> None:
-    """A safetensors file of random bfloat16, one tensor at a time."""
+    """A safetensors file of random bfloat16, one tensor at a time.
+
+    Args:
+        file: to write.
+        shapes: tensors by name.
+        rng: the generator to draw from.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():

@@ -48,6 +48,7 @@ class Shape:
 
 
 def _text(kind: str, **more: Any) -> Keys:
+    """A decoder of the common shape, as config.json has it."""
     rope = {"rope_type": "default", "rope_theta": 1000000.0, **more.pop("rope", {})}
     return {"model_type": kind, "vocab_size": 32000, "hidden_size": 768, "intermediate_size": 2048,
             "num_hidden_layers": 14, "num_attention_heads": 12, "num_key_value_heads": 4,
@@ -56,6 +57,7 @@ def _text(kind: str, **more: Any) -> Keys:
 
 
 def _tower(kind: str, image: int, patch: int, **more: Any) -> Keys:
+    """A vision tower of the common shape, as config.json has it."""
     return {"model_type": kind, "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 4,
             "num_attention_heads": 6, "image_size": image, "patch_size": patch, **more}  # fmt: skip
 

@@ -75,7 +75,18 @@ def timed(work: Callable[[], object], count: int = 1) -> tuple[float, float]:
 def read(
     lmm: LMM, messages: Sequence[Message], features: Mapping[str, mx.array], attention: str, cost: Cost
 ) -> tuple[Prompt, Cache]:
-    """One timed reading; returns the prompt that was read and the cache."""
+    """One timed reading.
+
+    Args:
+        lmm: the model.
+        messages: a page and a question.
+        features: of the page's image, known already.
+        attention: a policy as --attention names it.
+        cost: takes the times and the peak memory.
+
+    Returns:
+        The prompt that was read (a policy may have changed it), and the cache.
+    """
     chosen = steering(attention)
     runtime = attach(lmm, chosen.policies)
     cache = lmm.make_cache(gate=chosen.gate, hooks=runtime)
@@ -110,7 +121,14 @@ def accepts(lmm: LMM, attention: str) -> bool:
 
 
 def write(lmm: LMM, prompt: Prompt, cache: Cache, count: int) -> None:
-    """Write tokens, the next one queued before one is taken, and forget them."""
+    """Write tokens, the next one queued before one is taken, and forget them.
+
+    Args:
+        lmm: the model.
+        prompt: that was read.
+        cache: of the reading; as it was before afterwards.
+        count: of tokens.
+    """
     token = mx.array([20])
     for index in range(count):
         following = mx.argmax(step(lmm, cache, token, prompt.token_map.next_position + index), axis=-1)
@@ -124,7 +142,16 @@ def write(lmm: LMM, prompt: Prompt, cache: Cache, count: int) -> None:
 def compare(
     name: str, lmm: LMM, page: tuple[int, int], attentions: Sequence[str], rounds: int, bursts: int
 ) -> list[str]:
-    """Measure one model; returns the rows of its table."""
+    """Measure one model; returns the rows of its table.
+
+    Args:
+        name: of the model, for the table.
+        lmm: the model.
+        page: its width and height in pixels.
+        attentions: policies to compare with none.
+        rounds: readings with each.
+        bursts: how often tokens are written with each.
+    """
     image = Image.fromarray(checkpoint.page(*page))
     content = [{"type": "image", "image": image}, {"type": "text", "text": QUESTION}]
     messages = read_messages([{"role": "user", "content": content}], lmm.config.image)
@@ -147,7 +174,13 @@ def compare(
 
 
 def cells(cost: Sequence[tuple[float, float]], base: Sequence[tuple[float, float]], digits: int) -> str:
-    """The fastest time, its ratio over none's, and the median ratio of processor times."""
+    """The fastest time, its ratio over none's, and the median ratio of processor times.
+
+    Args:
+        cost: clock and processor seconds of each turn.
+        base: those of none in the same turns.
+        digits: decimals of the time.
+    """
     fastest, least = (min(clock for clock, _ in times) for times in (cost, base))
     cpu = statistics.median(spent / other for (_, spent), (_, other) in zip(cost, base, strict=True))
     return f"{1e3 * fastest:.{digits}f} ms | {fastest / least:.2f} | {cpu:.2f}"

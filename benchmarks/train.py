@@ -77,6 +77,13 @@ class Clock:
 
 
 def rave(folder: Path, options: argparse.Namespace, gates: bool) -> Measured:
+    """rave-mlx's trainer.
+
+    Args:
+        folder: with the checkpoint and the data set.
+        options: of the command line.
+        gates: whether pair gates train beside LoRA.
+    """
     import mlx.core as mx
 
     import rave_mlx
@@ -105,6 +112,7 @@ def rave(folder: Path, options: argparse.Namespace, gates: bool) -> Measured:
 
 
 def settings(options: argparse.Namespace, gates: bool = False) -> Any:
+    """The settings of both programs, as rave-mlx has them."""
     from rave_mlx.train.config import AdapterSettings, TrainConfig
 
     return TrainConfig(
@@ -115,7 +123,13 @@ def settings(options: argparse.Namespace, gates: bool = False) -> Any:
 
 
 def peer(folder: Path, options: argparse.Namespace, fast_blas: bool) -> Measured:
-    """mlx-vlm's own training loop over rows that are ready."""
+    """mlx-vlm's own training loop over rows that are ready.
+
+    Args:
+        folder: with the checkpoint, the rows, their order and the initial values.
+        options: of the command line.
+        fast_blas: whether it runs on the BLAS that rave-mlx binds.
+    """
     if fast_blas:
         sys.path.insert(0, str(Path(__file__).parents[1]))
         from rave_mlx import backend
@@ -199,6 +213,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
 
 
 def _peer_name(name: str) -> str:
+    """A trained tensor's name in mlx-vlm."""
     return name.replace("decoder.", "language_model.model.").replace(".attention.", ".self_attn.")
 
 
@@ -238,6 +253,7 @@ def main() -> None:
 
 
 def work(name: str, folder: str, options: argparse.Namespace) -> None:
+    """Run the program `name` in this process, or "prepare" the case in `folder`, and print what came of it."""
     options.tokens, options.batch, options.vocabulary = options.tokens[0], options.batch[0], options.vocabulary[0]
     if name == "prepare":
         prepare(Path(folder), options)
@@ -257,7 +273,14 @@ def resident_peak() -> int:
 
 
 def compare(case: list[str], updates: int, programs: list[str], peer_python: str | None) -> None:
-    """Run every program on one case, and print its table."""
+    """Run every program on one case, and print its table.
+
+    Args:
+        case: the case's options.
+        updates: of an epoch.
+        programs: to run.
+        peer_python: python of an environment with mlx-vlm; None leaves mlx-vlm out.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         folder, rows = Path(temporary) / "random", dict[str, Measured]()
         print(f"\n{' '.join(case)}: {call(sys.executable, 'prepare', folder, case)}\n")
@@ -280,6 +303,7 @@ def compare(case: list[str], updates: int, programs: list[str], peer_python: str
 
 
 def call(python: str, name: str, folder: Path, case: list[str]) -> str:
+    """The last line that the program `name` (or "prepare") prints when `python` runs it on a case."""
     command = [python, __file__, *case, "--worker", name, str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ)
     if done.returncode:
@@ -288,6 +312,14 @@ def call(python: str, name: str, folder: Path, case: list[str]) -> str:
 
 
 def show(name: str, row: Measured, base: Measured | None, updates: int) -> None:
+    """Print one program's row.
+
+    Args:
+        name: of the program.
+        row: its figures.
+        base: those of rave-mlx; None before they are known.
+        updates: of an epoch.
+    """
     first, later = timed(row, updates)
     tokens = row.tokens / (later or first)[0]
     ratios = "1"
