@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 import rave_mlx
 from rave_mlx.evaluate import Item, Result, answer_all
-from rave_mlx.evaluate.tasks.docs import docs
+from rave_mlx.evaluate.tasks.generated_documents import docs
 from rave_mlx.synthetic import fonts
 
 OUT = Path(__file__).parent / "contact_sheet.png"

@@ -20,7 +20,15 @@ PAGE = PageConfig(kind="form", block="caption", sizes=(13.0, 20.0))
 
 
 def write(folder: Path, name: str, pages: int, seed: int, config: PageConfig) -> int:
-    """Draw pages and write their questions, one JSON object a line; returns how many."""
+    """Draw pages and write their questions, one JSON object a line; returns how many.
+
+    Args:
+        folder: of the data set.
+        name: of the part: "train" or "valid".
+        pages: how many.
+        seed: of the first page; the others follow.
+        config: what to draw, but for the size.
+    """
     images = folder / name
     images.mkdir(parents=True)
     rows = []
