@@ -1,6 +1,7 @@
 """Mutated checkpoints: refused with one line, or loaded into a model that answers with finite numbers.
 
-`python tests/test_convert_fuzz.py COUNT [FIRST_SEED]` runs a longer campaign; it prints what went wrong and the seed.
+`PYTHONPATH=tests python tests/convert/test_convert_fuzz.py COUNT [FIRST_SEED]` runs a longer campaign; it prints what
+went wrong and the seed.
 """
 
 from __future__ import annotations

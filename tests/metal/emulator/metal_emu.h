@@ -226,7 +226,7 @@ inline uint a_thread_execution_width() { return 32; }
 }  // namespace emu
 #define EMU_TG(T, name, count) \
   const emu::TgArray<T> name{(T*)emu::tg_alloc(__COUNTER__, sizeof(T) * (count)), long(count)};
-// Address spaces are erased in the CPU build; metal_lint.py checks them.
+// Address spaces are erased in the CPU build; lint.py checks them.
 #ifndef EMU_CUDA
 #define device
 #define constant
