@@ -1,12 +1,14 @@
 """The plan "closest": arrangements, budgets, order of tiles; real configurations of InternVL; pixel shuffle."""
 
 import json
+import shutil
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from support import picture
 
+from rave_mlx.checkpoint.directory import BUILT_IN, TOKENIZER
 from rave_mlx.config import TileConfig
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.source import Source
@@ -129,6 +131,7 @@ PROCESSOR = {
 
 
 def read(path, config, **processor):
+    shutil.copy(BUILT_IN / TOKENIZER, path)
     return detect(config, "config.json").config(Source(path, config, {}, PROCESSOR | processor, {}))
 
 

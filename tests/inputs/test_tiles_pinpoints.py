@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import picture
 
+from rave_mlx.checkpoint.directory import BUILT_IN
 from rave_mlx.config import MlpConnectorConfig, TileConfig
 from rave_mlx.convert.families import FAMILIES
 from rave_mlx.convert.source import Source
+from rave_mlx.convert.tensor_names import modern_names
 from rave_mlx.errors import ConfigError, ImageError
 from rave_mlx.inputs.images.patches import Region, normalised
 from rave_mlx.inputs.images.tiling import cut_tiles
@@ -102,10 +104,10 @@ REAL = {
 """Configurations as published, written by transformers 4, and those of their image processors."""
 
 
-def read(name, processor=None, **changes):
-    """The canonical configuration of a published one, with changes."""
+def read(name, processor=None, folder=BUILT_IN, **changes):
+    """The canonical configuration of a published one, with changes; `folder` has the tokenizer's files."""
     config, settings_ = REAL[name]
-    source = Source(Path("checkpoint"), config | changes, {}, settings_ if processor is None else processor, {})
+    source = Source(folder, config | changes, {}, settings_ if processor is None else processor, {})
     return FAMILIES[config["model_type"]].config(source)
 
 
@@ -114,8 +116,10 @@ SMALL = replace(NEXT, tile_size=28, tile_tokens=4, pinpoints=tuple((h // 12, w /
 A4 = Image.new("RGB", (1654, 2339))
 
 
-def test_llava_reads_the_sizes_that_its_configuration_leaves_out():
-    lmm = read("llava-1.5-7b-hf")
+def test_llava_reads_the_sizes_that_its_configuration_leaves_out(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"id": 1, "content": "<s>"}]}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>"}))
+    lmm = read("llava-1.5-7b-hf", folder=tmp_path)
     text = lmm.text
     assert (text.hidden_size, text.num_layers, text.num_heads, text.num_kv_heads) == (4096, 32, 32, 32)
     assert (text.intermediate_size, text.max_positions, text.rope.theta) == (11008, 4096, 10000.0)
@@ -360,5 +364,8 @@ def test_names_of_every_era(name, modern):
 
 @pytest.mark.parametrize("name", ["embeddings.position_ids", "head.probe", "head.attention.in_proj_weight"])
 def test_buffers_and_the_pooling_head_are_no_weights(name):
-    family = FAMILIES["llava_onevision"]
-    assert family.ignores(family.modern(f"vision_tower.vision_model.{name}"))
+    config, _ = REAL["llava-onevision-qwen2-0.5b-ov-hf"]
+    tensors = {n: mx.zeros(1) for n in ("language_model.model.norm.weight", f"vision_tower.vision_model.{name}")}
+    source = Source(BUILT_IN, config, {}, {}, tensors)
+    found = modern_names(source, FAMILIES["llava_onevision"], read("llava-onevision-qwen2-0.5b-ov-hf"))
+    assert found == {"model.language_model.norm.weight": "language_model.model.norm.weight"}

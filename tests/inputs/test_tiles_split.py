@@ -1,5 +1,7 @@
 """The plan "split": sizes, budgets, order of tiles, what stands around them; real configurations of Idefics3."""
 
+import shutil
+
 import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, write_checkpoint
@@ -7,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 from support import picture
 
 import rave_mlx
+from rave_mlx.checkpoint.directory import BUILT_IN, TOKENIZER
 from rave_mlx.config import TileConfig
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.source import Source
@@ -169,6 +172,7 @@ IDEFICS3 = {
 
 
 def source(path, config, tile, edge, **processor):
+    shutil.copy(BUILT_IN / TOKENIZER, path)
     given = {"max_image_size": {"longest_edge": tile}, "size": {"longest_edge": edge}, "resample": 1} | processor
     return Source(path, config, {"eos_token_id": 49279}, given, {})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -17,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from support import relative
 
 import rave_mlx
+from rave_mlx.checkpoint.directory import BUILT_IN
 from rave_mlx.config import GateConfig, VisionConfig
 from rave_mlx.convert import convert
 from rave_mlx.convert.families import detect
@@ -99,7 +99,7 @@ PUBLISHED = {
 
 def read(config, processor):
     """The canonical configuration of a config.json and a preprocessor_config.json."""
-    source = Source(path=Path("model"), config=config, generation={}, processor=processor, tensors={})
+    source = Source(path=BUILT_IN, config=config, generation={}, processor=processor, tensors={})
     return detect(config, "config.json").config(source)
 
 
