@@ -17,6 +17,7 @@ from rave_mlx.chat.turn_stats import TurnStats
 from rave_mlx.cli.image_arguments import ImageArgument, dragged_images, open_arguments, typed_images
 from rave_mlx.convert.source import SUGGESTED
 from rave_mlx.errors import RaveError, UsageError
+from rave_mlx.inputs.images.page_count import page_count
 from rave_mlx.inputs.prompt.message import ImagePart
 from rave_mlx.policies.rereading.crops import is_reduced, reading_scale
 
@@ -54,7 +55,8 @@ class Repl:
         line = f"{image.name}: {patches.size[0]} x {patches.size[1]} pixels, {patches.tokens:,} visual tokens"
         if config is not None and is_reduced(patches, config):
             line += f", read at {reading_scale(patches, config):.2f} of its size"
-        _note(line)
+        which = page_count(image.source).describe(image.page)
+        _note(f"{line}, {which}" if which else line)
 
     def ask(self, text: str) -> bool:
         """Ask and stream the answer. Ctrl-C ends the answer; what came so far stays in the conversation.

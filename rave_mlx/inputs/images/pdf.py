@@ -59,6 +59,19 @@ def render_page(data: bytes, page: int, pixels: int) -> Image.Image:
             raise ImageError("the PDF is damaged; download or export it again") from error
 
 
+def count_pages(data: bytes) -> int:
+    """How many pages the PDF in `data` has.
+
+    Raises:
+        ImageError: for an encrypted, damaged or empty document.
+        ImportError: without pypdfium2.
+    """
+    import pypdfium2
+
+    with _DRAWING, quiet(), contextlib.closing(pypdfium2.PdfDocument(_load(data, pypdfium2.raw))) as document:
+        return len(document)
+
+
 def _load(data: bytes, raw: ModuleType) -> Any:
     """A document handle; read here because pypdfium2 explains a document without pages with the error before it."""
     handle = raw.FPDF_LoadMemDocument64(data, len(data), None)

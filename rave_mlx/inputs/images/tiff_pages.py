@@ -55,11 +55,7 @@ def find_page(file: BinaryIO, page: int) -> TiffPage:
     """
     header = _header(file)
     found = copies = 0
-    first: Directory | None = None
-    for index, directory in enumerate(_chain(file, header)):
-        thumbnail = index == 1 and first is not None and _is_exif_thumbnail(directory, first)
-        first = first or directory
-        picture = None if thumbnail else _picture(file, header, directory, index)
+    for directory, picture in _pictures(file, header):
         if picture is None:
             copies += 1
             continue
@@ -73,6 +69,24 @@ def find_page(file: BinaryIO, page: int) -> TiffPage:
     if not found:
         raise ImageError("this TIFF holds only reduced copies (thumbnails) of a picture; export the picture itself")
     raise ImageError(f"page {page} was asked for, the file has {found} page{'s' * (found > 1)}")
+
+
+def count_pages(file: BinaryIO) -> int:
+    """How many pages there are, copies and masks not counted.
+
+    Raises:
+        OSError, ValueError, struct.error: for damaged data.
+    """
+    return sum(picture is not None for _, picture in _pictures(file, _header(file)))
+
+
+def _pictures(file: BinaryIO, header: bytes) -> Iterator[tuple[Directory, TiffPage | None]]:
+    """The directories of the chain, each with the page that it is; None for a copy."""
+    first: Directory | None = None
+    for index, directory in enumerate(_chain(file, header)):
+        thumbnail = index == 1 and first is not None and _is_exif_thumbnail(directory, first)
+        first = first or directory
+        yield directory, None if thumbnail else _picture(file, header, directory, index)
 
 
 def begin_with(file: BinaryIO, page: TiffPage) -> BinaryIO:
