@@ -23,8 +23,8 @@ from rave_mlx.convert.planning import Plan, make_plan, not_divided
 from rave_mlx.convert.quantize import Options, decide
 from rave_mlx.convert.quantize import apply as pack
 from rave_mlx.convert.quantize import plan as plan_quantization
-from rave_mlx.convert.spread import spread
 from rave_mlx.convert.stored import Stored
+from rave_mlx.convert.two_streams import spread
 from rave_mlx.convert.unchanged import Unchanged
 from rave_mlx.errors import ModelError
 from rave_mlx.models.lmm import LMM

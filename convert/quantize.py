@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from rave_mlx.checkpoint.directory import GATE
 from rave_mlx.config import LMMConfig, QuantizationConfig
-from rave_mlx.convert import recipes
+from rave_mlx.convert import bit_recipes
 from rave_mlx.errors import ConfigError, ModelError, UsageError
 
 Mode = Literal["affine", "mxfp4", "mxfp8", "nvfp4"]
@@ -38,7 +38,7 @@ class Options:
     Attributes:
         bits, group_size: None for the mode's own (`DEFAULTS`).
         mode: of `mx.quantize`.
-        recipe: one of `recipes.NAMED`, or a file of rules; rules give affine bits, weights that no rule names get
+        recipe: one of `bit_recipes.NAMED`, or a file of rules; rules give affine bits, weights that no rule names get
             `bits` in `mode`.
         include_vision: also quantize the vision tower and the connector.
 
@@ -59,18 +59,18 @@ class Options:
             _ = self.base
         except ConfigError as error:
             raise UsageError(str(error)) from None
-        if self.recipe in recipes.NAMED:
+        if self.recipe in bit_recipes.NAMED:
             if self.mode != "affine":
                 raise UsageError(f"recipe {self.recipe} mixes widths of the affine mode; {self.mode} has one width")
             if self.bits is not None:
                 raise UsageError(f"recipe {self.recipe} sets the bits; leave out {self.bits}")
         elif self.recipe is not None and not Path(self.recipe).is_file():
-            raise UsageError(f"recipe {self.recipe}: no such file, and not one of {', '.join(recipes.NAMED)}")
+            raise UsageError(f"recipe {self.recipe}: no such file, and not one of {', '.join(bit_recipes.NAMED)}")
 
     @property
     def base(self) -> QuantizationConfig:
         """What holds where the recipe says nothing."""
-        named = recipes.NAMED.get(str(self.recipe))
+        named = bit_recipes.NAMED.get(str(self.recipe))
         bits, group = DEFAULTS[self.mode]
         bits = named[0] if named else bits
         return QuantizationConfig(
@@ -191,14 +191,14 @@ def _pack(tensor: mx.array, setting: QuantizationConfig) -> list[mx.array]:
     return [mx.concatenate(list(parts)) if len(parts) > 1 else parts[0] for parts in zip(*blocks, strict=True)]
 
 
-def _chooser(config: LMMConfig, modules: Sequence[str], options: Options) -> recipes.Chooser:
+def _chooser(config: LMMConfig, modules: Sequence[str], options: Options) -> bit_recipes.Chooser:
     base = options.base
     if options.recipe is None:
         return lambda module: base
-    if options.recipe in recipes.NAMED:
-        return recipes.named(str(options.recipe), config, base.group_size)
+    if options.recipe in bit_recipes.NAMED:
+        return bit_recipes.named(str(options.recipe), config, base.group_size)
     group = base.group_size if base.mode == "affine" else DEFAULTS["affine"][1]
-    return recipes.chooser(recipes.read_rules(Path(options.recipe), group), modules, base)
+    return bit_recipes.chooser(bit_recipes.read_rules(Path(options.recipe), group), modules, base)
 
 
 def _part(module: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rave_mlx.config import LMMConfig, ShuffleConnectorConfig, TextConfig, TileConfig, TileVisionConfig
 from rave_mlx.convert.families.base import Family, HubConfig, Origin
-from rave_mlx.convert.families.shuffled import read_model, tile_tokens
+from rave_mlx.convert.families.pixel_shuffle import read_model, tile_tokens
 from rave_mlx.convert.families.square_images import processor_keys
 from rave_mlx.convert.families.text import text_origin
 from rave_mlx.convert.families.towers import ACTIVATIONS, tower_origin

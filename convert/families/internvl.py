@@ -6,7 +6,7 @@ from __future__ import annotations
 from rave_mlx.checkpoint import directory
 from rave_mlx.config import LMMConfig, ShuffleConnectorConfig, TextConfig, TileConfig, TileVisionConfig
 from rave_mlx.convert.families.base import Family, HubConfig, Origin
-from rave_mlx.convert.families.shuffled import read_model, tile_tokens
+from rave_mlx.convert.families.pixel_shuffle import read_model, tile_tokens
 from rave_mlx.convert.families.square_images import processor_keys, read_levels
 from rave_mlx.convert.families.text import text_origin
 from rave_mlx.convert.families.towers import ACTIVATIONS, state_indices

@@ -17,7 +17,7 @@ import rave_mlx
 from rave_mlx import backend
 from rave_mlx.checkpoint import build, directory, packed
 from rave_mlx.config import ConnectorConfig, GateConfig, LMMConfig, QuantizationConfig
-from rave_mlx.convert import Options, convert, quantize, recipes
+from rave_mlx.convert import Options, bit_recipes, convert, quantize
 from rave_mlx.convert.open import open_model
 from rave_mlx.errors import ConfigError, ModelError, UsageError
 from rave_mlx.evaluate import quantization
@@ -180,7 +180,7 @@ def test_named_recipes_are_those_of_mlx_lm(recipe, layers):
     theirs = mixed_quant_predicate_builder(recipe, model, 64)
     lmm = tiny_model()
     config = replace(lmm.config, text=replace(lmm.config.text, num_layers=layers, tie_embeddings=False))
-    ours = recipes.named(recipe, config, 64)
+    ours = bit_recipes.named(recipe, config, 64)
     names = {"model.embed_tokens": "decoder.embed", "lm_head": "decoder.head"}
     checked = 0
     for path, module in model.named_modules():
