@@ -17,7 +17,7 @@ import rave_mlx
 from rave_mlx import backend
 from rave_mlx.checkpoint import build, directory, packed
 from rave_mlx.config import ConnectorConfig, GateConfig, LMMConfig, QuantizationConfig
-from rave_mlx.convert import Options, bit_recipes, convert, quantize
+from rave_mlx.convert import Options, bit_recipes, convert, plan, quantize
 from rave_mlx.convert.open import open_model
 from rave_mlx.errors import ConfigError, ModelError, UsageError
 from rave_mlx.evaluate import quantization
@@ -145,9 +145,9 @@ def test_tower_connector_norms_and_gates_stay_as_they_are():
 
 def test_widths_that_the_group_does_not_divide_are_named(opened):
     lmm = opened("llama")
-    text = quantize.summary(lmm.config, shapes(lmm), Options(bits=4)).text()
     left = [f"decoder.layers.{i}.mlp.down_proj" for i in range(3)]
-    assert [n for n in left if f"as it is, the group size does not divide 96: {n}" in text] == left
+    reasons = {d.module: d.reason for d in quantize.decide(lmm.config, shapes(lmm), Options(bits=4))}
+    assert [reasons[module] for module in left] == ["width"] * 3
     plan = quantize.plan(lmm.config, shapes(lmm), Options(bits=4))
     assert plan == QuantizationConfig(4, 64, layers=dict.fromkeys(left))
 
@@ -215,8 +215,9 @@ def test_rules_of_a_file(tmp_path, opened):
     assert found["decoder.layers.2.attention.v_proj"].bits == 3
     assert found["decoder.head"].bits == 5
     assert "decoder.embed" not in found
-    text = quantize.summary(opened("qwen2").config, shapes(opened("qwen2")), Options(recipe=file, group_size=32)).text()
-    assert "as it is, by a rule: decoder.embed" in text
+    lmm, options = opened("qwen2"), Options(recipe=file, group_size=32)
+    reasons = {d.module: d.reason for d in quantize.decide(lmm.config, shapes(lmm), options)}
+    assert reasons["decoder.embed"] == "rule"
 
 
 def test_rules_beside_another_mode_are_affine(tmp_path, opened):
@@ -317,11 +318,10 @@ def test_the_planned_size_is_the_size_written(tmp_path, mode, bits, group_size):
     folder = write_checkpoint(CASES["llava"], tmp_path / "hf")
     options = Options(bits, group_size, mode)
     convert(folder, tmp_path / "rave", quantize=options)
-    lmm = open_model(folder)[0]
-    summary = quantize.summary(lmm.config, shapes(lmm), options, itemsize=4)
+    planned = plan(folder, quantize=options)
     tensors = directory.read_tensors(tmp_path / "rave")
-    assert summary.after == sum(t.nbytes for t in tensors.values())
-    assert summary.before == sum(math.prod(s) * 4 for s in shapes(lmm).values())
+    assert planned.after == sum(t.nbytes for t in tensors.values())
+    assert planned.before == sum(math.prod(s) * 4 for s in shapes(open_model(folder)[0]).values())
 
 
 # -- how it is opened
