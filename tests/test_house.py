@@ -30,7 +30,7 @@ FLOORS = (
     {"train", "look", "serve"},
     {"cli"},
 )
-"""Rooms by floor, the lowest first; `docs/architecture` in CONTRIBUTING.md draws them."""
+"""Rooms by floor, the lowest first, as CONTRIBUTING.md lists them; `documents` and `serve` have their place already."""
 DOOR = "__init__"
 """`rave_mlx/__init__.py` offers names of every room, on first use."""
 MOST_LINES = 350
