@@ -69,6 +69,12 @@ def test_how_many_features_are_left_after_scaling(arrangement, size, features, n
     assert visual_tokens(ONEVISION, region) == 729 + features + newlines
 
 
+def test_a_scaled_region_lies_where_the_image_does():
+    """The part that `unpad_image` cuts out, and the size that `pack_image_features` scales it to."""
+    assert unpad((5, 5), ONEVISION, (2726, 1177)) == Region(38, 0, 59, 135, 53, 122)
+    assert unpad((5, 6), ONEVISION, (459, 811)) == Region(0, 43, 135, 76, 107, 60)
+
+
 # image_processing_utils.select_best_resolution, for the sizes in three orders.
 @pytest.mark.parametrize(
     ("size", "best"),
@@ -121,6 +127,12 @@ def test_of_an_odd_padding_the_smaller_half_comes_first(size, choice, fitted):
     rows, columns = (np.flatnonzero(shown[..., 0].any(axis=axis)) for axis in (1, 0))
     assert (columns.size, rows.size) == fitted
     assert rows[0] == (choice[0] - fitted[1]) // 2 and columns[0] == (choice[1] - fitted[0]) // 2
+
+
+def test_the_tile_that_stands_alone_is_an_arrangement_of_one():
+    tiling = pinpoints(Image.new("RGB", (700, 500)), NEXT, 577)
+    assert (tiling.rows, tiling.columns, len(tiling.levels), tiling.region) == (1, 1, 1, None)
+    assert not tiling.overview
 
 
 # image_processing_idefics3._resize_output_size_rescale_to_max_len: (width, height), cut and then made even.

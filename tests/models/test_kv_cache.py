@@ -8,7 +8,7 @@ import pytest
 
 from rave_mlx.attention import PairGate
 from rave_mlx.config import GateConfig, RopeConfig, TextConfig
-from rave_mlx.models.kv_cache import LayerCache
+from rave_mlx.models.kv_cache import Cache, LayerCache
 
 
 def rows(rng, count, heads=2, width=4):
@@ -49,3 +49,29 @@ def test_a_gates_map_is_made_once():
     assert kept.project.shape == (4, 8, 5)
     assert kept.offset.shape == (4, 1, 5)
     assert cache.map_of(gate) is kept
+
+
+def test_the_span_of_visual_tokens_grows_and_shrinks():
+    cache = Cache(2, gated=True)
+    assert cache.visual_span == (0, 0)
+    spans = []
+    for first, last in ((4, 9), (12, 15), (2, 3), (5, 6)):
+        cache.extend_visual_span(first, last)
+        spans.append(cache.visual_span)
+    assert spans == [(4, 9), (4, 15), (2, 15), (2, 15)]
+    for length, expected in ((20, (2, 15)), (15, (2, 15)), (10, (2, 10)), (3, (2, 3)), (2, (0, 0))):
+        cache.trim(length)
+        assert cache.visual_span == expected
+    cache.extend_visual_span(7, 8)
+    assert cache.visual_span == (7, 8), "a span that was forgotten does not count"
+
+
+def test_trimming_reaches_every_layer():
+    cache = Cache(3, gated=False)
+    for layer in cache.layers:
+        layer.append(mx.zeros((1, 2, 5, 4)), mx.zeros((1, 2, 5, 4)))
+    assert cache.length == 5
+    # Room for 256 rows of two heads of four float32 numbers, keys and values, in three layers.
+    assert cache.nbytes == 3 * 2 * 256 * 2 * 4 * 4
+    cache.trim(3)
+    assert [layer.length for layer in cache.layers] == [3, 3, 3]
