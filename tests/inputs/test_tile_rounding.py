@@ -16,6 +16,7 @@ from rave_mlx.inputs.images.patches import Region
 from rave_mlx.inputs.images.preprocess import fit_size
 from rave_mlx.inputs.images.tiling.closest_grid import arrange as arrange_closest
 from rave_mlx.inputs.images.tiling.pinpoint_grid import best_size, fit_inside, pinpoints
+from rave_mlx.inputs.images.tiling.split_grid import arrange as arrange_split
 from rave_mlx.inputs.images.tiling.split_grid import scaled
 from rave_mlx.inputs.images.tiling.unpad import unpad, visual_tokens
 
@@ -150,10 +151,31 @@ def test_the_tile_that_stands_alone_is_an_arrangement_of_one():
         ((1000, 501), 1456, (1456, 730)),  # 729.5
         ((3, 2), 1456, (1456, 970)),  # 970.7
         ((2, 3), 95, (64, 95)),  # 63.3
+        # ... and then _resize_output_size_scale_below_upper_bound: 4096 at most, cut and left odd.
+        ((1001, 700), 5000, (4096, 2863)),  # 5000 x 3496; 2863.9
+        ((700, 1001), 5000, (2863, 4096)),
+        ((1000, 501), 5000, (4096, 2052)),  # 5000 x 2506; 2052.9
+        ((1, 5000), 5000, (1, 4096)),
     ],
 )
 def test_sides_are_cut_and_made_even(size, edge, expected):
     assert scaled(size, edge) == expected
+
+
+# Idefics3ImageProcessor.resize_for_vision_encoder with tiles of 364: (rows, columns) of tiles, the stretched side cut.
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((1206, 905), (3, 4)),  # 1092.6 rows are three tiles of 364, and rounded they were four
+        ((1111, 834), (3, 4)),
+        ((887, 1182), (4, 3)),
+        ((894, 1191), (4, 3)),
+        ((282, 1125), (4, 1)),  # 364.9
+        ((838, 280), (1, 3)),
+    ],
+)
+def test_a_stretched_side_is_cut_before_tiles_are_counted(size, expected):
+    assert arrange_split(size, 364) == expected
 
 
 # image_processing_got_ocr2.get_optimal_tiled_canvas, which returns (columns, rows); here (rows, columns).

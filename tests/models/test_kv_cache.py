@@ -75,3 +75,6 @@ def test_trimming_reaches_every_layer():
     assert cache.nbytes == 3 * 2 * 256 * 2 * 4 * 4
     cache.trim(3)
     assert [layer.length for layer in cache.layers] == [3, 3, 3]
+    for layer in cache.layers:
+        layer.append(mx.zeros((1, 2, 254, 4)), mx.zeros((1, 2, 254, 4)))
+    assert cache.nbytes == 3 * 2 * 512 * 2 * 4 * 4, "257 rows take two steps of 256"
