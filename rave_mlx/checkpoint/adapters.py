@@ -21,6 +21,7 @@ from mlx.utils import tree_unflatten
 
 from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.adapter_config import CONFIG, EMBED, WEIGHTS, AdapterConfig, ModelPart, read_config
+from rave_mlx.checkpoint.directory import GATE
 from rave_mlx.checkpoint.fingerprint import fingerprint
 from rave_mlx.config import GateConfig, LMMConfig
 from rave_mlx.errors import ModelError
@@ -44,8 +45,6 @@ __all__ = [
     "write",
 ]
 
-_GATE = ".attention.gate."
-
 
 def attach(lmm: LMM, config: AdapterConfig) -> None:
     """Put fresh updates (that change nothing yet) on the projections of a model, in place.
@@ -65,7 +64,7 @@ def adapter_weights(lmm: LMM, config: AdapterConfig) -> dict[str, mx.array]:
     leaves = {f"{module}.{leaf}" for module in config.modules for leaf in LEAVES}
 
     def belongs(name: str) -> bool:
-        if _GATE in name:
+        if GATE in name:
             return config.gate is not None
         return name in leaves or name.partition(".")[0] in config.full
 
@@ -145,7 +144,7 @@ def _put(lmm: LMM, config: AdapterConfig, weights: Mapping[str, mx.array]) -> No
     from rave_mlx.checkpoint.adapter_layers import inner_name
 
     dtype, modules = lmm.decoder.norm.weight.dtype, dict(lmm.named_modules())
-    cast = {name: x.astype(mx.float32 if _GATE in name else dtype) for name, x in weights.items()}
+    cast = {name: x.astype(mx.float32 if GATE in name else dtype) for name, x in weights.items()}
     rows = {f"{module}.rows": module for module in config.rows}
     whole = set(config.replaced)
     lmm.load_weights(

@@ -14,12 +14,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from rave_mlx.checkpoint.directory import GATE
 from rave_mlx.models.lmm import LMM
 
 _SAMPLES = 32
 """Values sampled of a weight."""
 _PACKED = (nn.QuantizedLinear, nn.QuantizedEmbedding)
-_GATE = ".attention.gate."
 _ADAPTED = ("lora_a", "lora_b", "m", "lora_bias")
 
 
@@ -48,7 +48,7 @@ def _samples(lmm: LMM) -> Iterator[tuple[str, tuple[int, ...], mx.array]]:
             skipped = weight is not None and leaf in ("weight", "scales", "biases")
             if isinstance(x, mx.array) and not skipped and leaf not in _ADAPTED:
                 full = f"{canonical}.{leaf}" if name else leaf
-                if _GATE not in full:
+                if GATE not in full:
                     # Of a packed matrix only a row is unpacked; so only a row counts of a plain one.
                     yield full, tuple(x.shape), _pick(x.reshape(x.shape[0], -1)[0] if x.ndim == 2 else x)
 

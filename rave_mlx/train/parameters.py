@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from rave_mlx.checkpoint.adapters import AdapterConfig, ModelPart, attach, with_gates
+from rave_mlx.checkpoint.directory import GATE
 from rave_mlx.checkpoint.fingerprint import fingerprint
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import UsageError
@@ -25,7 +26,6 @@ from rave_mlx.train.mutual_mask import use_mutual_mask
 
 GroupName = Literal["adapter", "gate", "decoder", "connector", "vision"]
 
-_GATE = ".attention.gate."
 _ADAPTER_LEAVES = ("lora_a", "lora_b", "m")
 _GATE_SCALARS = ("a", "c", "beta")
 _TABLES = ("decoder.embed.weight", "decoder.head.weight")
@@ -133,7 +133,7 @@ def trained_weights(lmm: LMM) -> dict[str, mx.array]:
 
 def _describe(name: str, x: mx.array) -> TrainedParameter:
     leaf = name.rpartition(".")[2]
-    if _GATE in name:
+    if GATE in name:
         return TrainedParameter(name, "gate", leaf not in _GATE_SCALARS, is_matrix=False)
     if leaf in _ADAPTER_LEAVES:
         return TrainedParameter(name, "adapter", x.ndim > 1, x.ndim == 2)
