@@ -8,6 +8,7 @@ import json
 import platform
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -194,14 +195,31 @@ def _hub() -> Finding:
     kept = f"{models} model{'s' * (models != 1)} in {folder}"
     if constants.HF_HUB_OFFLINE:
         return Finding("Hub", f"not asked (HF_HUB_OFFLINE is set); {kept}")
-    try:
-        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=_HUB_SECONDS).close()
-    except HTTPError:
-        pass  # A refusal is an answer.
-    except OSError as error:
-        fix = "check the network or proxy; with HF_HUB_OFFLINE=1 models in the cache open without the Hub"
-        return Finding("Hub", f"{constants.ENDPOINT} does not answer ({_line(error)}); {kept}", "missing", fix)
-    return Finding("Hub", f"{constants.ENDPOINT} answers; {kept}")
+    reason = _silence(constants.ENDPOINT)
+    if reason is None:
+        return Finding("Hub", f"{constants.ENDPOINT} answers; {kept}")
+    fix = "check the network or proxy; with HF_HUB_OFFLINE=1 models in the cache open without the Hub"
+    return Finding("Hub", f"{constants.ENDPOINT} does not answer ({reason}); {kept}", "missing", fix)
+
+
+def _silence(address: str) -> str | None:
+    """Why a server does not answer; None where it does."""
+    reasons: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            urlopen(Request(address, method="HEAD"), timeout=_HUB_SECONDS).close()
+            reasons.append(None)
+        except HTTPError:
+            reasons.append(None)  # A refusal is an answer.
+        except OSError as error:
+            reasons.append(_line(error))
+
+    # In a thread: no limit of a connection covers the look-up of its name.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_HUB_SECONDS + 1)
+    return reasons[0] if reasons else f"no answer in {_HUB_SECONDS:g} s"
 
 
 def _install_mlx() -> str:

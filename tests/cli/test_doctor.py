@@ -22,7 +22,7 @@ def run(*options: str, **environment: str) -> subprocess.CompletedProcess:
     code = "from rave_mlx.cli.main import run; run()"
     return subprocess.run(
         [sys.executable, "-c", code, "doctor", *options],
-        env={**os.environ, **environment},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -128,7 +128,7 @@ def test_an_optional_package_that_is_missing_comes_with_its_command():
 
 def test_it_finds_out_whether_the_hub_answers(tmp_path):
     with running() as hub:
-        found = findings(**hub.environment(tmp_path))["Hub"]
+        found = findings(HF_HUB_OFFLINE="0", **hub.environment(tmp_path))["Hub"]
     assert found["state"] == "ok"
     assert " answers; 0 models in " in found["value"]
 
