@@ -66,6 +66,20 @@ def test_the_public_names_exist():
         getattr(rave_mlx, "nothing_like_this")  # noqa: B009 - the point is the lookup
 
 
+def test_dir_lists_the_public_names_and_nothing_else():
+    public = {"LMM", "LMMConfig", "RaveError", "Session", "backend", "convert", "evaluate", "generate", "load", "look",
+              "stream", "__version__"}  # fmt: skip
+    assert set(dir(rave_mlx)) == public
+
+
+def test_a_model_describes_itself_in_three_lines(lmm):
+    first, second, third = repr(lmm).splitlines()
+    assert first.startswith("LMM: qwen2_5_vl, ")
+    assert "context of 4,096 tokens" in second
+    assert "6 layers" in third
+    assert "pair gates in 6" in third
+
+
 def test_every_package_is_in_the_wheel():
     """The list is written by hand: no finder of setuptools puts a folder of the top level into a package."""
     root = Path(rave_mlx.__file__).parents[1]
