@@ -22,10 +22,9 @@ from rave_mlx.attention import Path, attend
 from rave_mlx.attention.gate import GateTerms
 from rave_mlx.attention.masks import Mask, as_bool
 from rave_mlx.attention.reference import full_bias
-from rave_mlx.backend.activations import exp2
+from rave_mlx.backend.activations import LOG2E, exp2
 from rave_mlx.policies.policy import Context, Policy
 
-_LOG2E = 1.4426950408889634
 _SCORES = 1 << 21
 _ROWS = (16, 256)
 """Scores of a block, and its fewest and most rows, as in `chunked`."""
@@ -216,7 +215,7 @@ def _exponentials(call: _Call, acting: Sequence[ActivePolicy], start: int, stop:
     """Unnormalised weights (B, H, rows, K) and their sums (B, H, rows, 1) in float32."""
     edits = [each for each in acting if each.policy.has("edit_scores")]
     # exp2 needs scores in units of log 2. Gates and policies work on plain ones, which are then multiplied at the end.
-    unit = 1.0 if edits or call.gate is not None else _LOG2E
+    unit = 1.0 if edits or call.gate is not None else LOG2E
     queries = call.q.astype(mx.float32) * (call.scale * unit)
     scores = _per_group(queries, call.k.swapaxes(-1, -2))
     if call.gate is not None:
@@ -227,7 +226,7 @@ def _exponentials(call: _Call, acting: Sequence[ActivePolicy], start: int, stop:
     if allowed is not None:
         scores = mx.where(allowed, scores, -mx.inf)
     scores = scores - mx.max(scores, axis=-1, keepdims=True)
-    weights = exp2(scores if unit == _LOG2E else scores * _LOG2E)
+    weights = exp2(scores if unit == LOG2E else scores * LOG2E)
     return weights, mx.sum(weights, axis=-1, keepdims=True)
 
 
