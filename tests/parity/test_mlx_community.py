@@ -252,17 +252,52 @@ def test_an_exported_import_is_read_by_transformers(tmp_path):
 # -- what is refused
 
 
+OTHERS = [
+    ({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}, "by 'gptq', which is not"),
+    ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "'awq'.*--quantize"),
+    ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "'bitsandbytes'"),
+    ({"quantization_config": {"quant_method": "compressed-tensors", "format": "x"}}, "'compressed-tensors'"),
+    ({"quantization_config": {"quant_method": "fp8"}}, "'fp8'.*mlx-community"),
+    ({"compression_config": {"quant_method": "sparseml"}}, "'sparseml'"),
+    ({"quantization_config": {"quant_algo": "NVFP4"}}, "'NVFP4'"),
+    ({"quantization_config": {"what": 1}}, "'quantization_config'"),
+]
+"""Settings of other programs, and what a refusal of weights that they packed says."""
+
+
+def pack_otherwise(folder):
+    """One matrix as other programs pack it: integers under another name."""
+    file = folder / "model.safetensors"
+    tensors = dict(mx.load(str(file)))
+    weight = tensors.pop("model.layers.0.mlp.up_proj.weight")
+    tensors["model.layers.0.mlp.up_proj.qweight"] = mx.zeros((weight.shape[1] // 8, weight.shape[0]), mx.int32)
+    mx.save_safetensors(str(file), tensors, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(("settings", "error"), OTHERS)
+def test_what_other_programs_packed_is_refused_by_name(tmp_path, settings, error):
+    write_checkpoint(CASES["llama"], tmp_path / "hf")
+    set_config(tmp_path / "hf", **settings)
+    pack_otherwise(tmp_path / "hf")
+    with pytest.raises(RaveError, match=error):
+        rave_mlx.load(tmp_path / "hf")
+
+
+@pytest.mark.parametrize("settings", [settings for settings, _ in OTHERS])
+def test_their_settings_beside_plain_weights_are_a_warning(tmp_path, settings, capsys):
+    """As after merging: the weights are plain numbers, and transformers reads them as such once the block is gone."""
+    plain = rave_mlx.load(write_checkpoint(CASES["llama"], tmp_path / "plain"))
+    write_checkpoint(CASES["llama"], tmp_path / "hf")
+    set_config(tmp_path / "hf", **settings)
+    lmm = rave_mlx.load(tmp_path / "hf")
+    assert "the weights are plain numbers; they are read as they are" in capsys.readouterr().err
+    prompt = lmm.prepare([{"role": "user", "content": "How are you?"}])
+    assert (np.array(lmm.logits(prompt)) == np.array(plain.logits(prompt))).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}, "by 'gptq', which is not"),
-        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "'awq'.*--quantize"),
-        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "'bitsandbytes'"),
-        ({"quantization_config": {"quant_method": "compressed-tensors", "format": "x"}}, "'compressed-tensors'"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "'fp8'.*mlx-community"),
-        ({"compression_config": {"quant_method": "sparseml"}}, "'sparseml'"),
-        ({"quantization_config": {"quant_algo": "NVFP4"}}, "'NVFP4'"),
-        ({"quantization_config": {"what": 1}}, "'quantization_config'"),
         ({"quantization": {"group_size": 32, "bits": 4, "dwq": 1}}, "unknown keys dwq"),
         ({"quantization": {"group_size": 32, "bits": 1}}, "affine has 2, 3, 4, 5, 6 or 8 bits"),
         ({"quantization": {"group_size": 32, "bits": 4, "x": {"bits": 4, "group_size": 32, "global_scale": True}}},
@@ -270,7 +305,7 @@ def test_an_exported_import_is_read_by_transformers(tmp_path):
         ({"quantization": 4}, "should be an object, found 4"),
     ],
 )  # fmt: skip
-def test_other_quantizations_are_refused_by_name(tmp_path, settings, error):
+def test_settings_that_are_none_of_mlx_are_refused_by_name(tmp_path, settings, error):
     write_checkpoint(CASES["llama"], tmp_path / "hf")
     set_config(tmp_path / "hf", **settings)
     with pytest.raises(RaveError, match=error):
@@ -280,7 +315,8 @@ def test_other_quantizations_are_refused_by_name(tmp_path, settings, error):
 def test_quantization_in_a_file_of_its_own_is_refused(tmp_path):
     write_checkpoint(CASES["llama"], tmp_path / "hf")
     (tmp_path / "hf" / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
-    with pytest.raises(ModelError, match="is quantized by 'hf_quant_config.json', which is not read"):
+    pack_otherwise(tmp_path / "hf")
+    with pytest.raises(ModelError, match="by 'hf_quant_config.json', which is not read"):
         rave_mlx.load(tmp_path / "hf")
 
 
