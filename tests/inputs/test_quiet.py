@@ -62,6 +62,22 @@ def test_libtiff_is_silenced_and_nobody_else(capfd):
     assert capfd.readouterr().err == "said later\n"
 
 
+@pytest.mark.parametrize(
+    ("written", "left"),
+    [
+        (b'_TIFFVSetField: tempfile.tif: Bad value 0 for "RowsPerStrip" tag.\n', b""),
+        (b"ZSTDDecode: Error in ZSTD_decompressStream(): Data corruption detected.\n", b""),
+        (b"LZWDecode: LZWDecode: Strip 0 not terminated with EOI code.\n", b""),
+        (b"ZIPDecode: rave-mlx: a.tif is left out.\nDecoding error.\n", None),
+        (b"rave-mlx: a.tif is left out.\n", None),
+    ],
+)
+def test_lines_of_libtiff(capfd, written, left):
+    with quiet(tiff=True):
+        os.write(2, written)
+    assert capfd.readouterr().err.encode() == (written if left is None else left)
+
+
 def test_lines_of_other_threads_are_kept(tmp_path):
     file = tmp_path / "broken.tif"
     file.write_bytes(broken())

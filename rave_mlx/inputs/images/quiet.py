@@ -17,11 +17,10 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-_LIBTIFF = re.compile(rb"(?:^|(?<=[\r\n]))(?:[\w.]+: |Warning, )[^\r\n:]*\.\n")
+_LIBTIFF = re.compile(rb"(?:^|(?<=[\r\n]))(?:[\w.]+: |Warning, )(?:(?!rave-mlx: )[^\r\n])*\.\n")
 """A line as libtiff's default handlers write it: the function or the file, the message and a full stop.
 
-It is written in three pieces. Where another thread writes between them the line is left as it is, with what the other
-one said: a second colon is a sign of that.
+It is written in three pieces. Where another thread writes a line of ours between them, it is left as it is.
 """
 
 
