@@ -34,7 +34,7 @@ FLOORS = (
 DOOR = "__init__"
 """`rave_mlx/__init__.py` offers names of every room, on first use."""
 MOST_LINES = 350
-MOST_TOP_ENTRIES = 18
+MOST_ROOMS = 18
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,8 @@ def test_no_package_hides_a_submodule_behind_another_thing():
 
 
 def test_rooms_and_files_stay_small():
-    entries = [entry for entry in (ROOT / "rave_mlx").iterdir() if entry.name != "__pycache__"]
-    assert len(entries) <= MOST_TOP_ENTRIES
+    beside = {"__pycache__", "__init__.py", "py.typed"}
+    assert len([entry for entry in (ROOT / "rave_mlx").iterdir() if entry.name not in beside]) <= MOST_ROOMS
     long = {m: n for m, f in MODULES.items() if (n := len(f.read_text("utf-8").splitlines())) > MOST_LINES}
     assert long == {}
 

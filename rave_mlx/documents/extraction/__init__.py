@@ -1,0 +1,1 @@
+"""Pages to fields: values that follow a schema, how certain each is, and where it stands."""
