@@ -128,6 +128,10 @@ class Tokenizer:
         """The text of one token as the vocabulary writes it; None for an id that there is not."""
         return None if index is None or not 0 <= index < 1 << 32 else self._core.id_to_token(index)
 
+    def to_json(self) -> str:
+        """The text of a `tokenizer.json` with what was added to the file."""
+        return self._core.to_str()
+
     def stream(self) -> TextStream:
         """A decoder for ids that arrive one by one."""
         return TextStream(self)

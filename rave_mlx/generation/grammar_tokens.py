@@ -1,0 +1,149 @@
+"""A model's vocabulary as `llguidance` sees it: the bytes of every token, built once a model.
+
+llguidance follows a grammar byte by byte and knows which tokens may come next. For this it needs every token's bytes,
+which it reads from the text of a `tokenizer.json`: byte-level vocabularies (Qwen, SmolLM, the built-in model) and
+SentencePiece ones with byte fallback (LLaVA, Mistral, Phi-3) alike, with or without a space before the first word.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rave_mlx.errors import ModelError, UsageError
+from rave_mlx.inputs.prompt.tokenizer import Tokenizer
+from rave_mlx.models.lmm import LMM
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+_KEPT_GRAMMARS = 32
+"""Compiled grammars kept a model: one a schema, of which a run has one or a few."""
+
+
+def load_llguidance() -> ModuleType:
+    """The `llguidance` package.
+
+    Raises:
+        UsageError: when it is not installed, with the command that installs it.
+    """
+    try:
+        import llguidance
+    except ImportError:
+        raise UsageError(
+            "answers that follow a schema need llguidance; install it with: pip install 'rave-mlx[extract]'"
+        ) from None
+    module: ModuleType = llguidance
+    return module
+
+
+class GrammarTokens:
+    """The vocabulary of one model for grammars. Made by `grammar_tokens`; shared by all answers.
+
+    Args:
+        tokenizer: the model's.
+        rows: of the logits; tokens beyond them never come.
+        stop: ids that end an answer.
+
+    Raises:
+        ModelError: for a tokenizer whose tokens have no known bytes, or a model without a stop token.
+        UsageError: without llguidance.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, rows: int, stop: Sequence[int]):
+        llguidance = load_llguidance()
+        self._llguidance = llguidance
+        self._lock = threading.Lock()
+        self._grammars: OrderedDict[str, LLMatcher] = OrderedDict()
+        self.rows = rows
+        self.stop = tuple(i for i in stop if 0 <= i < rows)
+        if not self.stop:
+            raise ModelError("the model's stop tokens lie outside its vocabulary; an answer under a schema had no end")
+        text = tokenizer.to_json()
+        try:
+            self._tokens = llguidance.LLTokenizer(
+                text, eos_token=list(self.stop), slices=llguidance.LLTokenizer.json_slices()
+            )
+            if self._tokens.vocab_size < rows:
+                self._tokens = llguidance.LLTokenizer(
+                    text, n_vocab=rows, eos_token=list(self.stop), slices=llguidance.LLTokenizer.json_slices()
+                )
+        except ValueError as error:
+            raise ModelError(
+                f"llguidance cannot tell the bytes of this model's tokens ({_first_line(error)}); "
+                "its answers cannot be held to a schema"
+            ) from None
+        control = [token.id for token in tokenizer.control.values() if token.id < rows and token.id not in self.stop]
+        self.written = np.ones(rows, np.bool_)
+        self.written[control] = False
+        self.forces = bool(self._tokens.is_canonical)
+
+    def matcher(self, grammar: str) -> LLMatcher:
+        """A fresh follower of a grammar, as the functions `LLMatcher.grammar_from_*` write them.
+
+        Raises:
+            UsageError: for a grammar that llguidance does not take; its reason is named.
+        """
+        with self._lock:
+            first = self._grammars.pop(grammar, None)
+            if first is None:
+                first = self._llguidance.LLMatcher(self._tokens, grammar, log_level=0)
+                if first.is_error():
+                    raise UsageError(f"the schema cannot be followed: {_first_line(first.get_error())}")
+            self._grammars[grammar] = first
+            if len(self._grammars) > _KEPT_GRAMMARS:
+                self._grammars.popitem(last=False)
+            return first.deep_copy()
+
+    def allowed(self, matcher: LLMatcher) -> NDArray[np.bool_]:
+        """(rows,) marks of the tokens that `matcher` may take next, control tokens apart."""
+        bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+        marks = np.unpackbits(bits, count=self.rows, bitorder="little").view(np.bool_)
+        return marks & self.written
+
+    def text(self, ids: Sequence[int]) -> list[bytes]:
+        """The bytes that each token adds to an answer; none for stop tokens. A character may be cut between two."""
+        stop = set(self.stop)
+        return [b"" if i in stop else self._tokens.decode_bytes([i]) for i in ids]
+
+
+_KNOWN: WeakKeyDictionary[Tokenizer, dict[tuple[int, tuple[int, ...]], GrammarTokens]] = WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+def grammar_tokens(lmm: LMM) -> GrammarTokens:
+    """The vocabulary of a model for grammars: built at first use (seconds for 150,000 tokens), kept with the tokenizer.
+
+    Raises:
+        ModelError: for a tokenizer whose tokens have no known bytes, or a model without a stop token.
+        UsageError: without llguidance.
+    """
+    key = (lmm.config.text.vocab_size, lmm.config.tokens.stop)
+    with _LOCK:
+        of_tokenizer = _KNOWN.setdefault(lmm.tokenizer, {})
+        if key not in of_tokenizer:
+            of_tokenizer[key] = GrammarTokens(lmm.tokenizer, *key)
+        return of_tokenizer[key]
+
+
+def check_grammar(grammar: str) -> None:
+    """Find out without a model whether llguidance takes a grammar.
+
+    Raises:
+        UsageError: when it does not, with its reason, or without llguidance.
+    """
+    problem = load_llguidance().LLMatcher.validate_grammar(grammar)
+    if problem and not problem.startswith("WARNING"):
+        raise UsageError(f"the schema cannot be followed: {_first_line(problem)}")
+
+
+def _first_line(problem: object) -> str:
+    """The first line of one of llguidance's messages."""
+    return next((line.strip() for line in str(problem).splitlines() if line.strip()), "no reason given")
