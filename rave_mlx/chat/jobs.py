@@ -1,0 +1,76 @@
+"""From chat messages to a job: what a session does for one question, for the scheduler to write the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from rave_mlx.errors import UsageError
+from rave_mlx.generation.job import Job
+from rave_mlx.generation.sampling import Sampling
+from rave_mlx.inputs.prompt.message import Message, latest_turn
+from rave_mlx.inputs.prompt.parse_messages import read_messages
+from rave_mlx.models.lmm import LMM
+from rave_mlx.policies.parse import steering
+from rave_mlx.policies.policy import Attention
+from rave_mlx.policies.rereading.auxiliary_pass import AuxiliaryPasses
+from rave_mlx.policies.rereading.policy import RereadingPolicy
+from rave_mlx.policies.runtime import attach
+
+
+def make_job(
+    lmm: LMM,
+    messages: Sequence[Mapping[str, Any]] | Sequence[Message],
+    *,
+    policy: Attention = None,
+    max_tokens: int = 256,
+    image_tokens: int | None = None,
+    sampling: Sampling | None = None,
+    features: MutableMapping[str, mx.array] | None = None,
+    **rest: Any,
+) -> Job:
+    """The job of answering a conversation once, as `Session` would.
+
+    Args:
+        lmm: the model.
+        messages: as in `LMM.prepare`, or already read: an image that is read once can stand in many jobs.
+        policy: attention policy, as of `Session`.
+        max_tokens: limit of the answer's length; the context may set a lower one.
+        image_tokens: budget of visual tokens an image, for messages that are not read yet; None for the default.
+        sampling: how tokens are drawn.
+        features: of images by digest, to which those that a policy computes are added (`Scheduler.features`).
+        rest: further fields of `Job`: constraint, drafts, ends_loops, key.
+
+    Raises:
+        UsageError: for a policy that does not exist, or that the model cannot take; for a limit below 1.
+        ImageError, PromptError: for messages that cannot be read.
+        MemoryLimitError: where a policy reads a part of a page that does not fit.
+    """
+    if max_tokens < 1:
+        raise UsageError(f"max_tokens is {max_tokens}; an answer has at least 1")
+    chosen = steering(lmm.config.attention if policy is None else policy)
+    for each in chosen.policies:
+        each.check(lmm.config)
+    known = {} if features is None else features
+    if not all(isinstance(message, Message) for message in messages):
+        originals = any(each.originals for each in chosen.policies)
+        messages = read_messages(messages, lmm.config.image, image_tokens, originals=originals)
+    revised = latest_turn(messages) if lmm.config.turns == "last" else list(messages)
+    rereading = [each for each in chosen.policies if isinstance(each, RereadingPolicy)]
+    for each in rereading:
+        revised = each.revise(lmm, revised, chosen.gate, known)
+    prompt = lmm.prompt(revised)
+    passes = AuxiliaryPasses(lmm, chosen, known)
+    processors = [each.logits_processor(revised, passes) for each in rereading]
+    touches = any(each.layers(lmm.config.text.num_layers) for each in chosen.policies)
+    return Job(
+        prompt,
+        max_tokens=min(max_tokens, lmm.config.text.max_positions - len(prompt)),
+        sampling=sampling or Sampling(),
+        processors=tuple(each for each in processors if each is not None),
+        hooks=(lambda: attach(lmm, chosen.policies)) if touches else None,
+        gate=chosen.gate,
+        **rest,
+    )
