@@ -19,12 +19,12 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from rave_mlx.errors import ImageError
 from rave_mlx.inputs.images.color import to_rgb
-from rave_mlx.inputs.images.formats import HEAD, HEIC, PDF, TIFF, kind_of
+from rave_mlx.inputs.images.formats import HEAD, HEIC, PDF, TIFF, Kind, kind_of
 from rave_mlx.inputs.images.pdf import PAGE_PIXELS, render_page
 from rave_mlx.inputs.images.pixel_aspect import density_ratio, to_square_pixels
 from rave_mlx.inputs.images.png_clear import clear_opacity
 from rave_mlx.inputs.images.quiet import quiet
-from rave_mlx.inputs.images.sources import ImageSource, named, open_file, resolve_source, words
+from rave_mlx.inputs.images.sources import ImageSource, OpenPage, named, open_file, resolve_source, words
 from rave_mlx.inputs.images.tiff_pages import MAX_PAGES, begin_with, find_page, is_copy
 
 MAX_SOURCE_PIXELS = 178_956_970
@@ -63,8 +63,8 @@ def open_image(source: ImageSource, page: int = 1, *, page_pixels: int = PAGE_PI
     """Open a picture as a person would see it: upright, in square pixels, RGB, transparency on white.
 
     Args:
-        source: a path, file: or data: URL; the bytes of a file, or the open file; a Pillow image or an array, neither
-            of which is changed.
+        source: a path, file: or data: URL; the bytes of a file, or the open file; a page of an open document; a Pillow
+            image or an array, neither of which is changed.
         page: from 1; of a PDF or a TIFF with several pages.
         page_pixels: about how many pixels a PDF page is drawn with.
 
@@ -79,6 +79,10 @@ def open_image(source: ImageSource, page: int = 1, *, page_pixels: int = PAGE_PI
             raise ImageError(f"page {page!r} was asked for; a page is a whole number, counted from 1")
         if not 1 <= page <= MAX_PAGES:
             raise ImageError(f"page {page} was asked for; pages are counted from 1 to at most {MAX_PAGES}")
+        if isinstance(source, OpenPage):
+            if page > 1:
+                raise ImageError(f"page {page} was asked for of what is one page already; leave the page out")
+            return source.draw(page_pixels)
         resolved = resolve_source(source)
         if isinstance(resolved, Image.Image):
             return _from_pillow(resolved, page)
@@ -87,24 +91,38 @@ def open_image(source: ImageSource, page: int = 1, *, page_pixels: int = PAGE_PI
 
 
 def _from_file(file: BinaryIO, page: int, page_pixels: int) -> Image.Image:
+    kind = readable_kind(file)
+    if kind is PDF:
+        return render_page(_read(file), page, page_pixels)
+    if page > 1 and kind is not TIFF:
+        raise ImageError(f"page {page} was asked for, a {kind.name} file is read as one page")
+    with decoding(kind.name):
+        if kind is TIFF:
+            return to_picture(_open_tiff(file, page))
+        return to_picture(Image.open(file, formats=kind.formats))
+
+
+def readable_kind(file: BinaryIO) -> Kind:
+    """What an open file holds, which is a picture or a PDF; the file is left at its beginning.
+
+    Raises:
+        ImageError: for an empty file, for what is no picture, and for a picture that needs a package.
+    """
+    file.seek(0)
     head = _read(file, HEAD)
+    file.seek(0)
     kind = kind_of(head)
     if not head:
         raise ImageError("the file is empty; download or export it again")
     if kind is PDF:
-        return render_page(head + _read(file), page, page_pixels)
+        return kind
     if not kind.formats:
         raise ImageError(f"this is {kind.name}; {kind.remedy}")
     if kind.codec and importlib.util.find_spec(kind.codec) is None:
         raise ImageError(f"{kind.name} needs a package that is not installed; run: pip install {kind.install}")
     if kind is HEIC:
         importlib.import_module("pillow_heif").register_heif_opener()
-    if page > 1 and kind is not TIFF:
-        raise ImageError(f"page {page} was asked for, a {kind.name} file is read as one page")
-    with _decoding(kind.name):
-        if kind is TIFF:
-            return _picture(_open_tiff(file, page))
-        return _picture(Image.open(file, formats=kind.formats))
+    return kind
 
 
 def _read(file: BinaryIO, size: int = -1) -> bytes:
@@ -119,12 +137,12 @@ def _from_pillow(image: Image.Image, page: int) -> Image.Image:
         raise ImageError(f"page {page} was asked for; seek() the image to it and leave the page out")
     if image.format == "TIFF" and is_copy(getattr(image, "tag_v2", {})):
         raise ImageError("Pillow opened a reduced copy (thumbnail) in this TIFF; pass the path of the file instead")
-    with _decoding(image.format or "image"):
-        return _picture(image)
+    with decoding(image.format or "image"):
+        return to_picture(image)
 
 
 @contextlib.contextmanager
-def _decoding(what: str) -> Iterator[None]:
+def decoding(what: str) -> Iterator[None]:
     """Turn what decoders raise into one line, and keep what they print to themselves."""
     try:
         with quiet(tiff=what == TIFF.name):
@@ -150,7 +168,8 @@ def _open_tiff(file: BinaryIO, page: int) -> Image.Image:
     return image
 
 
-def _picture(image: Image.Image) -> Image.Image:
+def to_picture(image: Image.Image) -> Image.Image:
+    """The pixels of an opened image as a person would see them; what decoders raise passes (see `decoding`)."""
     width, height = image.size
     if not width or not height:
         raise ImageError(f"the image has no pixels ({width} x {height}); pass one with both sides above 0")

@@ -14,7 +14,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from PIL import Image
@@ -32,8 +32,18 @@ class Readable(Protocol):
         ...
 
 
-ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable | Image.Image | ArrayLike
-"""A path, file: URL, data: URL or base64 text; encoded bytes; an open binary file; a Pillow image; an array."""
+@runtime_checkable
+class OpenPage(Protocol):
+    """A page of a document that is open already; `name`, where it has one, stands in messages."""
+
+    def draw(self, pixels: int) -> Image.Image:
+        """The page, upright and in RGB; of about so many pixels where it has none of its own."""
+        ...
+
+
+ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable | OpenPage | Image.Image | ArrayLike
+"""A path, file: URL, data: URL or base64 text; encoded bytes; an open binary file; a page of an open document; a Pillow
+image; an array."""
 
 ResolvedSource = str | bytes | Image.Image
 """A path, the bytes of a file, or a Pillow image."""

@@ -80,6 +80,24 @@ def count_pages(file: BinaryIO) -> int:
     return sum(picture is not None for _, picture in _pictures(file, _header(file)))
 
 
+def list_pages(file: BinaryIO) -> list[TiffPage | ImageError]:
+    """Every page in order, found in one walk; where the chain is broken, a last entry says why it ends there.
+
+    Raises:
+        ImageError: for a file of nothing but copies, or without any picture.
+    """
+    pages: list[TiffPage | ImageError] = []
+    try:
+        pages.extend(picture for _, picture in _pictures(file, _header(file)) if picture is not None)
+    except ImageError as error:
+        pages.append(error)
+    except (OSError, ValueError, struct.error):
+        pages.append(ImageError("damaged TIFF (the pages from here on are not found); download or export it again"))
+    if not pages:
+        find_page(file, 1)
+    return pages
+
+
 def _pictures(file: BinaryIO, header: bytes) -> Iterator[tuple[Directory, TiffPage | None]]:
     """The directories of the chain, each with the page that it is; None for a copy."""
     first: Directory | None = None
