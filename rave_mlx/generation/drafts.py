@@ -1,0 +1,205 @@
+"""Guesses of how an answer goes on, for exact speculative decoding: what is guessed wrong is not written.
+
+A digital PDF already holds the text that a model reads off its picture. `TextDrafts` follows the answer in it and guesses
+the text that comes next; `LookupDrafts` guesses what followed the last few tokens when they stood in the prompt or the
+answer before (prompt lookup decoding: Saxena, 2023); `DraftChain` asks several sources in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+from rave_mlx.generation.job import DraftSource
+from rave_mlx.generation.page_alignment import Follower, PageIndex
+from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.inputs.prompt.tokenizer import TextStream, Tokenizer
+
+_WEAK = 4
+"""Tokens that are guessed from a place that only a few letters speak for."""
+_FIRM = 12
+"""Letters in a row from which on as many tokens are guessed as are asked for."""
+_TAIL = 48
+"""Characters of the answer that are tokenized along with a guess, so that its first token is the right one."""
+_PATIENCE = 32
+"""Most tokens for which a source that guesses wrong again and again keeps silent."""
+
+
+class Pace:
+    """How often and how much a source guesses: more after guesses that were right, less after wrong ones."""
+
+    def __init__(self) -> None:
+        self._guess: list[int] = []
+        self._at = 0
+        self._silent_until = 0
+        self._wrong = 0
+        self._most = 8
+
+    def room(self, answer: Sequence[int], most: int) -> int:
+        """How many tokens may be guessed now; learns from what became of the guess before.
+
+        Args:
+            answer: the answer so far.
+            most: how many are asked for.
+        """
+        if self._guess and len(answer) > self._at:
+            came = answer[self._at : self._at + len(self._guess)]
+            right = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(self._guess, came, strict=False))))
+            self._wrong = 0 if right else self._wrong + 1
+            self._most = self._most * 2 if right == len(self._guess) else max(2, right + 1)
+            self._silent_until = len(answer) + min(_PATIENCE, (1 << self._wrong) - 2 if self._wrong > 1 else 0)
+            self._guess = []
+        return 0 if len(answer) < self._silent_until else min(most, self._most)
+
+    def guessed(self, answer: Sequence[int], guess: list[int]) -> list[int]:
+        """Remember a guess; returns it."""
+        self._guess, self._at, self._most = guess, len(answer), min(self._most, 64)
+        return guess
+
+
+class TextDrafts:
+    """Guesses an answer from the text layer of the page that is read.
+
+    Args:
+        tokenizer: of the model.
+        page: the page's text, as of `inputs.images.pdf_text.read_page_text(...).text`, or its index, which several
+            answers about one page may share.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, page: str | PageIndex):
+        self._tokenizer = tokenizer
+        self._page = PageIndex.of(page) if isinstance(page, str) else page
+        self._restart()
+
+    def _restart(self) -> None:
+        self._stream: TextStream = self._tokenizer.stream()
+        self._follower = Follower(self._page)
+        self._pace = Pace()
+        self._seen: list[int] = []
+        self._tail = ""
+
+    def draft(self, answer: Sequence[int], most: int) -> list[int]:
+        """At most `most` ids that may follow the answer so far (ids)."""
+        room = self._pace.room(answer, most)
+        if self._seen and (len(answer) < len(self._seen) or answer[len(self._seen) - 1] != self._seen[-1]):
+            self._restart()
+        for index in answer[len(self._seen) :]:
+            self._seen.append(index)
+            text = self._stream.add(index)
+            self._follower.add(text)
+            self._tail = (self._tail + text)[-_TAIL:]
+        follower = self._follower
+        follower.relocate()
+        if room < 1 or not self._page.letters:
+            return []
+        place = follower.place if follower.place is not None else self._resumed()
+        if place is None:
+            return []
+        if follower.place is None or follower.run < _FIRM:
+            room = min(room, max(_WEAK, follower.run))
+        return self._pace.guessed(answer, self._tokens(self._continuation(place, 6 * room + 24), room))
+
+    def _resumed(self) -> int | None:
+        """The place that was left, where the answer begins something new: a JSON string, a cell, a line."""
+        between = self._follower.between.rstrip(" ")
+        return self._follower.last if between and between[-1] in '"|>\n' else None
+
+    def _continuation(self, place: int, length: int) -> str:
+        """About `length` characters of what the answer writes next, if it goes on with letter `place` of the page."""
+        follower, page = self._follower, self._page
+        gap = follower.expected(place)
+        between = follower.between
+        parts = [gap[len(between) :] if gap.startswith(between) else ""]
+        size = len(parts[0])
+        while place < len(page.at) and size < length:
+            # A ligature of the page stands for several letters.
+            stop = place + 1
+            while stop < len(page.at) and page.at[stop] == page.at[place]:
+                stop += 1
+            following = stop < len(page.at) and page.at[stop] == page.at[place] + 1
+            parts.append(page.text[page.at[place]] + ("" if following else follower.expected(stop)))
+            size += len(parts[-1])
+            place = stop
+        text = "".join(parts)
+        return text.rstrip() if place == len(page.at) else text
+
+    def _tokens(self, text: str, most: int) -> list[int]:
+        """The first tokens of a text that follows the answer, as the model would write them."""
+        if not text:
+            return []
+        tail = self._tail[_word_start(self._tail) :]
+        ids, starts = self._tokenizer.encode(tail + text, first=False)
+        if len(tail) in starts:
+            return ids[starts.index(len(tail)) :][:most]
+        # The answer's last token is only a part of what the tokenizer would write here.
+        return self._tokenizer.encode(text, first=False)[0][:most]
+
+
+def _word_start(text: str) -> int:
+    """Where the space before the second word from the end begins, or 0."""
+    start = len(text.rstrip())
+    for _ in range(2):
+        start = len(text[:start].rstrip())
+        while start > 0 and not text[start - 1].isspace():
+            start -= 1
+    return len(text[:start].rstrip())
+
+
+class LookupDrafts:
+    """Guesses what followed the answer's last tokens when they last stood in the prompt or in the answer.
+
+    Args:
+        prompt: of the answer; what its images became is left out.
+        longest: tokens in a row by which is looked first.
+        shortest: fewest that count.
+    """
+
+    def __init__(self, prompt: Prompt | None = None, *, longest: int = 4, shortest: int = 2):
+        visual = [] if prompt is None else prompt.token_map.visual.tolist()
+        ids = [] if prompt is None else prompt.ids[0].tolist()
+        self._tokens = [-1 if seen else index for index, seen in zip(ids, visual, strict=True)]
+        self._read = len(self._tokens)
+        self._sizes = range(longest, shortest - 1, -1)
+        self._after: dict[tuple[int, ...], int] = {}
+        self._pace = Pace()
+        for end in range(1, len(self._tokens)):
+            self._note(end)
+
+    def draft(self, answer: Sequence[int], most: int) -> list[int]:
+        """At most `most` ids that may follow the answer so far (ids)."""
+        room = self._pace.room(answer, most)
+        for index in answer[len(self._tokens) - self._read :]:
+            self._tokens.append(index)
+            self._note(len(self._tokens) - 1)
+        if room < 1:
+            return []
+        for size in self._sizes:
+            start = self._after.get(tuple(self._tokens[len(self._tokens) - size :]))
+            if start is not None:
+                guess = self._tokens[start : start + (room if size > 2 else min(room, _WEAK))]
+                return self._pace.guessed(answer, list(takewhile(lambda index: index >= 0, guess)))
+        return []
+
+    def _note(self, end: int) -> None:
+        """Remember what comes after the tokens before `end`, which is a token already."""
+        for size in self._sizes:
+            if end >= size:
+                self._after[tuple(self._tokens[end - size : end])] = end
+
+
+class DraftChain:
+    """The guess of the first source that has one.
+
+    Args:
+        sources: the most reliable first.
+    """
+
+    def __init__(self, *sources: DraftSource):
+        self._sources = sources
+
+    def draft(self, answer: Sequence[int], most: int) -> list[int]:
+        """At most `most` ids that may follow the answer so far (ids)."""
+        for source in self._sources:
+            if guess := source.draft(answer, most):
+                return guess
+        return []
