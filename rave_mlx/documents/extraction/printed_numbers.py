@@ -21,7 +21,7 @@ _LARGE = re.compile(
 )
 _LABEL = re.compile(r"[^\d:]{1,60}:\s*")
 _BODY = re.compile(r"[.,]?[0-9](?:[0-9.,'’ ]*[0-9])?")
-_UNIT = re.compile(r"[^\W\d_]{1,12}[²³]?\.?")
+_UNIT = re.compile(r"[^\W\d_]{1,12}\.?")
 _NO_CENTS = re.compile(r"(?<=[0-9])[.,]\s*(?:-{1,2}|—)(?![0-9])")
 _PLAIN = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3})?")
 _WITH_COMMA = re.compile(r"(?<![\d.,])\d{1,3}(?:[.' ]?\d{3})*,\d{2}(?![\d.,])")
@@ -46,12 +46,11 @@ def parse_number(text: str, decimal_comma: bool | None = None) -> Decimal:
     clean = _clean(text)
     if _PLAIN.fullmatch(clean) and ("e" in clean.lower() or "." not in clean):
         return Decimal(clean)
-    if _LARGE.search(clean) and not _UNIT.fullmatch(clean):
+    if _LARGE.search(clean):
         raise ValueError(f"{text!r} has a word for a large number")
     clean = _NO_CENTS.sub("", _LABEL.sub("", clean, count=1) if ":" in clean else clean)
-    clean = _CURRENCY.sub(
-        " ", "".join(" " if unicodedata.category(c) == "Sc" or c == "%" else c for c in clean)
-    ).strip()
+    clean = _CURRENCY.sub(" ", clean)
+    clean = "".join(" " if unicodedata.category(c) == "Sc" or c == "%" else c for c in clean).strip()
     bodies = list(_BODY.finditer(clean))
     if len(bodies) != 1:
         raise ValueError(f"{text!r} has {'no number' if not bodies else 'more than one number'} in it")
@@ -83,8 +82,8 @@ def find_decimal_comma(texts: Iterable[str]) -> bool | None:
 
 
 def _clean(text: str) -> str:
-    """Plain spaces, digits, hyphens and commas for what looks like them."""
-    plain = unicodedata.normalize("NFKC", text).translate({0x2212: "-", 0x2013: "-", 0x2010: "-", 0x2011: "-"})
+    """Plain spaces, digits, hyphens and commas for what looks like them; square metres are metres."""
+    plain = unicodedata.normalize("NFKC", text.translate({0xB2: None, 0xB3: None})).translate({0x2212: "-", 0x2013: "-", 0x2010: "-", 0x2011: "-"})
     digits = (str(unicodedata.decimal(c)) if c.isdecimal() else c for c in plain)
     return " ".join("".join(digits).split())
 

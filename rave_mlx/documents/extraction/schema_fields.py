@@ -39,7 +39,7 @@ def field_of(schema: Mapping[str, Any]) -> Field:
     root = _Builder(schema).build([Part(schema, "#")], "", ())
     if root.kind != "object":
         raise SchemaError("#", f"describes a value of the kind {root.kind}; the whole of a document is an object")
-    return root
+    return replace(root, nullable=False)
 
 
 class _Builder:
@@ -60,7 +60,7 @@ class _Builder:
         return self._field(node, name, path)
 
     def _field(self, node: Node, name: str, path: tuple[str, ...]) -> Field:
-        base = Field(name, path, "string", node.title, node.description, node.null)
+        base = Field(name, path, "string", node.title, node.description, node.null and node.says_null)
         if node.options:
             return self._union(node, base)
         types = sorted(node.types) if node.types is not None else [_implied_type(node)]

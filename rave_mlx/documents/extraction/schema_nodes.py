@@ -46,6 +46,7 @@ class Node:
         where: its place in the schema, as "#/properties/total".
         types: JSON types that the value may have, null apart; "integer" stands for numbers without a fraction.
         null: whether it may be null.
+        says_null: whether null is named anywhere, rather than left possible by saying nothing.
         values: the only values it may have, or None.
         constant: whether `values` comes from a `const`.
         keywords: every other keyword with all that is said with it.
@@ -60,6 +61,7 @@ class Node:
     where: str
     types: frozenset[str] | None = None
     null: bool = True
+    says_null: bool = False
     values: list[Any] | None = None
     constant: bool = False
     keywords: dict[str, list[Any]] = field(default_factory=dict)
@@ -94,7 +96,9 @@ def node_of(parts: Sequence[Part], root: Mapping[str, Any]) -> Node:
         if name == "anyOf" and all(isinstance(o.schema, dict) and set(o.schema) == {"required"} for o in options):
             continue  # one of several sets of properties must be there, and all of them always are
         values = [option for option in options if not _only_null(option, root)]
-        node.null &= len(values) < len(options) or any(node_of([v], root).null for v in values)
+        inner = [node_of([value], root) for value in values]
+        node.null &= len(values) < len(options) or any(option.null for option in inner)
+        node.says_null |= len(values) < len(options) or any(option.says_null for option in inner)
         if len(values) == 1:
             single.append(values[0])
         elif values:
@@ -103,10 +107,10 @@ def node_of(parts: Sequence[Part], root: Mapping[str, Any]) -> Node:
         raise SchemaError(node.where, "has two choices (anyOf, oneOf) side by side; write them as one")
     rest = [Part({k: v for k, v in p.schema.items() if k not in ("anyOf", "oneOf")}, p.where, p.behind) for p in plain]
     if single:
-        null = node.null
+        null, says_null = node.null, node.says_null
         kept = [Part({name: [v.schema for v in values]}, values[0].where, values[0].behind) for name, values in groups]
         node = node_of([*rest, *single, *kept], root)
-        node.null = null
+        node.null, node.says_null = null, says_null
     elif groups:
         name, values = groups[0]
         node.options = [node_of([*rest, value], root) for value in values]
@@ -187,6 +191,7 @@ def _add(node: Node, part: Part) -> None:
         elif keyword in ("enum", "const"):
             values = [value] if keyword == "const" else value
             node.null &= None in values
+            node.says_null |= None in values
             kept = [v for v in values if v is not None]
             before = node.values
             node.values = kept if before is None else [v for v in before if any(same(v, other) for other in kept)]
@@ -204,11 +209,12 @@ def _add(node: Node, part: Part) -> None:
         elif keyword in CONSTRAINTS or keyword == "additionalProperties":
             node.keywords.setdefault(keyword, []).append((part, value) if keyword == "additionalProperties" else value)
     if part.schema.get("nullable") is True and "type" in part.schema:
-        node.null = True  # OpenAPI 3.0 writes null so
+        node.null = node.says_null = True  # OpenAPI 3.0 writes null so
 
 
 def _add_types(node: Node, part: Part, names: Sequence[str]) -> None:
     node.null &= "null" in names
+    node.says_null |= "null" in names
     found = frozenset(names) - {"null"}
     if "number" in found:
         found -= {"integer"}
