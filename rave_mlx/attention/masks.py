@@ -50,9 +50,9 @@ def decoder_mask(
     Args:
         num_queries: new tokens.
         num_keys: all tokens, old and new.
-        valid: (B, Lk) marks of real tokens in a left-padded batch. A padding query would see no key at all, and its
-            softmax would be NaN; it sees itself instead. Its output is never read.
-        window: a token sees this many tokens, itself the last.
+        valid: (B, Lk) marks of real tokens in a padded batch; padding may stand anywhere. A padding query might see
+            no key at all, and its softmax would be NaN; it sees itself as well. Its output is never read.
+        window: a token sees this many real tokens, itself the last.
         lookahead: (B, 2, Lq) first and end of later keys that a token also sees; equal where there are none.
 
     Returns:
@@ -67,8 +67,11 @@ def decoder_mask(
     allowed = (rows >= keys)[None]
     if lookahead is not None:
         allowed = allowed | ((keys >= lookahead[:, 0, :, None]) & (keys < lookahead[:, 1, :, None]))
-    if window is not None:
+    if window is not None and valid is None:
         allowed = allowed & (rows - keys < window)
+    elif window is not None and valid is not None:
+        number = mx.cumsum(valid.astype(mx.int32), axis=1)
+        allowed = allowed & (number[:, num_keys - num_queries :, None] - number[:, None] < window)
     if valid is not None:
         allowed = (allowed & valid[:, None, :]) | (rows == keys)
     return allowed[:, None]

@@ -94,14 +94,22 @@ def decode(
         if answer[-1] in lmm.config.tokens.stop or count + 1 == max_tokens:
             return
         if following is None:
-            following = choose(_read_again(lmm, continued(prompt, answer), cache, features, path), token)
+            following = choose(read_again(lmm, continued(prompt, answer), cache, features, path), token)
         token = following
 
 
-def _read_again(
-    lmm: LMM, prompt: Prompt, cache: Cache, features: Mapping[str, mx.array] | None, path: Path | None
+def read_again(
+    lmm: LMM, prompt: Prompt, cache: Cache, features: Mapping[str, mx.array] | None, path: Path | None = None
 ) -> mx.array:
-    """Replace what the cache holds; when that fails half-way, it holds nothing."""
+    """Replace what the cache holds by a prompt; when that fails half-way, it holds nothing.
+
+    Args:
+        lmm: the model.
+        prompt: what is read, the answer so far included.
+        cache: of an answer whose rotary frequencies have changed.
+        features: of images by digest, as of `prefill`.
+        path: forced attention path.
+    """
     cache.trim(0)
     try:
         return prefill(lmm, prompt, cache, features=features, path=path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -61,7 +61,7 @@ class Job:
 
     prompt: Prompt
     max_tokens: int = 256
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     processors: tuple[LogitsProcessor, ...] = ()
     hooks: Callable[[], PassHooks | None] | None = None
     gate: bool | None = None

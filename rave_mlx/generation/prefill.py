@@ -51,33 +51,77 @@ def prefill(
         MemoryLimitError: when keys and values of the prompt would not fit.
         ModelError: when the model computes no numbers.
     """
-    if chunk < 1:
-        raise UsageError(f"the prefill chunk is {chunk}; it must be at least 1")
-    if cache.length >= len(prompt):
-        raise UsageError("the cache holds the whole prompt already; trim it by one token to read on")
-    if cache.hooks is not None and not cache.hooks.chunkable:
-        chunk = len(prompt)
-    _check_room(lmm, len(prompt), chunk)
-    known = dict(features or {})
-    # Images of which every token is in the cache are not needed any more.
-    for index in sorted(set(prompt.token_map.image[cache.length :].tolist()) - {-1}):
-        image = prompt.images[index]
-        if image.digest not in known:
-            known[image.digest] = encode(lmm, image)
-    if cache.hooks is not None:
-        cache.hooks.plan([prompt], known)
-    while True:
-        stop = _chunk_end(prompt, cache.length, chunk)
-        with backend.row_parallel():
-            hidden = lmm.read(prompt, cache, stop, known, path=path)[:, -1:]
-            mx.eval(hidden)
-            cache.evaluate()
-        if stop == len(prompt):
-            break
-    logits = lmm.decoder.logits(hidden)[:, 0]
-    if mx.any(mx.isnan(logits)):
-        raise ModelError(NOT_A_NUMBER)
+    reading = Reading(lmm, prompt, cache, features=features, chunk=chunk, path=path)
+    while (logits := reading.advance()) is None:
+        pass
     return logits
+
+
+class Reading:
+    """A prompt that is being read, one image or one chunk of tokens after the other.
+
+    Args:
+        lmm, prompt, cache, features, chunk, path: as of `prefill`.
+
+    Attributes:
+        features: of the prompt's images by digest: those that were known, and those that were computed.
+
+    Raises:
+        UsageError, MemoryLimitError: as of `prefill`.
+    """
+
+    def __init__(
+        self,
+        lmm: LMM,
+        prompt: Prompt,
+        cache: Cache,
+        *,
+        features: Mapping[str, mx.array] | None = None,
+        chunk: int = PREFILL_CHUNK,
+        path: Path | None = None,
+    ):
+        if chunk < 1:
+            raise UsageError(f"the prefill chunk is {chunk}; it must be at least 1")
+        if cache.length >= len(prompt):
+            raise UsageError("the cache holds the whole prompt already; trim it by one token to read on")
+        if cache.hooks is not None and not cache.hooks.chunkable:
+            chunk = len(prompt)
+        _check_room(lmm, len(prompt), chunk)
+        self.prompt, self.cache, self.features = prompt, cache, dict(features or {})
+        self._lmm, self._chunk, self._path = lmm, chunk, path
+        # Images of which every token is in the cache are not needed any more.
+        pending = sorted(set(prompt.token_map.image[cache.length :].tolist()) - {-1})
+        self._images = [prompt.images[index] for index in pending]
+        self._planned = cache.hooks is None
+
+    def advance(self) -> mx.array | None:
+        """Encode the next image, or read the next chunk.
+
+        Returns:
+            Logits (1, vocab) of the token after the prompt, once all of it is read.
+
+        Raises:
+            ModelError: when the model computes no numbers.
+        """
+        while self._images:
+            image = self._images.pop(0)
+            if image.digest not in self.features:
+                self.features[image.digest] = encode(self._lmm, image)
+                return None
+        if not self._planned and self.cache.hooks is not None:
+            self.cache.hooks.plan([self.prompt], self.features)
+            self._planned = True
+        stop = _chunk_end(self.prompt, self.cache.length, self._chunk)
+        with backend.row_parallel():
+            hidden = self._lmm.read(self.prompt, self.cache, stop, self.features, path=self._path)[:, -1:]
+            mx.eval(hidden)
+            self.cache.evaluate()
+        if stop < len(self.prompt):
+            return None
+        logits = self._lmm.decoder.logits(hidden)[:, 0]
+        if mx.any(mx.isnan(logits)):
+            raise ModelError(NOT_A_NUMBER)
+        return logits
 
 
 def reuse(cache: Cache, seen: Prompt | None, prompt: Prompt) -> int:
@@ -118,10 +162,20 @@ def _chunk_end(prompt: Prompt, start: int, chunk: int) -> int:
 def _check_room(lmm: LMM, tokens: int, chunk: int) -> None:
     """Refuse a prompt whose keys, values and activations exceed the memory at hand, before starting on it."""
     text = lmm.config.text
-    size = lmm.decoder.norm.weight.dtype.size
-    # Keys and values of every layer; of one layer at a time, the states and the three matrices of the MLP.
-    kept = tokens * text.num_layers * 2 * text.num_kv_heads * text.head_dim * size
-    passing = min(tokens, chunk) * (4 * text.hidden_size + 3 * text.intermediate_size) * size
+    # Of one layer at a time, the states and the three matrices of the MLP.
+    passing = min(tokens, chunk) * (4 * text.hidden_size + 3 * text.intermediate_size) * _weight_size(lmm)
     backend.check_memory(
-        kept + passing, f"a prompt of {tokens} tokens", "lower --image-tokens, use fewer images or a smaller model"
+        kept_bytes(lmm, tokens) + passing,
+        f"a prompt of {tokens} tokens",
+        "lower --image-tokens, use fewer images or a smaller model",
     )
+
+
+def kept_bytes(lmm: LMM, tokens: int) -> int:
+    """Bytes of the keys and values of so many tokens, in every layer."""
+    text = lmm.config.text
+    return tokens * text.num_layers * 2 * text.num_kv_heads * text.head_dim * _weight_size(lmm)
+
+
+def _weight_size(lmm: LMM) -> int:
+    return int(lmm.decoder.norm.weight.dtype.size)

@@ -63,6 +63,13 @@ class Sampling:
 
         return sample
 
+    def drawer(self) -> Drawer:
+        """What draws the tokens of one answer among several, with a random state of its own.
+
+        With a seed it draws what `sampler` draws, whatever else is drawn in between.
+        """
+        return Drawer(self)
+
     def logits_processors(self) -> list[LogitsProcessor]:
         """The repetition penalty, where it is on."""
         if self.repetition_penalty == 1:
@@ -71,6 +78,34 @@ class Sampling:
             repetition_penalty=self.repetition_penalty, repetition_context_size=self.repetition_window
         )
         return processors
+
+
+class Drawer:
+    """Draws the tokens of one answer; see `Sampling.drawer`."""
+
+    def __init__(self, sampling: Sampling):
+        self._sampling = sampling
+        seed = sampling.seed
+        if seed is None and sampling.temperature > 0:
+            seed = int(mx.random.randint(0, 1 << 31).item())
+        # MLX's own random state is split like this for every draw.
+        self._key = mx.random.key(seed or 0)
+
+    def __call__(self, logits: mx.array) -> mx.array:
+        """The id (1,) drawn from logits (1, vocab)."""
+        chosen = self._sampling
+        if chosen.temperature == 0:
+            return mx.argmax(logits, axis=-1)
+        pair = mx.random.split(self._key)
+        self._key = pair[0]
+        scores, tools = logits - mx.logsumexp(logits, axis=-1, keepdims=True), _mlx_lm_samplers()
+        if chosen.top_p < 1:
+            scores = tools.apply_top_p(scores, chosen.top_p)
+        if chosen.min_p > 0:
+            scores = tools.apply_min_p(scores, chosen.min_p)
+        if 0 < chosen.top_k < scores.shape[-1]:
+            scores = tools.apply_top_k(scores, chosen.top_k)
+        return mx.random.categorical(scores * (1 / chosen.temperature), key=pair[1])
 
 
 @cache

@@ -1,103 +1,237 @@
-"""Writing the answers to a pile of jobs, in the order of the jobs."""
+"""Writing many answers at a time: prompts are read one after the other, answers are written together.
+
+    scheduler = Scheduler(lmm)
+    for answer in scheduler.run(jobs): ...          # a pile, in order
+
+    ticket = scheduler.add(job)                     # or as they come, for a server
+    while scheduler.is_busy:
+        for event in scheduler.step(): ...
+
+Between two passes over the answers that are being written, one chunk of the next prompt is read: they go on while it is
+read. An answer is what it would be by itself, up to rounding (of logits, about 1e-6 of their size in float32): the
+products over several rows add in another order than those over one.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-import mlx.core as mx
-import numpy as np
-
-from rave_mlx.errors import ModelError, RaveError
-from rave_mlx.generation.decode import decode
-from rave_mlx.generation.job import Answer, Constraint, Failed, Job
-from rave_mlx.generation.prefill import NOT_A_NUMBER, prefill
+from rave_mlx import backend
+from rave_mlx.errors import RaveError, UsageError
+from rave_mlx.generation.answer_row import AnswerRow
+from rave_mlx.generation.batch import Batch
+from rave_mlx.generation.job import Answer, Failed, Job
+from rave_mlx.generation.lone_answer import LoneAnswer
+from rave_mlx.generation.pile import answers_in_order
+from rave_mlx.generation.prefill import Reading, kept_bytes
+from rave_mlx.generation.prefix_store import FeatureStore, PrefixStore
+from rave_mlx.generation.turns import COMPUTING
 from rave_mlx.models.lmm import LMM
+from rave_mlx.models.rope_scaling import rope_bucket
+
+CHUNK = 512
+"""Prompt tokens that are read between two passes over the answers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """Something new of one answer.
+
+    Attributes:
+        ticket: of `Scheduler.add`.
+        text: the characters that came; an answer that is cut as a loop takes back some of them.
+        answer: the whole of it, when it has ended.
+    """
+
+    ticket: int
+    text: str
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A row whose prompt is being read; the bucket of its rotary frequencies."""
+
+    row: AnswerRow
+    reading: Reading
+    bucket: int
 
 
 class Scheduler:
-    """Writes the answers to jobs.
+    """Writes the answers to jobs, several at a time.
+
+    `add` and `cancel` may be called in any thread, `step` and `run` in one.
 
     Args:
         lmm: the model.
         rows: how many answers are written at a time.
+        prefix_bytes: bytes of keys and values of recent prompts that are kept, for prompts that begin in the same way;
+            None: a sixteenth of the memory, 1 GiB at most.
+
+    Attributes:
+        features: of recent images by digest, for `make_job`.
+        prompt_tokens: how many tokens of prompts have been read: those that were known not counted.
+
+    Raises:
+        UsageError: for less than one row.
     """
 
-    def __init__(self, lmm: LMM, *, rows: int = 8):
-        self.lmm = lmm
-        self.rows = rows
+    def __init__(self, lmm: LMM, *, rows: int = 8, prefix_bytes: int | None = None):
+        if rows < 1:
+            raise UsageError(f"rows is {rows}; at least 1 answer is written at a time")
+        self.lmm, self.rows = lmm, rows
+        self.features = FeatureStore(prefix_bytes)
+        self.prompt_tokens = 0
+        self._prefixes = PrefixStore(prefix_bytes)
+        self._waiting: deque[AnswerRow] = deque()
+        self._read: _Read | None = None
+        self._batches: dict[tuple[bool, int], Batch] = {}
+        self._lone: list[LoneAnswer] = []
+        self._open: dict[int, AnswerRow] = {}
+        self._tickets = itertools.count()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is an answer to write."""
+        return bool(self._open)
+
+    @property
+    def free_rows(self) -> int:
+        """How many more answers could be written now."""
+        return self.rows - len(self._open)
+
+    def add(self, job: Job) -> int:
+        """Take a job; returns its ticket."""
+        row = AnswerRow(self.lmm, job, next(self._tickets))
+        self._open[row.ticket] = row
+        self._waiting.append(row)
+        return row.ticket
+
+    def cancel(self, ticket: int) -> None:
+        """End an answer where it is; its last event comes with the next step. Nothing happens where it has ended."""
+        row = self._open.get(ticket)
+        if row is not None:
+            row.cancel()
+
+    def step(self) -> list[Event]:
+        """Read a chunk of a prompt, and write at least one token of every answer whose prompt is read."""
+        with COMPUTING:
+            self._read_on()
+            for batch in self._batches.values():
+                batch.advance()
+            for lone in self._lone:
+                if lone.row.ending is None:
+                    lone.advance()
+            self._batches = {key: batch for key, batch in self._batches.items() if batch.rows}
+            self._lone = [lone for lone in self._lone if lone.row.ending is None]
+        return self._events()
 
     def run(self, jobs: Iterable[Job | Failed]) -> Iterator[Answer]:
-        """Answers in the order of the jobs, which are taken one after the other as they are needed.
+        """Answers in the order of the jobs.
 
-        An error of one job is in its answer; the others go on.
+        Jobs are taken as they are needed, a few ahead, in a thread of their own. An error of one job is in its answer,
+        and the others go on.
+
+        Args:
+            jobs: what is to be written; `Failed` becomes an answer with the error.
+
+        Raises:
+            Exception: what the iterable raises, after the answers to the jobs before.
         """
-        for job in jobs:
-            if isinstance(job, Failed):
-                yield Answer(job.key, ending="error", error=job.error)
-                continue
-            written = _Written(job)
-            try:
-                written.write(self.lmm)
-            except RaveError as error:
-                yield written.answer(self.lmm, error)
-            else:
-                yield written.answer(self.lmm)
+        return answers_in_order(self, jobs)
 
+    def _events(self) -> list[Event]:
+        """What is new of each answer."""
+        events = []
+        for ticket, row in list(self._open.items()):
+            text = row.new_text()
+            if row.ending is not None:
+                del self._open[ticket]
+                events.append(Event(ticket, text, row.answer()))
+            elif text:
+                events.append(Event(ticket, text))
+        return events
 
-class _Written:
-    """What there is of an answer."""
+    def _read_on(self) -> None:
+        """Read on in the prompt at hand, or begin with the next one; when it is read, its answer begins."""
+        if self._read is not None and self._read.row.ending is not None:
+            self._read = None
+        try:
+            if self._read is None:
+                self._read = self._begin()
+            if self._read is None:
+                return
+            logits = self._read.reading.advance()
+        except RaveError as error:
+            if self._read is not None:
+                self._read.row.fail(error)
+            self._read = None
+            return
+        if logits is None:
+            return
+        read, self._read = self._read, None
+        self._keep(read)
+        read.row.begin(logits)
+        if read.row.ending is None:
+            self._place(read)
 
-    def __init__(self, job: Job):
-        self.job = job
-        self.ids: list[int] = []
-        self.probabilities: list[float] = []
-        self._scores: mx.array | None = None
+    def _begin(self) -> _Read | None:
+        """Begin with the next prompt, where there is one and room for its answer."""
+        while self._waiting and self._waiting[0].ending is not None:
+            self._waiting.popleft()
+        if not self._waiting or self._writing >= self.rows or not self._has_memory(self._waiting[0].job):
+            return None
+        row = self._waiting.popleft()
+        prompt, rope = row.job.prompt, self.lmm.config.text.rope
+        bucket = rope_bucket(rope, prompt.token_map.next_position)
+        try:
+            hooks = None if row.job.hooks is None else row.job.hooks()
+            cache = self.lmm.make_cache(gate=row.job.gate, hooks=hooks)
+            if hooks is None:
+                cache = self._prefixes.begin(prompt, cache, bucket)
+            self.prompt_tokens += len(prompt) - cache.length
+            reading = Reading(self.lmm, prompt, cache, features=self.features, chunk=CHUNK)
+        except RaveError as error:
+            row.fail(error)
+            return None
+        return _Read(row, reading, bucket)
 
-    def write(self, lmm: LMM) -> None:
-        job = self.job
-        cache = lmm.make_cache(gate=job.gate, hooks=None if job.hooks is None else job.hooks())
-        logits = prefill(lmm, job.prompt, cache)
-        processors = [*job.processors, self._watch]
-        if job.constraint is not None:
-            processors.append(_Mask(job.constraint, len(job.prompt)))
-        written = decode(
-            lmm, job.prompt, cache, logits, job.sampling, max_tokens=job.max_tokens, processors=processors
-        )
-        for token in written:
-            self.ids.append(token)
-            if len(self.probabilities) < len(self.ids):
-                self._close(token)
-            if np.isnan(self.probabilities[-1]):
-                raise ModelError(NOT_A_NUMBER)
+    @property
+    def _writing(self) -> int:
+        """How many answers are being written."""
+        return sum(len(batch.rows) for batch in self._batches.values()) + len(self._lone)
 
-    def answer(self, lmm: LMM, error: RaveError | None = None) -> Answer:
-        stopped = bool(self.ids) and self.ids[-1] in lmm.config.tokens.stop
-        text = lmm.tokenizer.decode(self.ids[:-1] if stopped else self.ids)
-        ending = "error" if error is not None else "stop" if stopped else "length"
-        probabilities = np.array(self.probabilities[: len(self.ids)], np.float32)
-        return Answer(self.job.key, text, tuple(self.ids), probabilities, ending, error, steps=len(self.ids))
+    def _has_memory(self, job: Job) -> bool:
+        """Whether the answer's keys and values fit beside the others'; the only answer may try."""
+        # Once to read the prompt, once among the others, and once more while those are put together anew.
+        need = 3 * kept_bytes(self.lmm, len(job.prompt) + job.max_tokens)
+        need += sum(batch.nbytes for batch in self._batches.values())
+        if need <= backend.memory().available:
+            return True
+        self._prefixes.shrink(0)
+        return self._writing == 0 or need <= backend.memory().available
 
-    def _watch(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        if self._scores is not None:
-            self._close(int(np.asarray(tokens[-1:])[0]))
-        scores = logits.astype(mx.float32)
-        self._scores = scores - mx.logsumexp(scores, axis=-1, keepdims=True)
-        return logits
+    def _keep(self, read: _Read) -> None:
+        """Keep what was read for prompts that begin in the same way."""
+        self.features.update(read.reading.features)
+        if read.reading.cache.hooks is None and not self._changes(read):
+            self._prefixes.keep(read.row.job.prompt, read.reading.cache, read.bucket)
 
-    def _close(self, token: int) -> None:
-        assert self._scores is not None
-        self.probabilities.append(float(np.exp(np.asarray(self._scores)[0, token])))
-        self._scores = None
+    def _changes(self, read: _Read) -> bool:
+        """Whether the rotary frequencies may change before the answer ends."""
+        job, rope = read.row.job, self.lmm.config.text.rope
+        return rope_bucket(rope, job.prompt.token_map.next_position + job.max_tokens) != read.bucket
 
-
-class _Mask:
-    """A constraint as a logits processor."""
-
-    def __init__(self, constraint: Constraint, start: int):
-        self._constraint, self._start = constraint, start
-
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        if len(tokens) > self._start:
-            self._constraint.accept(int(np.asarray(tokens[-1:])[0]))
-        allowed = mx.array(self._constraint.mask())
-        return mx.where(allowed[None, : logits.shape[-1]], logits, -mx.inf)
+    def _place(self, read: _Read) -> None:
+        """Let an answer that has begun go on."""
+        row, cache = read.row, read.reading.cache
+        if cache.hooks is not None or self._changes(read):
+            self._lone.append(LoneAnswer(self.lmm, row, cache, read.reading.features))
+            return
+        key = (cache.gated, read.bucket)
+        if key not in self._batches:
+            self._batches[key] = Batch(self.lmm)
+        self._batches[key].join(row, cache)

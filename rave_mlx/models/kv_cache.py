@@ -7,6 +7,8 @@ features of text are zero, as fresh rows are, and are not written at all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
 from rave_mlx.attention.gate import PairGate, QueryMap
@@ -30,6 +32,19 @@ class LayerCache:
         self.length = 0
         self.query_map: QueryMap | None = None
 
+    @classmethod
+    def holding(cls, arrays: Sequence[mx.array], length: int) -> LayerCache:
+        """A cache of rows that are there already, in new array objects: what holds them now keeps what it has.
+
+        Args:
+            arrays: keys and values and, where there are any, features; with room for at least `length` rows. Features
+                are zero from `length` on.
+            length: rows that count.
+        """
+        cache = cls()
+        cache._arrays, cache.length = [mx.array(x) for x in arrays], length
+        return cache
+
     def map_of(self, gate: PairGate) -> QueryMap:
         """The query map of the layer's gate, computed once."""
         if self.query_map is None:
@@ -50,9 +65,9 @@ class LayerCache:
         new = [keys, values] if features is None else [keys, values, features]
         start, stop = self.length, self.length + keys.shape[2]
         if self._arrays and stop > self._arrays[0].shape[2]:
-            self._arrays = [_padded(x[:, :, :start], _room(stop)) for x in self._arrays]
+            self._arrays = [_padded(x[:, :, :start], room_for(stop)) for x in self._arrays]
         for like in new[len(self._arrays) :]:
-            room = self._arrays[0].shape[2] if self._arrays else _room(stop)
+            room = self._arrays[0].shape[2] if self._arrays else room_for(stop)
             self._arrays.append(mx.zeros((*like.shape[:2], room, like.shape[3]), like.dtype))
         for i, x in enumerate(new):
             self._arrays[i][:, :, start:stop] = x
@@ -72,7 +87,7 @@ class LayerCache:
         return self._arrays
 
 
-def _room(rows: int) -> int:
+def room_for(rows: int) -> int:
     """Rows to make room for, so that this many fit."""
     return -(-rows // _STEP) * _STEP
 

@@ -1,0 +1,182 @@
+"""Answers that are written together: one pass of the decoder for all of them, one or more tokens each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from rave_mlx.errors import RaveError
+from rave_mlx.generation.answer_row import AnswerRow, greedy
+from rave_mlx.generation.batch_cache import BatchCache, CachedRow
+from rave_mlx.models.kv_cache import Cache
+from rave_mlx.models.lmm import LMM
+
+_HOLES = 0.5
+"""Share of real slots below which a batch is written anew without holes."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """Tokens (B,) and their probabilities (B,) that have been asked for and may not be computed yet."""
+
+    tokens: mx.array
+    chances: mx.array
+
+
+class Batch:
+    """Rows with one cache. Rotary frequencies have to be the same for all of their positions.
+
+    A row that has ended stays in the cache, and is computed along, until enough others have ended or another one comes:
+    taking it out copies the whole cache.
+
+    Args:
+        lmm: the model.
+    """
+
+    def __init__(self, lmm: LMM):
+        self._lmm = lmm
+        self._rows: list[AnswerRow] = []
+        self._joining: list[tuple[AnswerRow, CachedRow]] = []
+        self._cache: BatchCache | None = None
+        self._ahead: _Chosen | None = None
+
+    @property
+    def rows(self) -> list[AnswerRow]:
+        """The answers that are being written."""
+        return [row for row in [*self._rows, *(row for row, _ in self._joining)] if row.ending is None]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and values."""
+        return 0 if self._cache is None else self._cache.nbytes
+
+    def join(self, row: AnswerRow, cache: Cache) -> None:
+        """A row whose prompt is read goes on here.
+
+        Args:
+            row: has its first token.
+            cache: holds the prompt; it is left as it is.
+        """
+        self._joining.append((row, CachedRow.whole(cache, row.job.prompt.token_map.visual)))
+
+    def advance(self) -> None:
+        """Write at least one token of every row."""
+        if self._ahead is not None and not self._joining and not self._is_sparse():
+            # The next pass is queued before the tokens of this one are looked at.
+            chosen, self._ahead = self._ahead, None
+            if any(row.remaining > 1 for row in self.rows):
+                self._ahead = self._queue(chosen.tokens)
+            self._take(chosen)
+            return
+        if self._ahead is not None:
+            self._take(self._ahead)
+            self._ahead = None
+        self._arrange()
+        if self._cache is None:
+            return
+        if any(row.needs_host for row in self.rows):
+            self._verify(self._cache)
+        else:
+            self._ahead = self._queue(mx.array([row.queue[0] for row in self._rows]))
+
+    def _is_sparse(self) -> bool:
+        """Whether the cache holds much that nobody needs."""
+        over = sum(row.ending is not None for row in self._rows)
+        return over == len(self._rows) or 4 * over > len(self._rows) or (
+            self._cache is not None and self._cache.share_real < _HOLES
+        )  # fmt: skip
+
+    def _arrange(self) -> None:
+        """Let rows join, and leave behind those that have ended, where there is reason to."""
+        if not self._joining and not self._is_sparse():
+            return
+        held = [] if self._cache is None else [(row, self._cache.row(i)) for i, row in enumerate(self._rows)]
+        going = [(row, cached) for row, cached in [*held, *self._joining] if row.ending is None]
+        self._joining = []
+        self._rows = [row for row, _ in going]
+        self._cache = BatchCache([cached for _, cached in going]) if going else None
+
+    def _queue(self, tokens: mx.array) -> _Chosen:
+        """Ask for the tokens after `tokens` (B,), one a row, which need not be computed yet."""
+        assert self._cache is not None
+        positions = [[row.next_position()] for row in self._rows]
+        hidden = self._pass(tokens[:, None], positions, [1] * len(self._rows))
+        logits = self._lmm.decoder.logits(hidden)[:, 0]
+        best, chances = greedy(logits)
+        if not all(row.is_plain for row in self._rows if row.ending is None):
+            best, chances = self._drawn(tokens, logits, best, chances)
+        mx.async_eval(best, chances)
+        return _Chosen(best, chances)
+
+    def _drawn(
+        self, tokens: mx.array, logits: mx.array, best: mx.array, chances: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """Tokens (B,) and probabilities (B,) where some rows do not take the most likely token.
+
+        Args:
+            tokens: (B,) the tokens before.
+            logits: (B, vocab).
+            best, chances: (B,) most likely tokens and their probabilities.
+        """
+        drawn, found = [], []
+        for index, row in enumerate(self._rows):
+            token, chance = best[index : index + 1], chances[index : index + 1]
+            if row.ending is None and not row.is_plain:
+                try:
+                    row.follow(tokens[index : index + 1])
+                    token, chance = row.choose(logits[index : index + 1])
+                except RaveError as error:
+                    row.fail(error)
+            drawn.append(token.astype(best.dtype))
+            found.append(chance)
+        return mx.concatenate(drawn), mx.concatenate(found)
+
+    def _take(self, chosen: _Chosen) -> None:
+        """Look at tokens that were asked for."""
+        tokens, chances = np.asarray(chosen.tokens), np.asarray(chosen.chances)
+        for row, token, chance in zip(self._rows, tokens.tolist(), chances.tolist(), strict=True):
+            if row.ending is None:
+                row.take_over(token, chance)
+
+    def _verify(self, cache: BatchCache) -> None:
+        """Read the known tokens and the guesses of all rows in one pass, and keep what is right."""
+        inputs = [row.inputs() if row.ending is None else [0] for row in self._rows]
+        counts = [len(tokens) for tokens in inputs]
+        width = max(counts)
+        ids = np.array([tokens + [0] * (width - len(tokens)) for tokens in inputs], np.int32)
+        places = [[row.position + i for i in range(width)] for row in self._rows]
+        hidden = self._pass(mx.array(ids), places, counts)
+        # Only what is read is scored: a vocabulary is large.
+        index = np.concatenate([width * i + np.arange(n) for i, n in enumerate(counts)]).astype(np.int32)
+        logits = self._lmm.decoder.logits(hidden.reshape(1, -1, hidden.shape[-1])[:, mx.array(index)])[0]
+        kept, start = [], 0
+        for row, tokens in zip(self._rows, inputs, strict=True):
+            rows = logits[start : start + len(tokens)]
+            kept.append(row.settle(rows, tokens) if row.ending is None else 0)
+            start += len(tokens)
+        cache.keep(kept, width)
+
+    def _pass(self, ids: mx.array, positions: Sequence[Sequence[int]], counts: Sequence[int]) -> mx.array:
+        """Hidden states (B, n, hidden) of new text tokens.
+
+        Args:
+            ids: (B, n).
+            positions: (B, n) rotary positions.
+            counts: how many tokens of each row are real; the first of them.
+        """
+        cache = self._cache
+        assert cache is not None
+        where = mx.array(np.array(positions, np.int32))
+        ends = [at[n - 1] for row, at, n in zip(self._rows, positions, counts, strict=True) if row.ending is None]
+        return self._lmm.decoder.hidden(
+            self._lmm.decoder.embed_ids(ids),
+            mx.broadcast_to(where[:, None], (len(counts), 3, ids.shape[1])),
+            None,
+            cache=cache,
+            gate_span=cache.visual_span if cache.gated else None,
+            valid=cache.announce(counts),
+            longest=1 + max(ends),
+        )
