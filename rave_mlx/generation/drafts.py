@@ -1,8 +1,8 @@
 """Guesses of how an answer goes on, for exact speculative decoding: what is guessed wrong is not written.
 
-A digital PDF already holds the text that a model reads off its picture. `TextDrafts` follows the answer in it and guesses
-the text that comes next; `LookupDrafts` guesses what followed the last few tokens when they stood in the prompt or the
-answer before (prompt lookup decoding: Saxena, 2023); `DraftChain` asks several sources in turn.
+A digital PDF already holds the text that a model reads off its picture. `TextDrafts` follows the answer in it and
+guesses the text that comes next; `LookupDrafts` guesses what followed the last few tokens when they stood in the prompt
+or the answer before (prompt lookup decoding: Saxena, 2023); `DraftChain` asks several sources in turn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _FIRM = 12
 """Letters in a row from which on as many tokens are guessed as are asked for."""
 _TAIL = 48
 """Characters of the answer that are tokenized along with a guess, so that its first token is the right one."""
-_PATIENCE = 32
+_LONGEST = 64
+_PATIENCE = 8
 """Most tokens for which a source that guesses wrong again and again keeps silent."""
 
 
@@ -35,25 +36,26 @@ class Pace:
         self._wrong = 0
         self._most = 8
 
-    def room(self, answer: Sequence[int], most: int) -> int:
+    def room(self, answer: Sequence[int], most: int, *, firm: bool) -> int:
         """How many tokens may be guessed now; learns from what became of the guess before.
 
         Args:
             answer: the answer so far.
             most: how many are asked for.
+            firm: whether there is good reason for the guess; then it is made even if those before were wrong.
         """
         if self._guess and len(answer) > self._at:
             came = answer[self._at : self._at + len(self._guess)]
             right = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(self._guess, came, strict=False))))
             self._wrong = 0 if right else self._wrong + 1
-            self._most = self._most * 2 if right == len(self._guess) else max(2, right + 1)
-            self._silent_until = len(answer) + min(_PATIENCE, (1 << self._wrong) - 2 if self._wrong > 1 else 0)
+            self._most = min(_LONGEST, self._most * 2) if right == len(self._guess) else max(_WEAK, right + 1)
+            self._silent_until = len(answer) + (min(_PATIENCE, 1 << self._wrong - 2) if self._wrong > 1 else 0)
             self._guess = []
-        return 0 if len(answer) < self._silent_until else min(most, self._most)
+        return 0 if not firm and len(answer) < self._silent_until else min(most, self._most)
 
     def guessed(self, answer: Sequence[int], guess: list[int]) -> list[int]:
         """Remember a guess; returns it."""
-        self._guess, self._at, self._most = guess, len(answer), min(self._most, 64)
+        self._guess, self._at = guess, len(answer)
         return guess
 
 
@@ -80,7 +82,6 @@ class TextDrafts:
 
     def draft(self, answer: Sequence[int], most: int) -> list[int]:
         """At most `most` ids that may follow the answer so far (ids)."""
-        room = self._pace.room(answer, most)
         if self._seen and (len(answer) < len(self._seen) or answer[len(self._seen) - 1] != self._seen[-1]):
             self._restart()
         for index in answer[len(self._seen) :]:
@@ -90,12 +91,12 @@ class TextDrafts:
             self._tail = (self._tail + text)[-_TAIL:]
         follower = self._follower
         follower.relocate()
-        if room < 1 or not self._page.letters:
-            return []
+        firm = follower.place is not None and follower.run >= _FIRM
+        room = self._pace.room(answer, most, firm=firm)
         place = follower.place if follower.place is not None else self._resumed()
-        if place is None:
+        if room < 1 or place is None or not self._page.letters:
             return []
-        if follower.place is None or follower.run < _FIRM:
+        if not firm:
             room = min(room, max(_WEAK, follower.run))
         return self._pace.guessed(answer, self._tokens(self._continuation(place, 6 * room + 24), room))
 
@@ -107,9 +108,7 @@ class TextDrafts:
     def _continuation(self, place: int, length: int) -> str:
         """About `length` characters of what the answer writes next, if it goes on with letter `place` of the page."""
         follower, page = self._follower, self._page
-        gap = follower.expected(place)
-        between = follower.between
-        parts = [gap[len(between) :] if gap.startswith(between) else ""]
+        parts = [follower.upto(place)]
         size = len(parts[0])
         while place < len(page.at) and size < length:
             # A ligature of the page stands for several letters.
@@ -167,7 +166,7 @@ class LookupDrafts:
 
     def draft(self, answer: Sequence[int], most: int) -> list[int]:
         """At most `most` ids that may follow the answer so far (ids)."""
-        room = self._pace.room(answer, most)
+        room = self._pace.room(answer, most, firm=False)
         for index in answer[len(self._tokens) - self._read :]:
             self._tokens.append(index)
             self._note(len(self._tokens) - 1)

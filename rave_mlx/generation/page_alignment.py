@@ -23,6 +23,7 @@ _COMPARED = 48
 _CANDIDATES = 24
 _SOLID = 8
 """Characters in a row from which on a place is where the answer was, and no coincidence."""
+_REMEMBERED = 6
 _LONGEST_TAG = 80
 _USUAL = {" ": " ", "\t": " ", "\n": "\n", "\n\n": "\n\n", "-\n": ""}
 _SPACE = re.compile(r"\s+")
@@ -181,30 +182,54 @@ class Follower:
 
     def _learn(self, gap: str, written: str) -> None:
         """Note how the answer writes what parts words on the page."""
+        if len(written) > _LONGEST_TAG:
+            return
+        if gap.strip():
+            self._written.setdefault(gap, deque(maxlen=_REMEMBERED)).append(written)
         split = _split(gap)
         if split is None:
             return
         before, kind, after = self.escaped(split[0]), split[1], self.escaped(split[2])
         inner = written[len(before) : len(written) - len(after)]
         if written == before + inner + after and (kind != " " or inner.isspace()):
-            self._written.setdefault(kind, deque(maxlen=4)).append(inner)
+            self._written.setdefault(kind, deque(maxlen=_REMEMBERED)).append(inner)
 
-    def expected(self, place: int) -> str:
-        """What the answer will write between letter `place` and the one before."""
+    def upto(self, place: int) -> str:
+        """What the answer still writes before letter `place`, which it writes next."""
+        gap, begun = self.page.gap(place), self.between
+        found = self.expected(place, begun)
+        if found.startswith(begun):
+            return found[len(begun) :]
+        split = _split(gap)
+        return " " if split is not None and split[1] in " \t" and not begun[-1:].isspace() else ""
+
+    def expected(self, place: int, begun: str = "") -> str:
+        """What the answer writes between letter `place` and the one before.
+
+        Args:
+            place: index of the letter.
+            begun: what it has written of that already.
+        """
         gap = self.page.gap(place)
+        known = self._usual(gap, begun) if gap in self._written and gap.strip() else ""
+        if known.startswith(begun) and known:
+            return known
         if gap == "-\n":
-            return self.usual(gap)
-        return "".join(
-            self.usual(_kind(part)) if part.isspace() else self.escaped(part) for part in re.split(r"(\s+)", gap)
-        )
+            return self._usual(gap, begun)
+        split = _split(gap)
+        if split is not None:
+            before, after = self.escaped(split[0]), self.escaped(split[2])
+            return before + self._usual(split[1], begun.removeprefix(before)) + after
+        parts = re.split(r"(\s+)", gap)
+        return "".join(self._usual(_kind(part), "") if part.isspace() else self.escaped(part) for part in parts)
 
-    def usual(self, kind: str) -> str:
-        """How the answer writes a space, tab, line end, paragraph or a hyphen at the end of a line."""
-        written = self._written.get(kind)
+    def _usual(self, gap: str, begun: str) -> str:
+        """How the answer writes a gap, or one of the kinds that part words; one that it has begun before others."""
+        written = self._written.get(gap)
         if not written:
-            return "\\n" * kind.count("\n") if self.json and kind in ("\n", "\n\n") else _USUAL[kind]
+            return "\\n" * gap.count("\n") if self.json and gap in ("\n", "\n\n") else _USUAL[gap]
         counted = Counter(written)
-        return max(counted, key=lambda text: (counted[text], text == written[-1]))
+        return max(written, key=lambda text: (text.startswith(begun), counted[text], text == written[-1]))
 
     def escaped(self, text: str) -> str:
         """A text of the page as the answer writes it."""
