@@ -79,8 +79,8 @@ def train(
     [bold]rave-mlx train --resume --out receipts-adapter[/bold] goes on. On several machines:
     mlx.launch --hosts 10.0.0.1,10.0.0.2 -- rave-mlx train ...
     """
+    from rave_mlx.backend.distributed import join
     from rave_mlx.errors import UsageError
-    from rave_mlx.train.distributed import join
 
     if out is None and not check_data:
         raise UsageError("--out is missing: where should the adapter go?")

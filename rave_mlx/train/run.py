@@ -20,6 +20,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from rave_mlx.backend.distributed import World
 from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.errors import ConfigError, ModelError, UsageError
 from rave_mlx.models.lmm import LMM
@@ -28,7 +29,6 @@ from rave_mlx.train.checkpoint import State
 from rave_mlx.train.config import TrainConfig
 from rave_mlx.train.curve import draw_curve
 from rave_mlx.train.dataset import Dataset, open_dataset
-from rave_mlx.train.distributed import World
 from rave_mlx.train.features import FeatureCache
 from rave_mlx.train.gate_report import GateFigures, gate_report, write_report
 from rave_mlx.train.interrupt import interruptible

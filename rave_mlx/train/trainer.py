@@ -23,6 +23,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from rave_mlx import backend
+from rave_mlx.backend.distributed import World
 from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.errors import ModelError, RaveError
 from rave_mlx.models.lmm import LMM
@@ -32,7 +33,6 @@ from rave_mlx.train.batch_sampler import BatchSampler
 from rave_mlx.train.checkpoint import State, Tensors
 from rave_mlx.train.config import TrainConfig
 from rave_mlx.train.dataset import Dataset
-from rave_mlx.train.distributed import World
 from rave_mlx.train.features import FeatureCache
 from rave_mlx.train.interrupt import Interrupt
 from rave_mlx.train.loader import Loader

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from rave_mlx import backend
+from rave_mlx.backend.distributed import World
 from rave_mlx.errors import RaveError
 from rave_mlx.evaluate.metrics import exact
 from rave_mlx.generation.decode import decode
@@ -19,7 +20,6 @@ from rave_mlx.models.lmm import LMM
 from rave_mlx.train.batch_sampler import BatchSampler
 from rave_mlx.train.config import TrainConfig
 from rave_mlx.train.dataset import Dataset
-from rave_mlx.train.distributed import World
 from rave_mlx.train.features import FeatureCache
 from rave_mlx.train.loader import Loader
 from rave_mlx.train.loss import loss

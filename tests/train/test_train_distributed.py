@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from training import command, environment, history, losses, message, train_cli, write_data, write_model, write_rows
 
+from rave_mlx.backend import distributed
+from rave_mlx.backend.distributed import World
 from rave_mlx.errors import UsageError
-from rave_mlx.train import checkpoint, distributed
+from rave_mlx.train import checkpoint
 from rave_mlx.train.batch_sampler import BatchSampler
-from rave_mlx.train.distributed import World
 
 
 def free_ports(count: int) -> list[int]:

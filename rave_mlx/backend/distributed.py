@@ -1,8 +1,8 @@
-"""Several processes that train one model: each takes its share of every micro-batch, and sums travel, not means.
+"""Several processes that do one piece of work, started together by `mlx.launch`: what they tell each other.
 
-MLX's own engine carries them (`mlx.launch`; the ring backend goes over TCP). `nn.average_gradients` divides by the
-number of processes, which is only right where all have as many trained tokens; here sums are added up and divided by
-the tokens of all processes.
+MLX's own engine carries it (the ring backend goes over TCP), as sums of numbers. In training, sums travel and not
+means: `nn.average_gradients` divides by the number of processes, which is only right where all have as many trained
+tokens.
 """
 
 from __future__ import annotations
@@ -155,9 +155,9 @@ class World:
         """float32 arrays of process 0, in every process."""
         return self.sum(arrays if self.is_writer else {name: mx.zeros(x.shape) for name, x in arrays.items()})
 
-    def broadcast_text(self, text: str) -> str:
-        """Process 0's text, in every process."""
-        data = text.encode() if self.is_writer else b""
+    def broadcast_text(self, text: str, sender: int = 0) -> str:
+        """The text of process `sender`, in every process; at most 16 million bytes."""
+        data = text.encode() if self.rank == sender else b""
         length = round(self.totals(len(data))[0])
         sent = np.zeros(length, np.float32)
         sent[: len(data)] = list(data)
