@@ -99,7 +99,7 @@ def test_a_transcription_needs_about_half_the_steps_or_less(kind, answer, lmm, r
     ids, _ = tokenizer.encode(answer)
     steps, drafted, accepted = write(ids, TextDrafts(tokenizer, PAGE))
     assert steps < len(ids) / 1.9, (steps, len(ids))
-    assert steps == len(ids) - accepted
+    assert 0 <= steps - (len(ids) - accepted) <= 1
     assert accepted > drafted / 5
 
 
@@ -116,7 +116,7 @@ def test_an_answer_that_is_not_on_the_page_is_hardly_slowed(pieces):
     )
     steps, drafted, accepted = write(ids, TextDrafts(pieces, PAGE))
     assert drafted < len(ids)
-    assert steps == len(ids) - accepted
+    assert 0 <= steps - (len(ids) - accepted) <= 1
 
 
 def test_guesses_go_on_in_the_middle_of_a_word_and_of_a_token(pieces):
