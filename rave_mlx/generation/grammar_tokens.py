@@ -22,7 +22,7 @@ from rave_mlx.inputs.prompt.tokenizer import Tokenizer
 from rave_mlx.models.lmm import LMM
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, LLTokenizer
 
 _KEPT_GRAMMARS = 32
 """Compiled grammars kept a model: one a schema, of which a run has one or a few."""
@@ -66,47 +66,64 @@ class GrammarTokens:
         self.stop = tuple(i for i in stop if 0 <= i < rows)
         if not self.stop:
             raise ModelError("the model's stop tokens lie outside its vocabulary; an answer under a schema had no end")
-        text = tokenizer.to_json()
         try:
-            self._tokens = llguidance.LLTokenizer(
-                text, eos_token=list(self.stop), slices=llguidance.LLTokenizer.json_slices()
-            )
-            if self._tokens.vocab_size < rows:
-                self._tokens = llguidance.LLTokenizer(
-                    text, n_vocab=rows, eos_token=list(self.stop), slices=llguidance.LLTokenizer.json_slices()
-                )
+            self._tokens = self._build(tokenizer.to_json())
         except ValueError as error:
             raise ModelError(
                 f"llguidance cannot tell the bytes of this model's tokens ({_first_line(error)}); "
                 "its answers cannot be held to a schema"
             ) from None
         control = [token.id for token in tokenizer.control.values() if token.id < rows and token.id not in self.stop]
-        self.written = np.ones(rows, np.bool_)
-        self.written[control] = False
-        self.forces = bool(self._tokens.is_canonical)
+        self._written = np.ones(rows, np.bool_)
+        self._written[control] = False
+        self._forces = bool(self._tokens.is_canonical)
 
-    def matcher(self, grammar: str) -> LLMatcher:
-        """A fresh follower of a grammar, as the functions `LLMatcher.grammar_from_*` write them.
+    def _build(self, text: str) -> LLTokenizer:
+        """The tokenizer of llguidance, with a token for each row of the logits at least."""
+        make, stop = self._llguidance.LLTokenizer, list(self.stop)
+        try:
+            return make(text, n_vocab=self.rows, eos_token=stop, slices=make.json_slices())
+        except ValueError as error:
+            if "vocab size too small" not in str(error):
+                raise
+            return make(text, eos_token=stop, slices=make.json_slices())
+
+    def matcher(self, grammar: str) -> tuple[LLMatcher, bool]:
+        """A fresh follower of a grammar, and whether tokens may be forced where the grammar leaves no choice of text.
+
+        They may not where the tokenizer writes another text than it is given: SentencePiece a space for U+2581, others
+        a composed letter for its parts. llguidance would force tokens of that other text, and then refuse them.
+
+        Args:
+            grammar: in llguidance's Lark syntax.
 
         Raises:
             UsageError: for a grammar that llguidance does not take; its reason is named.
         """
+        forces = self._forces and self._tokens.decode_str(self._tokens.tokenize_str(grammar)) == grammar
+        if not forces:
+            grammar = f'%llguidance {{"no_forcing": true}}\n{grammar}'
         with self._lock:
             first = self._grammars.pop(grammar, None)
             if first is None:
-                first = self._llguidance.LLMatcher(self._tokens, grammar, log_level=0)
+                text = self._llguidance.LLMatcher.grammar_from_lark(grammar)
+                first = self._llguidance.LLMatcher(self._tokens, text, log_level=0)
                 if first.is_error():
                     raise UsageError(f"the schema cannot be followed: {_first_line(first.get_error())}")
             self._grammars[grammar] = first
             if len(self._grammars) > _KEPT_GRAMMARS:
                 self._grammars.popitem(last=False)
-            return first.deep_copy()
+            return first.deep_copy(), forces
 
     def allowed(self, matcher: LLMatcher) -> NDArray[np.bool_]:
         """(rows,) marks of the tokens that `matcher` may take next, control tokens apart."""
         bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
         marks = np.unpackbits(bits, count=self.rows, bitorder="little").view(np.bool_)
-        return marks & self.written
+        return marks & self._written
+
+    def is_text(self, token: int) -> bool:
+        """Whether a token may stand in an answer: one that the model has, and no control token but a stop token."""
+        return token < self.rows and bool(self._written[token])
 
     def text(self, ids: Sequence[int]) -> list[bytes]:
         """The bytes that each token adds to an answer; none for stop tokens. A character may be cut between two."""
@@ -134,12 +151,13 @@ def grammar_tokens(lmm: LMM) -> GrammarTokens:
 
 
 def check_grammar(grammar: str) -> None:
-    """Find out without a model whether llguidance takes a grammar.
+    """Find out without a model whether llguidance takes a grammar in its Lark syntax.
 
     Raises:
         UsageError: when it does not, with its reason, or without llguidance.
     """
-    problem = load_llguidance().LLMatcher.validate_grammar(grammar)
+    matcher = load_llguidance().LLMatcher
+    problem = matcher.validate_grammar(matcher.grammar_from_lark(grammar))
     if problem and not problem.startswith("WARNING"):
         raise UsageError(f"the schema cannot be followed: {_first_line(problem)}")
 

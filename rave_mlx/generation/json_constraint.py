@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class GrammarConstraint:
 
     Args:
         tokens: the model's vocabulary.
-        grammar: as the functions `llguidance.LLMatcher.grammar_from_*` write it.
+        grammar: in llguidance's Lark syntax, as `json_grammar` writes it.
 
     Raises:
         UsageError: for a grammar that llguidance does not take.
@@ -44,7 +45,8 @@ class GrammarConstraint:
 
     def __init__(self, tokens: GrammarTokens, grammar: str):
         self._tokens = tokens
-        self._matcher: LLMatcher = tokens.matcher(grammar)
+        self._matcher: LLMatcher
+        self._matcher, self._forces = tokens.matcher(grammar)
         self._forced: list[int] | None = None
         self._allowed: NDArray[np.bool_] | None = None
         self._ended = False
@@ -53,7 +55,7 @@ class GrammarConstraint:
         """(vocab,) marks of the tokens that may come next; the stop tokens where the answer may end here.
 
         Raises:
-            UsageError: when the grammar grows too complex for llguidance on the way.
+            UsageError: when llguidance gives up: a grammar that grows too complex, a vocabulary that lacks characters.
         """
         if self._ended or self._find_forced():
             marks = np.zeros(self._tokens.rows, np.bool_)
@@ -92,17 +94,14 @@ class GrammarConstraint:
     def _find_forced(self) -> list[int]:
         """The tokens that must come next; found once, then used up one by one."""
         if self._forced is None:
-            self._forced = self._matcher.compute_ff_tokens() if self._tokens.forces and not self._ended else []
-            if not all(token < self._tokens.rows and self._tokens.written[token] for token in self._forced):
-                self._forced = []
+            found = self._matcher.compute_ff_tokens() if self._forces and not self._ended else []
+            self._forced = list(takewhile(self._tokens.is_text, found))
         return self._forced
 
     def _check(self) -> None:
         if self._matcher.is_error():
             reason = self._matcher.get_error().strip().splitlines()[:1]
-            raise UsageError(
-                f"the schema is too complex to be followed: {' '.join(reason)}; bound its strings and lists"
-            )
+            raise UsageError(f"the answer cannot go on under its schema: {' '.join(reason)}; make the schema simpler")
 
 
 def json_grammar(schema: Mapping[str, Any]) -> str:
@@ -111,10 +110,8 @@ def json_grammar(schema: Mapping[str, Any]) -> str:
     Properties come in the order of the schema. Between items stands ", " and after a name ": ", as Python's `json`
     writes them.
     """
-    llguidance = load_llguidance()
     layout = {"whitespace_flexible": False, "item_separator": ITEM_SEPARATOR, "key_separator": NAME_SEPARATOR}
-    grammar: str = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=layout)
-    return grammar
+    return f"start: %json {json.dumps({**schema, 'x-guidance': layout}, ensure_ascii=False)}"
 
 
 def json_constraint(lmm: LMM, schema: Mapping[str, Any]) -> GrammarConstraint:
@@ -147,7 +144,7 @@ def regex_constraint(lmm: LMM, pattern: str) -> GrammarConstraint:
         UsageError: for an expression that llguidance does not take (look-around, say), or without llguidance.
         ModelError: for a model whose tokenizer cannot be used.
     """
-    return GrammarConstraint(grammar_tokens(lmm), load_llguidance().LLMatcher.grammar_from_regex(pattern))
+    return GrammarConstraint(grammar_tokens(lmm), f"start: /{load_llguidance().regex_to_lark(pattern)}/")
 
 
 def choice_constraint(lmm: LMM, choices: Sequence[str]) -> GrammarConstraint:
@@ -160,4 +157,4 @@ def choice_constraint(lmm: LMM, choices: Sequence[str]) -> GrammarConstraint:
     if not choices or not all(choices):
         raise UsageError("choices must be texts that are not empty, at least one")
     lines = "\n    | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
-    return GrammarConstraint(grammar_tokens(lmm), load_llguidance().LLMatcher.grammar_from_lark(f"start: {lines}"))
+    return GrammarConstraint(grammar_tokens(lmm), f"start: {lines}")
