@@ -7,19 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, overload
 
 import mlx.core as mx
 
 from rave_mlx import backend
+from rave_mlx.chat.jobs import make_job
 from rave_mlx.chat.session import Session
 from rave_mlx.checkpoint import build
 from rave_mlx.checkpoint.adapters import put_on
 from rave_mlx.convert.adapters import open_adapter
 from rave_mlx.convert.open import MODEL_VARIABLE, find, open_model
-from rave_mlx.errors import UsageError
+from rave_mlx.errors import RaveError, UsageError
 from rave_mlx.generation.decode import Piece
+from rave_mlx.generation.job import Failed, Job
 from rave_mlx.generation.sampling import Sampling
+from rave_mlx.generation.scheduler import Scheduler
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.policy import Attention
 
@@ -86,21 +89,76 @@ def stream(
     return _session(lmm, max_tokens, image_tokens, policy, sampling).answer(messages)
 
 
-def generate(lmm: LMM, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-    """Answer a conversation once: the whole text of `stream`, which has the arguments and the errors."""
-    return "".join(piece.text for piece in stream(lmm, messages, **options))
+@overload
+def generate(lmm: LMM, messages: Sequence[Mapping[str, Any]], **options: Any) -> str: ...
+@overload
+def generate(lmm: LMM, messages: Sequence[Sequence[Mapping[str, Any]]], **options: Any) -> list[str]: ...
+def generate(
+    lmm: LMM, messages: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]], **options: Any
+) -> str | list[str]:
+    """Answer a conversation once: the whole text of `stream`, which has the arguments and the errors.
+
+    A list of conversations gives the list of their answers. They are written together, which takes less time than one
+    after the other, and are what they would be by themselves.
+    """
+    if messages and not any(isinstance(each, Mapping) for each in messages):
+        return _generate_all(lmm, cast(Sequence[Sequence[Mapping[str, Any]]], messages), **options)
+    return "".join(piece.text for piece in stream(lmm, cast(Sequence[Mapping[str, Any]], messages), **options))
+
+
+def _generate_all(
+    lmm: LMM,
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
+    *,
+    max_tokens: int = 256,
+    image_tokens: int | None = None,
+    policy: Attention = None,
+    **sampling: Any,
+) -> list[str]:
+    """The answers to conversations; the first error of one ends it, and says which one it was."""
+    chosen = _sampling(lmm, sampling)
+    scheduler = Scheduler(lmm)
+
+    def job(number: int, messages: Sequence[Mapping[str, Any]]) -> Job | Failed:
+        try:
+            return make_job(
+                lmm,
+                messages,
+                policy=policy,
+                max_tokens=max_tokens,
+                image_tokens=image_tokens,
+                sampling=chosen,
+                features=scheduler.features,
+                key=number,
+                ends_loops=False,
+            )
+        except RaveError as error:
+            return Failed(error, number)
+
+    texts = []
+    for answer in scheduler.run(job(number, messages) for number, messages in enumerate(conversations, 1)):
+        if answer.error is not None:
+            raise type(answer.error)(f"conversation {answer.key}: {answer.error}") from answer.error
+        texts.append(answer.text)
+    return texts
 
 
 def _session(
     lmm: LMM, max_tokens: int, image_tokens: int | None, policy: Attention, sampling: Mapping[str, Any]
 ) -> Session:
+    chosen = _sampling(lmm, sampling)
+    return Session(lmm, policy=policy, max_tokens=max_tokens, image_tokens=image_tokens, sampling=chosen)
+
+
+def _sampling(lmm: LMM, options: Mapping[str, Any]) -> Sampling:
+    """How tokens are drawn, from options by name, once the model is one."""
     if not isinstance(lmm, LMM):
         raise UsageError(f"the model is a {type(lmm).__name__}; open one with rave_mlx.load(...) first")
     known = [field.name for field in fields(Sampling)]
-    for name in sampling:
+    for name in options:
         if name not in known:
-            options = ["max_tokens", "image_tokens", "policy", *known]
-            near = get_close_matches(name, options, 1, 0.5)
-            hint = f"do you mean {near[0]}?" if near else f"there are {', '.join(options)}"
+            there = ["max_tokens", "image_tokens", "policy", *known]
+            near = get_close_matches(name, there, 1, 0.5)
+            hint = f"do you mean {near[0]}?" if near else f"there are {', '.join(there)}"
             raise UsageError(f"there is no option {name!r}: {hint}")
-    return Session(lmm, policy=policy, max_tokens=max_tokens, image_tokens=image_tokens, sampling=Sampling(**sampling))
+    return Sampling(**options)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
 from rave_mlx.errors import UsageError
 from rave_mlx.generation.job import Job
 from rave_mlx.generation.sampling import Sampling
+from rave_mlx.generation.turns import COMPUTING
 from rave_mlx.inputs.prompt.message import Message, latest_turn
 from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.models.lmm import LMM
@@ -54,13 +55,14 @@ def make_job(
     for each in chosen.policies:
         each.check(lmm.config)
     known = {} if features is None else features
-    if not all(isinstance(message, Message) for message in messages):
-        originals = any(each.originals for each in chosen.policies)
-        messages = read_messages(messages, lmm.config.image, image_tokens, originals=originals)
-    revised = latest_turn(messages) if lmm.config.turns == "last" else list(messages)
+    originals = any(each.originals for each in chosen.policies)
+    read = _read(lmm, messages, image_tokens, originals=originals)
+    revised = latest_turn(read) if lmm.config.turns == "last" else read
     rereading = [each for each in chosen.policies if isinstance(each, RereadingPolicy)]
     for each in rereading:
-        revised = each.revise(lmm, revised, chosen.gate, known)
+        if each.has("revise"):  # which lets the model answer
+            with COMPUTING:
+                revised = each.revise(lmm, revised, chosen.gate, known)
     prompt = lmm.prompt(revised)
     passes = AuxiliaryPasses(lmm, chosen, known)
     processors = [each.logits_processor(revised, passes) for each in rereading]
@@ -74,3 +76,18 @@ def make_job(
         gate=chosen.gate,
         **rest,
     )
+
+
+def _read(
+    lmm: LMM,
+    messages: Sequence[Mapping[str, Any]] | Sequence[Message],
+    image_tokens: int | None,
+    *,
+    originals: bool,
+) -> list[Message]:
+    """The messages with their images cut, where they are not yet."""
+    known = [message for message in messages if isinstance(message, Message)]
+    if known and len(known) == len(messages):
+        return known
+    given = cast(Sequence[Mapping[str, Any]], messages)
+    return read_messages(given, lmm.config.image, image_tokens, originals=originals)

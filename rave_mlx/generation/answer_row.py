@@ -225,7 +225,7 @@ class AnswerRow:
     def _record(self, logits: mx.array) -> None:
         """Write down the forced token at the head of the queue, from the logits (1, vocab) before it."""
         token = mx.array(self.queue[:1])
-        self.add(self.queue[0], float(probability(self._processed(logits), token).item()))
+        self.add(self.queue[0], float(np.asarray(probability(self._processed(logits), token))[0]))
         self.follow(token)
 
     def _decide(self, logits: mx.array) -> None:
@@ -238,8 +238,8 @@ class AnswerRow:
         token, chance = self.choose(logits)
         self.follow(token)
         mx.eval(token, chance)
-        self.queue = [int(token.item())]
-        self.add(self.queue[0], float(chance.item()))
+        self.queue = [int(np.asarray(token)[0])]
+        self.add(self.queue[0], float(np.asarray(chance)[0]))
         if constraint is not None and self.ending is None:
             constraint.accept(self.queue[0])
             self.queue += self._forced()

@@ -10,6 +10,7 @@ from functools import cache
 from types import ModuleType
 
 import mlx.core as mx
+import numpy as np
 
 from rave_mlx.errors import UsageError
 from rave_mlx.generation.logits_processors import LogitsProcessor
@@ -87,7 +88,7 @@ class Drawer:
         self._sampling = sampling
         seed = sampling.seed
         if seed is None and sampling.temperature > 0:
-            seed = int(mx.random.randint(0, 1 << 31).item())
+            seed = int(np.asarray(mx.random.randint(0, 1 << 31)))
         # MLX's own random state is split like this for every draw.
         self._key = mx.random.key(seed or 0)
 
