@@ -7,16 +7,14 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from rave_mlx.errors import RaveError, UsageError
 
 
-def write_beside(file: Path, parts: Iterable[bytes]) -> None:
-    """Write a file beside its place and rename it into it: a crash leaves the old one or the new one.
-
-    Args:
-        file: the place.
-        parts: what it will hold, in order.
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """Write a file beside its place and rename it into it at the end: a crash leaves the old one or the new one.
 
     Raises:
         RaveError: when it cannot be written; then nothing has changed.
@@ -26,13 +24,23 @@ def write_beside(file: Path, parts: Iterable[bytes]) -> None:
         with contextlib.ExitStack() as stack:
             out = stack.enter_context(beside.open("wb"))
             stack.callback(beside.unlink, missing_ok=True)
-            out.writelines(parts)
+            yield out
             out.flush()
             os.fsync(out.fileno())
             beside.replace(file)
         sync_folder(file)
     except OSError as error:
         raise RaveError(f"{file}: cannot be written ({error.strerror}); make room, or choose another place") from None
+
+
+def write_beside(file: Path, parts: Iterable[bytes]) -> None:
+    """Write parts one after another into a file, as `replacing` does.
+
+    Raises:
+        RaveError: when it cannot be written; then nothing has changed.
+    """
+    with replacing(file) as out:
+        out.writelines(parts)
 
 
 def sync_folder(file: Path) -> None:

@@ -18,11 +18,16 @@ from typing import Any, Self
 from rave_mlx.checkpoint.output_files import locked, sync_folder, write_beside
 from rave_mlx.errors import RaveError, UsageError
 
+SETTINGS = ".run.json"
+"""What is behind the name of a file of rows in the name of the file that says of what run they are."""
 _REMEDY = "choose another --out, or remove it"
 
 
 class RowsFile:
     """A file of rows that grows; a context manager.
+
+    Attributes:
+        file: where rows go.
 
     Args:
         file: where rows go.
@@ -36,8 +41,8 @@ class RowsFile:
     """
 
     def __init__(self, file: Path, run: Mapping[str, Any], *, resume: bool = True, what: str = "rows"):
-        self._file, self._what = file, what
-        self._settings = file.with_name(f"{file.name}.run.json")
+        self.file, self._what = file, what
+        self._settings = file.with_name(file.name + SETTINGS)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked(file))
@@ -62,22 +67,13 @@ class RowsFile:
         """Let other processes write the file."""
         self._open.close()
 
-    def lines(self) -> Iterator[tuple[int, bytes, Any]]:
-        """Every row that is there: where its line begins, the line, and what it holds.
+    def lines(self) -> Iterator[tuple[int, int, Any]]:
+        """Every row that is there: where its line begins, how many bytes it has, and what it holds.
 
         Raises:
             UsageError: where the file holds something else.
         """
-        with self._file.open("rb") as file:
-            place = 0
-            for number, line in enumerate(file, 1):
-                try:
-                    yield place, line, json.loads(line)
-                except ValueError:
-                    raise UsageError(
-                        f"{self._file}, line {number}: holds something else than {self._what}; {_REMEDY}"
-                    ) from None
-                place += len(line)
+        yield from read_lines(self.file, self._what)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Write a row; what is written survives the program and the machine.
@@ -85,7 +81,15 @@ class RowsFile:
         Raises:
             RaveError: when it cannot be written; then none of it is left in the file.
         """
-        line = encode_row(row)
+        self.add_line(encode_row(row))
+
+    def add_line(self, line: bytes) -> int:
+        """Write a row that is a line already; where in the file that begins.
+
+        Raises:
+            RaveError: as `add`.
+        """
+        place = self._length
         try:
             rest = memoryview(line)
             while rest:
@@ -93,12 +97,13 @@ class RowsFile:
             os.fsync(self._out)
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._out, self._length)
+                os.ftruncate(self._out, place)
             raise RaveError(
-                f"{self._file}: cannot be written ({error.strerror}); what it holds is kept: make room, and go on "
+                f"{self.file}: cannot be written ({error.strerror}); what it holds is kept: make room, and go on "
                 "with --resume"
             ) from None
         self._length += len(line)
+        return place
 
     def replace(self, lines: Iterable[bytes]) -> None:
         """Put other lines in place of all that are there, in one step.
@@ -106,19 +111,19 @@ class RowsFile:
         Raises:
             RaveError: when they cannot be written; then the file is as it was.
         """
-        write_beside(self._file, lines)
-        out = os.open(self._file, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        write_beside(self.file, lines)
+        out = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         os.dup2(out, self._out, inheritable=False)
         os.close(out)
         self._length = os.fstat(self._out).st_size
 
     def _prepare(self, run: Mapping[str, Any], resume: bool) -> None:
         """Refuse what is there unless it is a run to go on with; else say of what run the rows will be."""
-        if self._file.exists() and not self._file.is_file():
-            raise UsageError(f"{self._file}: is no file; {_REMEDY.partition(',')[0]}")
-        there = self._file.exists() and self._file.stat().st_size > 0
+        if self.file.exists() and not self.file.is_file():
+            raise UsageError(f"{self.file}: is no file; {_REMEDY.partition(',')[0]}")
+        there = self.file.exists() and self.file.stat().st_size > 0
         if there and not resume:
-            raise UsageError(f"{self._file}: is there already; go on with it with --resume, or choose another --out")
+            raise UsageError(f"{self.file}: is there already; go on with it with --resume, or choose another --out")
         if there:
             self._check(run)
         else:
@@ -127,7 +132,7 @@ class RowsFile:
     def _check(self, run: Mapping[str, Any]) -> None:
         """Refuse a file that has the rows of another run."""
         if not self._settings.is_file():
-            raise UsageError(f"{self._file}: is there already, and not from a run that can be gone on with; {_REMEDY}")
+            raise UsageError(f"{self.file}: is there already, and not from a run that can be gone on with; {_REMEDY}")
         try:
             known = json.loads(self._settings.read_text(encoding="utf-8"))
         except ValueError:
@@ -136,7 +141,7 @@ class RowsFile:
         for key in sorted({*known, *now}):
             if known.get(key) != now.get(key):
                 raise UsageError(
-                    f"{self._file}: has the {self._what} of another run ({key} {known.get(key)!r}, now "
+                    f"{self.file}: has the {self._what} of another run ({key} {known.get(key)!r}, now "
                     f"{now.get(key)!r}); {_REMEDY}"
                 )
 
@@ -153,6 +158,24 @@ class RowsFile:
         if end < size:
             os.ftruncate(self._out, end)
         return end
+
+
+def read_lines(file: Path, what: str = "rows") -> Iterator[tuple[int, int, Any]]:
+    """The whole lines of a file of rows, as `RowsFile.lines` gives them.
+
+    Raises:
+        UsageError: where the file holds something else.
+    """
+    with file.open("rb") as opened:
+        place = 0
+        for number, line in enumerate(opened, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield place, len(line), json.loads(line)
+            except ValueError:
+                raise UsageError(f"{file}, line {number}: holds something else than {what}; {_REMEDY}") from None
+            place += len(line)
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Self
@@ -24,6 +24,9 @@ MOST_PAGES = 10_000
 """Most pages of one document that are read in a run: a small damaged file may claim to have millions."""
 
 
+PageWatch = Callable[["Document", int, str | None], None]
+
+
 class Document:
     """A document that is open; a context manager. Threads may share it.
 
@@ -36,13 +39,14 @@ class Document:
     Args:
         source: what was named.
         content: its bytes.
+        watch: told the number of every page that is done, and why it failed if it did; from any thread.
 
     Raises:
         ImageError: for what is no document, is encrypted, damaged or empty, or has too many pages.
     """
 
-    def __init__(self, source: Source, content: Content):
-        self.name, self.sha256, self._content = source.name, content.sha256, content
+    def __init__(self, source: Source, content: Content, watch: PageWatch | None = None):
+        self.name, self.sha256, self._content, self._watch = source.name, content.sha256, content, watch
         self._picture = content.data if isinstance(content.data, Image.Image) else None
         self._opened = None if isinstance(content.data, Image.Image) else OpenDocument(content.data)
         count = 1 if self._opened is None else len(self._opened)
@@ -71,6 +75,21 @@ class Document:
         if self._opened is not None:
             self._opened.close()
         self._content.close()
+
+    @property
+    def is_pdf(self) -> bool:
+        """Whether it is a PDF: its pages have a size in points and no pixels of their own."""
+        return self._opened is not None and self._opened.pdf is not None
+
+    def page_done(self, number: int, error: str | None = None) -> None:
+        """Tell the one who watches that nothing more is to be done for a page.
+
+        Args:
+            number: of the page.
+            error: why it failed, if it did.
+        """
+        if self._watch is not None:
+            self._watch(self, number, error)
 
     def draw(self, number: int, pixels: int) -> Image.Image:
         """A page of the document; see `Page.draw`."""

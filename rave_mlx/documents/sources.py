@@ -132,6 +132,20 @@ class _Finder:
         self._skip = {os.path.realpath(path) for path in skip}
         self._named: set[tuple[str, str]] = set()
         self._pictures = 0
+        self._names: Counter[str] = Counter()
+
+    def _take(
+        self,
+        name: str,
+        data: str | bytes | Image.Image | None,
+        pages: PageRanges | None = None,
+        problem: str | None = None,
+    ) -> None:
+        """A document is found; its row is known by its name, so that a second of that name gets a number."""
+        self._names[name] += 1
+        if self._names[name] > 1:
+            name = f"{name} ({self._names[name]})"
+        self.found.append(Source(name, data, pages, problem))
 
     def add(self, value: ImageSource) -> None:
         """Everything that one name stands for."""
@@ -140,13 +154,13 @@ class _Finder:
             data = resolve_source(value)
             given = getattr(value, "filename", None) or getattr(value, "name", None)
             name = given if given and isinstance(given, str) else f"image {self._pictures}"
-            self.found.append(Source(name, data, self._pages))
+            self._take(name, data, self._pages)
             return
         text = os.fspath(value)
         if text == STDIN:
             if any(source.data is None and source.problem is None for source in self.found):
                 raise UsageError("- is given twice; standard input holds one document")
-            self.found.append(Source(STDIN, None, self._pages))
+            self._take(STDIN, None, self._pages)
         elif isinstance(value, str) and re.match(r"[a-z][a-z0-9+.-]+:(//|/|[^/]*,)", text, re.IGNORECASE):
             self._add_address(text)
         else:
@@ -163,7 +177,7 @@ class _Finder:
             self._add_path(data if page is None else f"{data}#page={page}")
         else:
             self._pictures += 1
-            self.found.append(Source(f"image {self._pictures}", data, self._pages))
+            self._take(f"image {self._pictures}", data, self._pages)
 
     def _add_path(self, text: str) -> None:
         path, page = split_page(text)
@@ -185,14 +199,14 @@ class _Finder:
 
     def _miss(self, path: str, problem: str) -> None:
         self.missing += 1
-        self.found.append(Source(display_name(path), None, problem=problem))
+        self._take(display_name(path), None, problem=problem)
 
     def _add_file(self, path: str, pages: PageRanges | None, page: int | None = None) -> None:
         identity = (os.path.abspath(path), str(pages))  # noqa: PTH100 - Path.absolute keeps `..`
         if identity not in self._named:
             self._named.add(identity)
             name = display_name(path)
-            self.found.append(Source(name if page is None else f"{name}#page={page}", path, pages))
+            self._take(name if page is None else f"{name}#page={page}", path, pages)
 
     def _walk(self, top: str, pages: PageRanges | None) -> None:
         """The documents below a folder; a stack of listings, for folders may lie deeper than Python's calls can."""
@@ -221,7 +235,7 @@ class _Finder:
             names = [name for name in os.listdir(folder) if not name.startswith(".")]  # noqa: PTH208 - of a text
         except OSError as error:
             problem = f"the folder cannot be opened ({words(error)}); what is in it is not read"
-            self.found.append(Source(display_name(folder), None, problem=problem))
+            self._take(display_name(folder), None, problem=problem)
             return iter(())
         return iter([os.path.join(folder, name) for name in sorted(names, key=natural_key)])  # noqa: PTH118
 

@@ -1,4 +1,4 @@
-"""Documents in, rows out: what cannot be opened becomes a row with the reason, at its place in the order of the input.
+"""Documents in, rows out: what cannot be opened has the reason in its row, at its place in the order of the input.
 
 `process` is what reads or extracts. It takes open documents, may look ahead as far as it likes to fill its batches, and
 gives one outcome a document in their order.
@@ -6,14 +6,13 @@ gives one outcome a document in their order.
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from rave_mlx.documents.content import Content, read_content
-from rave_mlx.documents.pages import Document
+from rave_mlx.documents.pages import Document, PageWatch
 from rave_mlx.documents.sources import Source
 from rave_mlx.errors import ImageError
 
@@ -28,29 +27,38 @@ class Outcome:
     Attributes:
         values: columns of its row beside "file", "sha256", "pages" and "error"; plain JSON.
         error: why it failed as a whole, or on which pages (`pages.describe_failures`); None where all is well.
+        result: the same as an object, for those who call from Python.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+    result: Any = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A document that is done.
+
+    Attributes:
+        name: as it was named.
+        sha256: of its bytes; None where it could not be read.
+        pages: how many of its pages were to be read; None where it could not be opened.
+        outcome: what came of it.
+    """
+
+    name: str
+    sha256: str | None
+    pages: int | None
+    outcome: Outcome
+
+    def row(self) -> Row:
+        """Its row, with the columns in the order in which people read them."""
+        known = {"file": self.name, "sha256": self.sha256, "pages": self.pages}
+        return {**known, **self.outcome.values, "error": self.outcome.error}
 
 
 Process = Callable[[Iterator[Document]], Iterator[Outcome]]
 """One outcome for each document, in order. What goes wrong with a document is an outcome and not raised."""
-
-
-class Watch(Protocol):
-    """Somebody who is told how far a run is; from any thread."""
-
-    def page(self, document: Document, number: int, error: str | None = None) -> None:
-        """A page of a document is done, or has failed."""
-
-    def row(self, row: Row) -> None:
-        """A document is done."""
-
-
-@dataclass
-class _Failed:
-    row: Row
 
 
 def process_documents(
@@ -59,45 +67,43 @@ def process_documents(
     *,
     empty: Mapping[str, Any],
     known: Callable[[Source, str], bool] = lambda source, sha256: False,
-) -> Iterator[Row]:
-    """The rows of documents in order.
+    watch: PageWatch | None = None,
+) -> Iterator[Done]:
+    """What comes of documents, in order.
 
     Args:
         sources: what was named.
         process: reads or extracts.
         empty: the columns of a document that cannot be opened, as {"fields": None}.
         known: whether a document, of which the hash is given, has its row already; then it has none here.
+        watch: told of every page that is done (`Document.page_done`).
     """
-    waiting: deque[Document | _Failed] = deque()
-    outcomes = process(_open_all(sources, waiting, empty, known))
+    waiting: deque[Document | Done] = deque()
+    outcomes = process(_open_all(sources, waiting, empty, known, watch))
     try:
         for outcome in outcomes:
             yield from _failed(waiting)
             document = waiting.popleft()
             assert isinstance(document, Document)
             document.close()
-            yield row_of(document.name, document.sha256, len(document.pages), outcome.values, outcome.error)
+            yield Done(document.name, document.sha256, len(document.pages), outcome)
         yield from _failed(waiting)
         if waiting:
             raise RuntimeError(f"{len(waiting)} documents were not answered")
     finally:
-        if isinstance(outcomes, contextlib.AbstractContextManager) or hasattr(outcomes, "close"):
+        if isinstance(outcomes, Generator):
             outcomes.close()
         for left in waiting:
             if isinstance(left, Document):
                 left.close()
 
 
-def row_of(name: str, sha256: str | None, pages: int, values: Mapping[str, Any], error: str | None) -> Row:
-    """A row with its columns in the order in which people read them."""
-    return {"file": name, "sha256": sha256, "pages": pages, **values, "error": error}
-
-
 def _open_all(
     sources: Iterable[Source],
-    waiting: deque[Document | _Failed],
+    waiting: deque[Document | Done],
     empty: Mapping[str, Any],
     known: Callable[[Source, str], bool],
+    watch: PageWatch | None,
 ) -> Iterator[Document]:
     """The documents that can be opened; every one that has no row yet is put in line."""
     for source in sources:
@@ -107,21 +113,21 @@ def _open_all(
             if known(source, content.sha256):
                 content.close()
                 continue
-            document = Document(source, content)
+            document = Document(source, content, watch)
         except ImageError as error:
             sha256 = None
             if content is not None:
                 content.close()
                 sha256 = content.sha256
-            waiting.append(_Failed(row_of(source.name, sha256, 0, empty, str(error))))
+            waiting.append(Done(source.name, sha256, None, Outcome(empty, str(error))))
             continue
         waiting.append(document)
         yield document
 
 
-def _failed(waiting: deque[Document | _Failed]) -> Iterator[Row]:
-    """The rows that are next in line and need nothing more."""
-    while waiting and isinstance(waiting[0], _Failed):
+def _failed(waiting: deque[Document | Done]) -> Iterator[Done]:
+    """Those that are next in line and need nothing more."""
+    while waiting and isinstance(waiting[0], Done):
         failed = waiting.popleft()
-        assert isinstance(failed, _Failed)
-        yield failed.row
+        assert isinstance(failed, Done)
+        yield failed
