@@ -21,11 +21,11 @@ from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.inputs.prompt.parse_parts import parse_part
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.look.maps import AnswerToken, AttentionMap, SeenImage
-from rave_mlx.look.recorder import Recorder, Row, RowObserver
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.parse import steering
 from rave_mlx.policies.policy import Attention, Steering
 from rave_mlx.policies.rereading.policy import RereadingPolicy
+from rave_mlx.policies.row_recorder import Recorder, Row, RowObserver
 from rave_mlx.policies.runtime import attach
 
 MAX_TOKENS = 64

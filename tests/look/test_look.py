@@ -32,9 +32,9 @@ from rave_mlx.look.masses import image_heads, layer_masses, mass_table
 from rave_mlx.look.output import file_name
 from rave_mlx.look.picture import describe, draw_comparison
 from rave_mlx.look.pointing import answer_box, on_answer, score, table, targets
-from rave_mlx.look.recorder import is_massive, odds_split
 from rave_mlx.models.hooks import KeptTokens
 from rave_mlx.policies.policy import Policy
+from rave_mlx.policies.row_recorder import is_massive, odds_split
 from rave_mlx.synthetic import Question, Word, make
 
 DOCUMENTS = Path(__file__).parents[2] / "examples" / "documents"
