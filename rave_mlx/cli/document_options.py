@@ -20,7 +20,7 @@ Files = Annotated[
     list[str],
     typer.Argument(
         metavar="FILE_OR_FOLDER...",
-        help="PDFs, pictures, folders with them (all below is read, in natural order), patterns, `-` for standard input; "
+        help="PDFs, pictures, folders (all below is read, in natural order), patterns, `-` for standard input; "
         "FILE.pdf#page=2 is one page.",
     ),
 ]
@@ -34,7 +34,7 @@ Out = Annotated[
         "--out",
         "-o",
         metavar="FILE.jsonl|.csv|.parquet",
-        help="Where the rows go, one a document. Beside a table its rows stand as JSON Lines. Without it: JSON Lines on "
+        help="Where the rows go, one a document. Beside a table they stand as JSON Lines. Without it: JSON Lines on "
         "standard output.",
     ),
 ]
