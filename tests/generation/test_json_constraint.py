@@ -18,6 +18,7 @@ from tokenizers.models import BPE, WordLevel
 from rave_mlx.checkpoint.directory import BUILT_IN
 from rave_mlx.errors import ModelError, UsageError
 from rave_mlx.generation.grammar_tokens import GrammarTokens, grammar_tokens
+from rave_mlx.generation.job import Job
 from rave_mlx.generation.json_constraint import (
     GrammarConstraint,
     choice_constraint,
@@ -26,6 +27,7 @@ from rave_mlx.generation.json_constraint import (
     json_object_constraint,
     regex_constraint,
 )
+from rave_mlx.generation.scheduler import Scheduler
 from rave_mlx.inputs.prompt.tokenizer import Tokenizer
 
 SCHEMA = {
@@ -259,6 +261,25 @@ def test_expressions_choices_and_any_object():
         with pytest.raises(UsageError, match=reason) as caught:
             refused()
         assert "\n" not in str(caught.value)
+
+
+class Unforced(GrammarConstraint):
+    """The same constraint, of whose forced tokens the writer knows nothing."""
+
+    def forced(self):
+        return []
+
+
+def test_a_model_writes_the_same_with_forced_tokens_in_fewer_passes():
+    lmm = tiny_model()
+    prompt = lmm.prepare([{"role": "user", "content": "total?"}])
+    grammar, tokens = json_grammar(SCHEMA), grammar_tokens(lmm)
+    jobs = [Job(prompt, max_tokens=200, constraint=kind(tokens, grammar)) for kind in (GrammarConstraint, Unforced)]
+    one, other = Scheduler(lmm).run(jobs)
+    assert one.ids == other.ids
+    assert one.text == other.text
+    assert one.steps < other.steps - 50
+    np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=1e-4, atol=1e-7)
 
 
 def test_the_vocabulary_is_made_once_and_goes_with_the_tokenizer(tmp_path):
