@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +194,7 @@ class _Reader:
         # A large heading is one band of several pitches as well, but has no row that is nearly white.
         if weakest > 0.3 * profile[profile > 0].mean():
             return [band]
-        return [_Band(band.top + a, band.top + b) for a, b in zip(cuts, cuts[1:], strict=False) if b - a > 2]
+        return [_Band(band.top + a, band.top + b) for a, b in pairwise(cuts) if b - a > 2]
 
     def _columns(self, part: Ink, bands: Sequence[_Band], start: int) -> tuple[int, tuple[int, int] | None]:
         """The longest run of bands from `start` that a gutter parts into two columns of text: where it ends, and the

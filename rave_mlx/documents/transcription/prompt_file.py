@@ -1,15 +1,9 @@
 """How each model is asked to transcribe a page: data, one small file in prompts/ a model or family.
 
-name = "olmOCR"
-families = ["qwen2_vl", "qwen2_5_vl"]    # of a model's configuration
-names = ["olm-?ocr"]                     # patterns for what it is called; without: any model of these families
-[page]                                   # what is asked, and what comes back
-text = "..."
-format = "markdown"
-[with_boxes]                             # the same where boxes are wanted; without: [page] has them, or there are none
-[limits]                                 # of the answer, and of the picture where they are published
-[again]                                  # what changes when an answer repeated itself and is tried once more
-[source]                                 # the public place of the prompt
+A file has the keys of `PagePrompt`: `name`, the `families` it is for and patterns for `names` of models (without:
+any model of these families), and the tables [page] (what is asked, and what comes back), [with_boxes] (the same where
+boxes are wanted), [limits] (of the answer, and of the picture where they are published), [again] (how tokens are drawn
+where an answer repeated itself) and [source] (the public place of the prompt).
 """
 
 from __future__ import annotations
@@ -26,7 +20,7 @@ from rave_mlx.errors import ConfigError
 Format = Literal["lines", "text", "markdown", "front_matter", "thinking", "html", "doctags", "layout_json", "got"]
 """What an answer is written in; `answer_formats` reads each of them."""
 Units = Literal["none", "read_pixels", "thousandths", "loc500"]
-"""What boxes in answers count: nothing, pixels of the picture that the model reads, thousandths or 500ths of its sides."""
+"""What boxes count: pixels of the picture that the model reads, thousandths or 500ths of the page's sides."""
 
 GENERAL = "general"
 """The file for models of which nothing is known."""

@@ -1,0 +1,124 @@
+"""What was read on a page and in a document: blocks, certainty, how the answers ended; as text, Markdown or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rave_mlx.documents.transcription.blocks import Block
+from rave_mlx.documents.transcription.table import Table
+from rave_mlx.documents.transcription.writing import to_markdown, to_text
+from rave_mlx.generation.job import Ending
+
+PAGE_BREAK = "<!-- page {} -->"
+"""Stands before every page in the Markdown of a document with several: invisible when shown, and easy to split at."""
+
+
+@dataclass(frozen=True)
+class PageReading:
+    """What was read on one page.
+
+    Attributes:
+        page: its number, from 1.
+        blocks: in reading order.
+        ending: how its answers ended: "stop" where all is well; "length" or "repetition" where something is missing;
+            "error" where there is no answer.
+        certainty: the least probability of a token of the page; None where there is none.
+        retried: how often it was asked again, because an answer repeated itself.
+        error: why it could not be read.
+    """
+
+    page: int
+    blocks: tuple[Block, ...] = ()
+    ending: Ending = "stop"
+    certainty: float | None = None
+    retried: int = 0
+    error: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Plain text: paragraphs with an empty line between them, cells of tables with tabs."""
+        return to_text(self.blocks)
+
+    @property
+    def markdown(self) -> str:
+        """Markdown; a table with merged cells is HTML in it."""
+        return to_markdown(self.blocks)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables of the page."""
+        return tuple(block.table for block in self.blocks if block.table is not None)
+
+
+@dataclass(frozen=True)
+class DocumentReading:
+    """What was read in one document.
+
+    Attributes:
+        file: its name.
+        sha256: of its bytes in hexadecimal; None for what could not be opened.
+        pages: those that were read, in order.
+        error: why it failed, or on which pages.
+    """
+
+    file: str
+    sha256: str | None = None
+    pages: tuple[PageReading, ...] = ()
+    error: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Plain text; pages end with a form feed, but the last one."""
+        return "\f".join(page.text for page in self.pages)
+
+    @property
+    def markdown(self) -> str:
+        """Markdown; a comment with the number stands before every page where there are several."""
+        return pages_to_markdown(self.pages)
+
+    def as_row(self) -> dict[str, Any]:
+        """The document as JSON values."""
+        return {
+            "file": self.file,
+            "sha256": self.sha256,
+            "pages": [page_row(page) for page in self.pages],
+            "error": self.error,
+        }
+
+
+def pages_to_markdown(pages: Sequence[PageReading]) -> str:
+    """The Markdown of a document; `PAGE_BREAK` before every page where there are several."""
+    if len(pages) == 1:
+        return pages[0].markdown
+    return "\n\n".join(f"{PAGE_BREAK.format(page.page)}\n\n{page.markdown}".rstrip() for page in pages)
+
+
+def page_row(page: PageReading) -> dict[str, Any]:
+    """A page as JSON values."""
+    return {
+        "page": page.page,
+        "text": page.text,
+        "markdown": page.markdown,
+        "blocks": [_block_row(block) for block in page.blocks],
+        "certainty": _rounded(page.certainty),
+        "ending": page.ending,
+        "retried": page.retried,
+        "error": page.error,
+    }
+
+
+def _block_row(block: Block) -> dict[str, Any]:
+    row: dict[str, Any] = {"kind": block.kind, "text": block.text}
+    if block.kind in ("title", "heading"):
+        row["level"] = max(1, block.level)
+    if block.table is not None:
+        row["rows"] = block.table.grid()
+    row["box"] = None if block.box is None else [round(float(side), 4) for side in block.box]
+    row["certainty"] = _rounded(block.certainty)
+    return row
+
+
+def _rounded(certainty: float | None) -> float | None:
+    return None if certainty is None else round(float(certainty), 4)
