@@ -93,9 +93,15 @@ class Recorder:
 
 @dataclass(frozen=True)
 class RowObserver(Policy):
-    """Passes the last row's final weights to a recorder; changes nothing."""
+    """Passes the last row's final weights to a recorder; changes nothing.
+
+    Attributes:
+        recorder: which keeps them.
+        without_sinks: whether visual tokens that are sinks get the weight 0 there.
+    """
 
     recorder: Recorder
+    without_sinks: bool = False
 
     name: ClassVar[str] = "look"
     rows: ClassVar[Rows] = "last"
@@ -119,7 +125,8 @@ class RowObserver(Policy):
         visual = ctx.visual[0]
         kinds = mx.stack([visual & ~sinks, ~visual & ~sinks, sinks], axis=1).astype(mx.float32)
         index = mx.array(self.recorder.visual)
-        kept = (row[:, index].astype(mx.float16), row @ kinds, self._gate(ctx, row, index), mx.sum(sinks))
+        shown = mx.where(sinks, 0.0, row) if self.without_sinks else row
+        kept = (shown[:, index].astype(mx.float16), row @ kinds, self._gate(ctx, row, index), mx.sum(sinks))
         self.recorder.add(ctx.layer, ctx.num_layers, kept)
 
     def _gate(self, ctx: Context, row: mx.array, index: mx.array) -> mx.array:
