@@ -101,6 +101,18 @@ class Document:
         finally:
             self._content.check()
 
+    def size(self, number: int) -> tuple[float, float] | None:
+        """Width and height in points of a page of a PDF, as it is seen; None for a picture, which has pixels.
+
+        Raises:
+            ImageError: for a damaged page.
+        """
+        if self._opened is None or self._opened.pdf is None:
+            return None
+        with self._opened.pdf.page(number) as page:
+            width, height = page.get_size()
+        return float(width), float(height)
+
     def text(self, number: int) -> PageText | None:
         """The text layer of a page; see `Page.text`."""
         if self._opened is None or self._opened.pdf is None:

@@ -13,6 +13,7 @@ Kind = Literal[
     "title",
     "heading",
     "paragraph",
+    "line",
     "list item",
     "table",
     "caption",
@@ -38,6 +39,8 @@ class Block:
         table: the cells of a table.
         box: where it stands, in fractions of the page's sides; None where the model does not say.
         certainty: the least probability of a token of it; None where nothing is known.
+        group: of lines that are blocks of their own: those of one paragraph have the same number.
+        hard_break: whether a line ends before the margin, as in an address.
         span: the characters [first, last) of the answer that it was read from.
     """
 
@@ -49,4 +52,6 @@ class Block:
     table: Table | None = None
     box: Box | None = None
     certainty: float | None = None
+    group: int = 0
+    hard_break: bool = False
     span: tuple[int, int] | None = field(default=None, compare=False)

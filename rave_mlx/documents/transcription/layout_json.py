@@ -1,4 +1,4 @@
-"""Layouts that models write in JSON, as dots.ocr does: [{"bbox": [x0, y0, x1, y1], "category": "Text", "text": "..."}]."""
+"""Layouts that models write in JSON, as dots.ocr does: [{"bbox": [x0, y0, x1, y1], "category": ..., "text": ...}]."""
 
 from __future__ import annotations
 

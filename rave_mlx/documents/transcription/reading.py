@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rave_mlx.documents.transcription.blocks import Block
 from rave_mlx.documents.transcription.table import Table
@@ -26,7 +26,9 @@ class PageReading:
             "error" where there is no answer.
         certainty: the least probability of a token of the page; None where there is none.
         retried: how often it was asked again, because an answer repeated itself.
-        error: why it could not be read.
+        error: why it could not be read, or what is missing.
+        size: width and height of the page, in `unit`; None where it is not known.
+        unit: points of a PDF, pixels of a picture.
     """
 
     page: int
@@ -35,6 +37,8 @@ class PageReading:
     certainty: float | None = None
     retried: int = 0
     error: str | None = None
+    size: tuple[float, float] | None = None
+    unit: Literal["point", "pixel"] = "pixel"
 
     @property
     def text(self) -> str:
@@ -96,12 +100,16 @@ def pages_to_markdown(pages: Sequence[PageReading]) -> str:
 
 
 def page_row(page: PageReading) -> dict[str, Any]:
-    """A page as JSON values."""
+    """A page as JSON values; boxes are left, top, right, bottom in the unit of its size."""
+    width, height = page.size or (1.0, 1.0)
     return {
         "page": page.page,
+        "width": None if page.size is None else round(width, 2),
+        "height": None if page.size is None else round(height, 2),
+        "unit": page.unit,
         "text": page.text,
         "markdown": page.markdown,
-        "blocks": [_block_row(block) for block in page.blocks],
+        "blocks": [_block_row(block, (width, height)) for block in page.blocks],
         "certainty": _rounded(page.certainty),
         "ending": page.ending,
         "retried": page.retried,
@@ -109,13 +117,15 @@ def page_row(page: PageReading) -> dict[str, Any]:
     }
 
 
-def _block_row(block: Block) -> dict[str, Any]:
+def _block_row(block: Block, size: tuple[float, float]) -> dict[str, Any]:
     row: dict[str, Any] = {"kind": block.kind, "text": block.text}
     if block.kind in ("title", "heading"):
         row["level"] = max(1, block.level)
     if block.table is not None:
         row["rows"] = block.table.grid()
-    row["box"] = None if block.box is None else [round(float(side), 4) for side in block.box]
+    row["box"] = (
+        None if block.box is None else [round(float(side * size[n % 2]), 2) for n, side in enumerate(block.box)]
+    )
     row["certainty"] = _rounded(block.certainty)
     return row
 

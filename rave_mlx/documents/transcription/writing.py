@@ -16,7 +16,7 @@ def to_text(blocks: Sequence[Block]) -> str:
         if not text.strip():
             continue
         if parts:
-            parts.append("\n" if _same_list(before, block) else "\n\n")
+            parts.append("\n" if _close(before, block) else "\n\n")
         parts.append(text)
     return "".join(parts)
 
@@ -29,9 +29,9 @@ def to_markdown(blocks: Sequence[Block]) -> str:
         if not text.strip():
             continue
         if parts:
-            parts.append("\n" if _same_list(before, block) else "\n\n")
+            parts.append("\n" if _close(before, block) else "\n\n")
         parts.append(text)
-    return "".join(parts)
+    return "".join(parts).rstrip()
 
 
 def block_to_markdown(block: Block) -> str:
@@ -53,7 +53,7 @@ def block_to_markdown(block: Block) -> str:
         return f"$$\n{text}\n$$" if text else ""
     if block.kind == "picture":
         return f"![{text}]()" if text else ""
-    return _plain_markdown(text)
+    return _plain_markdown(text) + "  " * block.hard_break
 
 
 def _plain_markdown(text: str) -> str:
@@ -62,8 +62,11 @@ def _plain_markdown(text: str) -> str:
     return "  \n".join(escaped)
 
 
-def _same_list(before: Block | None, block: Block) -> bool:
-    """Whether two blocks are items of one list."""
-    if before is None or not before.kind == block.kind == "list item":
+def _close(before: Block | None, block: Block) -> bool:
+    """Whether no empty line stands between two blocks: items of one list, lines of one paragraph."""
+    if before is None or before.kind != block.kind:
         return False
-    return before.level != block.level or (before.marker == "-") == (block.marker == "-")
+    if block.kind == "line":
+        return before.group == block.group
+    same = before.level != block.level or (before.marker == "-") == (block.marker == "-")
+    return block.kind == "list item" and same
