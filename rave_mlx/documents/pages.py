@@ -53,9 +53,7 @@ class Document:
         try:
             numbers, self.missing = (range(1, count + 1), []) if source.pages is None else source.pages.choose(count)
             if len(numbers) > MOST_PAGES:
-                raise ImageError(
-                    f"{len(numbers)} pages, at most {MOST_PAGES} are read at once; choose some with --pages"
-                )
+                raise ImageError(f"{len(numbers)} pages, at most {MOST_PAGES} are read at once; choose with --pages")
             if not numbers and not self.missing:
                 has = f"{count} page{'s' * (count > 1)}"
                 raise ImageError(f"pages {source.pages} were asked for, the document has {has}; choose others")

@@ -129,7 +129,7 @@ class _Finder:
         self.left_out: Counter[str] = Counter()
         self.missing = 0
         self._pages = pages
-        self._skip = {os.path.realpath(path) for path in skip}
+        self._skip = {_identity(os.fspath(path)) for path in skip}
         self._named: set[tuple[str, str]] = set()
         self._pictures = 0
         self._names: Counter[str] = Counter()
@@ -210,28 +210,28 @@ class _Finder:
 
     def _walk(self, top: str, pages: PageRanges | None) -> None:
         """The documents below a folder; a stack of listings, for folders may lie deeper than Python's calls can."""
-        entered: set[tuple[int, int]] = set()
+        entered: set[tuple[int, int] | None] = set()
         stack = [iter((top,))]
         while stack:
             path = next(stack[-1], None)
             if path is None:
                 stack.pop()
-            elif os.path.realpath(path) in self._skip:
                 continue
-            elif os.path.isdir(path):  # noqa: PTH112 - as above
-                stack.append(self._entries(path, entered))
+            identity = _identity(path)
+            if identity is not None and identity in self._skip:
+                continue
+            if os.path.isdir(path):  # noqa: PTH112 - as above
+                if identity not in entered:
+                    entered.add(identity)
+                    stack.append(self._entries(path))
             elif self._is_document(path):
                 self._add_file(path, pages)
             else:
                 self.left_out[os.path.splitext(path)[1].lower()] += 1  # noqa: PTH122 - of a text
 
-    def _entries(self, folder: str, entered: set[tuple[int, int]]) -> Iterator[str]:
-        """What is in a folder, in natural order; nothing where it was entered before."""
+    def _entries(self, folder: str) -> Iterator[str]:
+        """What is in a folder, in natural order."""
         try:
-            status = os.stat(folder)  # noqa: PTH116 - of a text
-            if (status.st_dev, status.st_ino) in entered:
-                return iter(())
-            entered.add((status.st_dev, status.st_ino))
             names = [name for name in os.listdir(folder) if not name.startswith(".")]  # noqa: PTH208 - of a text
         except OSError as error:
             problem = f"the folder cannot be opened ({words(error)}); what is in it is not read"
@@ -250,3 +250,12 @@ class _Finder:
         except OSError:
             return False
         return bool(kind.formats) or kind is PDF
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """What a file or folder is, by whatever path; None where there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - of a text
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino

@@ -84,7 +84,8 @@ def list_pages(file: BinaryIO) -> list[TiffPage | ImageError]:
     """Every page in order, found in one walk; where the chain is broken, a last entry says why it ends there.
 
     Raises:
-        ImageError: for a file of nothing but copies, or without any picture.
+        ImageError: where there is no first page.
+        OSError, ValueError, struct.error: for data that are damaged from the beginning.
     """
     pages: list[TiffPage | ImageError] = []
     try:
@@ -93,7 +94,7 @@ def list_pages(file: BinaryIO) -> list[TiffPage | ImageError]:
         pages.append(error)
     except (OSError, ValueError, struct.error):
         pages.append(ImageError("damaged TIFF (the pages from here on are not found); download or export it again"))
-    if not pages:
+    if not pages or isinstance(pages[0], ImageError):
         find_page(file, 1)
     return pages
 
