@@ -16,8 +16,10 @@ from rave_mlx.inputs.images.token_boxes import TokenBoxes
 Floats = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 
-PART = 0.2
+PART = 0.4
 """Share of a row's largest density from which on a visual token belongs to what is read."""
+MOST = 0.5
+"""Share of the image from which on a region says nothing: a resampler's tokens all show the whole of it."""
 GAP = 1.5
 """Cells between two parts of a region, along the line."""
 LEAST = 0.12
@@ -45,7 +47,8 @@ def region(maps: Floats, places: TokenBoxes) -> Box | None:
     if not len(chosen):
         return None
     best = max(_groups(boxes[chosen], places.cell), key=lambda group: float(weight[chosen[group]].sum()))
-    return _around(boxes[chosen[best]])
+    found = _around(boxes[chosen[best]])
+    return found if _area(found) < MOST * _area(_around(boxes)) else None
 
 
 def trim(box: Box, ink: Ink, cell: tuple[float, float]) -> Box:
@@ -102,6 +105,10 @@ def _around(boxes: Floats) -> Box:
     left, top = boxes[:, :2].min(axis=0).tolist()
     right, bottom = boxes[:, 2:].max(axis=0).tolist()
     return left, top, right, bottom
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _runs(marks: NDArray[np.bool_], gap: int) -> list[tuple[int, int]]:

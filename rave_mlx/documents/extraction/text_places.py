@@ -1,4 +1,4 @@
-"""Where a value stands in the text layer of a page: as it is written, or the same number or day printed otherwise."""
+"""Where a value stands in the text layer of a page: as it is written, or the same number or day in another form."""
 
 from __future__ import annotations
 
@@ -23,27 +23,48 @@ _LINE_ABOVE = 2.5
 
 
 def find_in_text(page: PageText, value: str, *, near: Box | None = None, label: str = "") -> list[Box] | None:
-    """Where a value stands on a page, as a box for each line of it; fractions of the page.
-
-    Of several places the one nearest to `near` is taken; without that, the one that stands right of or below most words
-    of `label`, then the first. None where the value does not stand on the page.
+    """Where a value stands on a page, as a box for each line of it in fractions of the page; None where it does not.
 
     Args:
         page: its text layer.
         value: as text: as it is printed, or a number or day as JSON writes it.
-        near: where it is likely to be, in fractions of the page.
-        label: words that are likely to stand beside it: the name of the field, a description.
+        near: where it is likely to be, as of `pick`.
+        label: what is likely to stand beside it, as of `pick`.
+    """
+    spans = occurrences(page, value)
+    return page.boxes_of_lines(*pick(page, spans, near=near, label=label)[0]) if spans else None
+
+
+def occurrences(page: PageText, value: str) -> list[Span]:
+    """Where in a page's text a value stands; nowhere where the text is of no use.
+
+    A value that stands there as it is written is not looked for in other forms.
+
+    Args:
+        page: its text layer.
+        value: as text: as it is printed, or a number or day as JSON writes it.
     """
     if not page.usable or not value.strip():
-        return None
-    spans = next((found for find in _WAYS if (found := list(find(page.text, value)))), [])
-    if not spans:
-        return None
+        return []
+    return next((found for find in _WAYS if (found := list(find(page.text, value)))), [])
+
+
+def pick(page: PageText, spans: Sequence[Span], *, near: Box | None = None, label: str = "") -> tuple[Span, float]:
+    """Which of several places is meant, and how much of the label stands beside it (0 to 1).
+
+    Args:
+        page: its text layer.
+        spans: the places, at least one.
+        near: where the value is likely to be, in fractions of the page; the nearest place is taken.
+        label: words that are likely to stand left of the value or above it: the name of the field, a description;
+            counts where `near` is not given, and then the first place does.
+    """
+    labelled = [_labelled(page, span, label) for span in spans]
     if near is not None:
-        chosen = min(spans, key=lambda span: _distance(page.box(*span), near))
+        best = min(range(len(spans)), key=lambda i: _distance(page.box(*spans[i]), near))
     else:
-        chosen = max(spans, key=lambda span: (_labelled(page, span, label), -span[0]))
-    return page.boxes_of_lines(*chosen)
+        best = max(range(len(spans)), key=lambda i: (labelled[i], -spans[i][0]))
+    return spans[best], labelled[best]
 
 
 def _exactly(text: str, value: str) -> Iterator[Span]:
@@ -82,6 +103,7 @@ def _by_day(text: str, value: str) -> Iterator[Span]:
     if not _DAY.fullmatch(value.strip()):
         return
     year, _, day = value.strip().split("-")
+    found: list[Span] = []
     for line in re.finditer(r"[^\n]+", text):
         words = [match.span() for match in re.finditer(r"\S+", line.group())]
         for size in range(1, _LONGEST_DATE + 1):
@@ -89,7 +111,9 @@ def _by_day(text: str, value: str) -> Iterator[Span]:
                 part = line.group()[begin[0] : end[1]]
                 if year[2:] in part and str(int(day)) in part and _is_day(part, value.strip()):
                     start = line.start() + begin[0]
-                    yield start, start + len(part.rstrip(",;"))
+                    found.append((start, start + len(part.rstrip(",;"))))
+    # A label before a date does not belong to it.
+    yield from (a for a in found if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in found))
 
 
 _WAYS: tuple[Callable[[str, str], Iterator[Span]], ...] = (_exactly, _by_day, _by_number, _by_letters)
