@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from json.decoder import scanstring
 from typing import Any
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _LITERALS = {"null": None, "true": True, "false": False}
+_DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -76,7 +76,7 @@ def _value(text: str, start: int) -> Piece | None:
 
 def _string(text: str, start: int) -> tuple[str, int] | None:
     try:
-        value, end = scanstring(text, start + 1, True)
+        value, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
         if error.msg.startswith("Invalid control"):
             raise ValueError(f"not JSON: a line break or another control character in a text ({error})") from None

@@ -136,10 +136,10 @@ def _find(clean: str, text: str, day_first: bool | None) -> tuple[int, int, int,
             month = int(parts["m"]) if parts["m"].isdecimal() else _month(parts["m"])
             if month is not None:
                 return _year(parts["y"]), month, int(parts["d"]), clean[: match.start()] + " " + clean[match.end() :]
-    match = _NUMERIC.search(clean)
-    if match is None:
+    numeric = _NUMERIC.search(clean)
+    if numeric is None:
         raise ValueError(f"{text!r} has no date in it")
-    first, mark, second, year = match.groups()
+    first, mark, second, year = numeric.groups()
     day, month = int(first), int(second)
     if mark == "." or day > 12 or month > 12 or day == month:
         swap = day <= 12 < month
@@ -149,7 +149,7 @@ def _find(clean: str, text: str, day_first: bool | None) -> tuple[int, int, int,
         swap = not day_first
     if swap:
         day, month = month, day
-    return _year(year), month, day, clean[: match.start()] + " " + clean[match.end() :]
+    return _year(year), month, day, clean[: numeric.start()] + " " + clean[numeric.end() :]
 
 
 def _year(text: str) -> int:
