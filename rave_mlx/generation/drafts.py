@@ -7,14 +7,18 @@ or the answer before (prompt lookup decoding: Saxena, 2023); `DraftChain` asks s
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import takewhile
 
 from rave_mlx.generation.job import DraftSource
 from rave_mlx.generation.page_alignment import Follower, PageIndex
+from rave_mlx.inputs.images.pdf_text import Box, PageText
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.inputs.prompt.tokenizer import TextStream, Tokenizer
 
+_SPACE = re.compile(r"\s")
 _WEAK = 4
 """Tokens that are guessed from a place that only a few letters speak for."""
 _FIRM = 12
@@ -34,7 +38,7 @@ class Pace:
         self._at = 0
         self._silent_until = 0
         self._wrong = 0
-        self._most = 8
+        self._most = 16
 
     def room(self, answer: Sequence[int], most: int, *, firm: bool) -> int:
         """How many tokens may be guessed now; learns from what became of the guess before.
@@ -64,18 +68,34 @@ class TextDrafts:
 
     Args:
         tokenizer: of the model.
-        page: the page's text, as of `inputs.images.pdf_text.read_page_text(...).text`, or its index, which several
-            answers about one page may share.
+        page: the page's text layer, any text, or the index of one, which several answers about a page may share.
+        part: the part of the page that is read, in fractions of it: the answer is likely to begin with the text there,
+            and to end with it. None: not known.
+        stop: id that ends an answer; guessed at the end of that part.
     """
 
-    def __init__(self, tokenizer: Tokenizer, page: str | PageIndex):
-        self._tokenizer = tokenizer
-        self._page = PageIndex.of(page) if isinstance(page, str) else page
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        page: str | PageText | PageIndex,
+        *,
+        part: Box | None = None,
+        stop: int | None = None,
+    ):
+        self._tokenizer, self._stop = tokenizer, stop
+        self._page = page if isinstance(page, PageIndex) else PageIndex.of(page)
+        self._end = len(self._page.at)
+        self._begin: int | None = None
+        inside = None if part is None or self._page.layer is None else self._page.layer.inside(part)
+        if inside is not None:
+            self._begin, self._end = (bisect_left(self._page.at, place) for place in inside)
         self._restart()
 
     def _restart(self) -> None:
         self._stream: TextStream = self._tokenizer.stream()
         self._follower = Follower(self._page)
+        if self._begin is not None:
+            self._follower = Follower(self._page, self._begin, _FIRM, last=self._begin)
         self._pace = Pace()
         self._seen: list[int] = []
         self._tail = ""
@@ -98,29 +118,45 @@ class TextDrafts:
             return []
         if not firm:
             room = min(room, max(_WEAK, follower.run))
-        return self._pace.guessed(answer, self._tokens(self._continuation(place, 6 * room + 24), room))
+        end = self._end if place <= self._end else len(self._page.at)
+        text = self._continuation(place, end, 6 * room + 24)
+        guess = self._tokens(text, room)
+        if self._stop is not None and self._begin is not None and len(guess) < room and end == self._end:
+            guess.append(self._stop)
+        return self._pace.guessed(answer, guess)
 
     def _resumed(self) -> int | None:
         """The place that was left, where the answer begins something new: a JSON string, a cell, a line."""
         between = self._follower.between.rstrip(" ")
         return self._follower.last if between and between[-1] in '"|>\n' else None
 
-    def _continuation(self, place: int, length: int) -> str:
-        """About `length` characters of what the answer writes next, if it goes on with letter `place` of the page."""
+    def _continuation(self, place: int, end: int, length: int) -> str:
+        """About `length` characters of what the answer writes next, if it goes on with letter `place` of the page.
+
+        Args:
+            place: index of the letter.
+            end: index of the letter before which the text ends.
+            length: how much is needed; less at the end.
+        """
         follower, page = self._follower, self._page
+        if place >= end:
+            rest, begun = follower.escaped(_SPACE.split(page.gap(end), maxsplit=1)[0]), follower.between
+            return rest[len(begun) :] if rest.startswith(begun) else ""
         parts = [follower.upto(place)]
         size = len(parts[0])
-        while place < len(page.at) and size < length:
+        while place < end and size < length:
             # A ligature of the page stands for several letters.
             stop = place + 1
-            while stop < len(page.at) and page.at[stop] == page.at[place]:
+            while stop < end and page.at[stop] == page.at[place]:
                 stop += 1
-            following = stop < len(page.at) and page.at[stop] == page.at[place] + 1
-            parts.append(page.text[page.at[place]] + ("" if following else follower.expected(stop)))
-            size += len(parts[-1])
+            parts.append(page.text[page.at[place]])
+            if stop < end:
+                parts.append("" if page.at[stop] == page.at[place] + 1 else follower.expected(stop))
+            else:  # of what comes after the last letter only what belongs to it
+                parts.append(follower.escaped(_SPACE.split(page.gap(stop), maxsplit=1)[0]))
+            size += len(parts[-1]) + len(parts[-2])
             place = stop
-        text = "".join(parts)
-        return text.rstrip() if place == len(page.at) else text
+        return "".join(parts)
 
     def _tokens(self, text: str, most: int) -> list[int]:
         """The first tokens of a text that follows the answer, as the model would write them."""

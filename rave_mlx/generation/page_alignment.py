@@ -14,6 +14,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from rave_mlx.inputs.images.pdf_text import PageText
+
 _GRAM = 4
 """Characters by which the page is looked up where the answer is not being followed."""
 _FEWEST = 2
@@ -37,17 +39,21 @@ class PageIndex:
         text: as `inputs.images.pdf_text.PageText` has it: tabs between columns, empty lines between blocks.
         letters: its letters and digits, in lower case and compatibility form.
         at: where each of `letters` stands in `text`.
+        layer: the text layer, where the text is one.
     """
 
     text: str
     letters: str
     at: tuple[int, ...]
+    layer: PageText | None = None
 
     @classmethod
-    def of(cls, text: str) -> PageIndex:
-        """The index of a text."""
+    def of(cls, page: str | PageText) -> PageIndex:
+        """The index of a text layer, or of any text."""
+        text = page if isinstance(page, str) else page.text
         pairs = [(letter, i) for i, character in enumerate(text) for letter in plain_letters(character)]
-        return cls(text, "".join(letter for letter, _ in pairs), tuple(i for _, i in pairs))
+        letters = "".join(letter for letter, _ in pairs)
+        return cls(text, letters, tuple(i for _, i in pairs), None if isinstance(page, str) else page)
 
     @cached_property
     def grams(self) -> dict[str, list[int]]:
@@ -105,7 +111,7 @@ class Follower:
         place: index of the letter that is expected next; None where the answer is not on the page.
         run: letters in a row that were those of the page.
         between: what the answer has written since its last letter.
-        last: where the answer last was for certain, or 0.
+        last: where the answer last was for certain, or where it is likely to begin.
         json: whether the answer is JSON, where quotes and line ends are escaped.
     """
 
@@ -163,7 +169,7 @@ class Follower:
             self._tail = (self._tail + letter)[-_COMPARED:]
             place = self.place
             if place is not None and place < len(self.page.letters) and self.page.letters[place] == letter:
-                if self.run:
+                if self.run and len(self._tail) > 1:
                     self._learn(self.page.gap(place), self.between)
                 self.place, self.run, self._lost = place + 1, self.run + 1, False
             else:
@@ -197,6 +203,8 @@ class Follower:
     def upto(self, place: int) -> str:
         """What the answer still writes before letter `place`, which it writes next."""
         gap, begun = self.page.gap(place), self.between
+        if not self._tail and place:  # the answer begins here
+            return "" if begun else self.escaped(re.split(r"\s", gap)[-1])
         found = self.expected(place, begun)
         if found.startswith(begun):
             return found[len(begun) :]

@@ -18,6 +18,7 @@ from rave_mlx.generation.drafts import DraftChain, LookupDrafts, TextDrafts
 from rave_mlx.generation.page_alignment import Follower, PageIndex
 from rave_mlx.generation.prefill import prefill
 from rave_mlx.generation.sampling import Sampling
+from rave_mlx.inputs.images.pdf_text import PageText
 from rave_mlx.inputs.prompt.tokenizer import Tokenizer
 from rave_mlx.synthetic import make
 
@@ -171,6 +172,26 @@ def test_json_quotes_are_escaped_in_guesses(pieces):
     for end in range(1, len(ids) + 1):
         guess = source.draft(ids[:end], 12)
     assert pieces.decode(guess).startswith(' \\"left')
+
+
+def test_a_part_of_a_page_is_guessed_from_its_first_letter_to_the_stop_token(pieces):
+    """A line that is read by itself: the text layer knows what stands there."""
+    places = np.full((len(PAGE), 4), np.nan)
+    rows = np.cumsum([c == "\n" for c in PAGE])
+    for i, c in enumerate(PAGE):
+        if not c.isspace():
+            places[i] = [0.1, rows[i] / 40, 0.2, rows[i] / 40 + 0.02]
+    layer = PageText(PAGE, places, np.zeros(len(PAGE), bool))
+    number = PAGE[: PAGE.index("parcels")].count("\n")
+    line = PAGE.split("\n")[number]
+    part = (0.0, number / 40 - 0.005, 1.0, number / 40 + 0.025)
+    ids = [*pieces.encode(line)[0], 7]
+    steps, drafted, accepted = write(ids, TextDrafts(pieces, layer, part=part, stop=7), most=16)
+    assert accepted == drafted
+    assert steps <= 1 + len(ids) // 16
+    index = PageIndex.of(layer)
+    elsewhere = TextDrafts(pieces, index, part=(0.9, 0.9, 1.0, 1.0), stop=7)
+    assert write(pieces.encode(MARKDOWN)[0], elsewhere)[0] < 100
 
 
 def test_an_answer_that_starts_again_is_followed_again(pieces):

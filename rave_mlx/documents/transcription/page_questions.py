@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from rave_mlx.chat.jobs import make_job
+from rave_mlx.config import ImageConfig
 from rave_mlx.documents.pages import Page
 from rave_mlx.documents.transcription.answer_formats import Shown
 from rave_mlx.documents.transcription.blocks import Box
@@ -165,7 +166,8 @@ class Asker:
         sampling = Sampling(**self.prompt.again.to_dict(), seed=number + 1) if again else Sampling()
         drafts = None
         if asked.index is not None and sampling == Sampling():
-            drafts = TextDrafts(self.lmm.tokenizer, asked.index)
+            part = None if question.line is None else question.part
+            drafts = TextDrafts(self.lmm.tokenizer, asked.index, part=part, stop=self.lmm.config.tokens.stop[0])
         budget = self.options.image_tokens or (self.prompt.limits.image_tokens if question.line is None else None)
         job = make_job(
             self.lmm,
@@ -178,11 +180,13 @@ class Asker:
             **rest,
         )
         image = job.prompt.images[0]
-        _, rows, columns = image.grid if len(image.grid) == 3 else (1, *image.size[::-1])
-        patch = getattr(self.lmm.config.image, "patch_size", 1)
+        config = self.lmm.config.image
+        seen = image.size
+        if isinstance(config, ImageConfig):
+            seen = image.grid[2] * config.patch_size, image.grid[1] * config.patch_size
         if isinstance(question.picture, Page):
             asked.size = asked.size or image.size
-        asked.shown[number] = Shown((columns * patch, rows * patch), question.part)
+        asked.shown[number] = Shown(seen, question.part)
         return job
 
     @staticmethod
@@ -192,7 +196,7 @@ class Asker:
             text: PageText | None = page.text()
         except RaveError:
             return None  # the picture may still be readable
-        return PageIndex.of(text.text) if text is not None and text.usable else None
+        return PageIndex.of(text) if text is not None and text.usable else None
 
 
 def _cuts(lines: list[tuple[float, float]], height: int, most: int) -> list[float]:

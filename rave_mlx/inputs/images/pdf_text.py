@@ -69,6 +69,16 @@ class PageText:
         right, bottom = found[:, 2:].max(axis=0).tolist()
         return left, top, right, bottom
 
+    def inside(self, part: Box) -> Span | None:
+        """From the first to the last character whose middle lies in a part of the page; None where there is none.
+
+        Args:
+            part: left, top, right, bottom in fractions of the page.
+        """
+        x, y = (self.boxes[:, :2] + self.boxes[:, 2:]).T / 2
+        found = np.flatnonzero((x >= part[0]) & (x <= part[2]) & (y >= part[1]) & (y <= part[3]))
+        return (int(found[0]), int(found[-1]) + 1) if len(found) else None
+
     def boxes_of_lines(self, start: int, stop: int) -> list[Box]:
         """One box for each line that characters [start, stop) stand on."""
         inside = ((max(a, start), min(b, stop)) for a, b in self.lines() if a < stop and b > start)
