@@ -20,6 +20,7 @@ if _TYPE_CHECKING:
     from rave_mlx.api import generate, load, stream
     from rave_mlx.chat.session import Session
     from rave_mlx.config import LMMConfig
+    from rave_mlx.documents.transcription.read import read
     from rave_mlx.errors import RaveError
     from rave_mlx.models.lmm import LMM
 
@@ -35,6 +36,7 @@ __all__ = [
     "generate",
     "load",
     "look",
+    "read",
     "stream",
 ]
 
@@ -46,6 +48,7 @@ _HOMES = {
     "Session": "rave_mlx.chat.session",
     "generate": "rave_mlx.api",
     "load": "rave_mlx.api",
+    "read": "rave_mlx.documents.transcription.read",
     "stream": "rave_mlx.api",
 }
 

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from rave_mlx.cli import chat, convert, doctor, evaluate, export, fuse, look, train
+from rave_mlx.cli import chat, convert, doctor, evaluate, export, fuse, look, read, train
 from rave_mlx.cli.aliases import translate
 from rave_mlx.cli.image_arguments import ImagesCommand
 from rave_mlx.errors import RaveError
@@ -31,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=ImagesCommand)(chat.chat)
+app.command()(read.read)
 app.command()(convert.convert)
 app.command()(export.export)
 app.command()(fuse.fuse)

@@ -226,10 +226,21 @@ class _Reader:
         sides = [self._block(left), self._block(right)]
         if any(len(middles) < _COLUMN_LINES or fill < _COLUMN_FILL for middles, fill, _ in sides):
             return False
+        if self._has_cells(left) or self._has_cells(right):
+            return False
         narrowest = min(width for _, _, width in sides) / self.pitch
         distances = np.abs(sides[0][0][:, None] - sides[1][0][None]).min(axis=1)
         rows = float((distances < 0.2 * self.pitch).mean())
         return narrowest >= (_COLUMN_WIDTH if rows > 0.5 else _APART)
+
+    def _has_cells(self, part: Ink) -> bool:
+        """Whether most lines of a block have wide gaps in them, as rows of a table do."""
+        bands = [b for b in self._whole(part, _bands(part)) if b.height >= 0.4 * self.pitch]
+        gapped = 0
+        for band in bands:
+            inked = np.flatnonzero(part[band.top : band.bottom].any(axis=0))
+            gapped += len(inked) > 1 and int(np.diff(inked).max()) > 0.9 * self.pitch
+        return gapped > 0.5 * len(bands)
 
     def _block(self, part: Ink) -> tuple[NDArray[np.float64], float, float]:
         """The middles of a block's lines in pixels, how much of its width the usual one fills, and that width."""

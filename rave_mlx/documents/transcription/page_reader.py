@@ -78,7 +78,7 @@ class PageReader:
         self._scheduler = Scheduler(lmm, rows=batch_size)
         # The pile's scheduler is busy with the answers ahead while a page is asked again.
         self._second = Scheduler(lmm, rows=batch_size)
-        self._listener = listener
+        self.listener = listener
 
     def process(self, documents: Iterator[Document]) -> Iterator[Outcome]:
         """One outcome a document, in order; its result is a `DocumentReading`."""
@@ -129,8 +129,8 @@ class PageReader:
         asked.owner.pages.append(reading)
         document = asked.owner.document
         document.page_done(reading.page, reading.error)
-        if self._listener is not None:
-            self._listener(document, reading)
+        if self.listener is not None:
+            self.listener(document, reading)
 
     def _finished(self, waiting: deque[_Open]) -> Iterator[Outcome]:
         while waiting and waiting[0].is_done:

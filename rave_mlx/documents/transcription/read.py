@@ -14,9 +14,6 @@ from rave_mlx.documents.transcription.reading import DocumentReading
 from rave_mlx.errors import UsageError
 from rave_mlx.models.lmm import LMM
 
-EMPTY = {"ending": None, "certainty": None}
-"""Columns of a document that cannot be opened."""
-
 
 def read(
     path_or_paths: Named,
@@ -62,7 +59,7 @@ def read(
     reader = PageReader(load() if lmm is None else lmm, options, batch_size=batch_size)
 
     def readings() -> Generator[DocumentReading]:
-        for done in process_documents(pile.documents, reader.process, empty=EMPTY):
+        for done in process_documents(pile.documents, reader.process, empty={}):
             if isinstance(done.outcome.result, DocumentReading):
                 yield done.outcome.result
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -81,6 +82,22 @@ class DocumentReading:
     def markdown(self) -> str:
         """Markdown; a comment with the number stands before every page where there are several."""
         return pages_to_markdown(self.pages)
+
+    @property
+    def ending(self) -> Ending:
+        """How its pages ended, the worst of them."""
+        endings = {page.ending for page in self.pages}
+        worst: tuple[Ending, ...] = ("error", "repetition", "length", "cancelled")
+        return next((ending for ending in worst if ending in endings), "stop")
+
+    @property
+    def certainty(self) -> float | None:
+        """The least probability of a token of it; None where there is none."""
+        return _rounded(min((page.certainty for page in self.pages if page.certainty is not None), default=None))
+
+    def as_json(self) -> str:
+        """The document as a line of JSON."""
+        return json.dumps(self.as_row(), ensure_ascii=False, allow_nan=False)
 
     def as_row(self) -> dict[str, Any]:
         """The document as JSON values."""
