@@ -139,7 +139,9 @@ class AnswerRow:
                 kept = count
         except RaveError as error:
             self.fail(error)
-        self._learn(len(inputs) - known, kept - known)
+        # The last token may have been guessed as well, but there is nothing to be read after it.
+        right = kept + int(self.ending is not None and self.queue == inputs[kept : kept + 1])
+        self._learn(len(inputs) - known, right - known)
         return kept
 
     def _go_on(self, logits: mx.array, inputs: list[int]) -> Iterator[int]:

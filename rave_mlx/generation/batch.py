@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -20,10 +20,16 @@ _HOLES = 0.5
 
 @dataclass(frozen=True, eq=False)
 class _Chosen:
-    """Tokens (B,) and their probabilities (B,) that have been asked for and may not be computed yet."""
+    """Tokens (B,) and their probabilities (B,) that have been asked for and may not be computed yet.
+
+    Attributes:
+        tokens, chances: both.
+        errors: of rows, by index, whose token could not be chosen.
+    """
 
     tokens: mx.array
     chances: mx.array
+    errors: Mapping[int, RaveError]
 
 
 class Batch:
@@ -63,11 +69,11 @@ class Batch:
         self._joining.append((row, CachedRow.whole(cache, row.job.prompt.token_map.visual)))
 
     def advance(self) -> None:
-        """Write at least one token of every row."""
+        """Write on: a token of every row, or more where some were guessed; the first time it is only asked for."""
         if self._ahead is not None and not self._joining and not self._is_sparse():
             # The next pass is queued before the tokens of this one are looked at.
             chosen, self._ahead = self._ahead, None
-            if any(row.remaining > 1 for row in self.rows):
+            if not chosen.errors and any(row.remaining > 1 for row in self.rows):
                 self._ahead = self._queue(chosen.tokens)
             self._take(chosen)
             return
@@ -105,41 +111,36 @@ class Batch:
         positions = [[row.next_position()] for row in self._rows]
         hidden = self._pass(tokens[:, None], positions, [1] * len(self._rows))
         logits = self._lmm.decoder.logits(hidden)[:, 0]
-        best, chances = greedy(logits)
+        chosen = _Chosen(*greedy(logits), {})
         if not all(row.is_plain for row in self._rows if row.ending is None):
-            best, chances = self._drawn(tokens, logits, best, chances)
-        mx.async_eval(best, chances)
-        return _Chosen(best, chances)
+            chosen = self._drawn(logits, chosen)
+        mx.async_eval(chosen.tokens, chosen.chances)
+        return chosen
 
-    def _drawn(
-        self, tokens: mx.array, logits: mx.array, best: mx.array, chances: mx.array
-    ) -> tuple[mx.array, mx.array]:
-        """Tokens (B,) and probabilities (B,) where some rows do not take the most likely token.
-
-        Args:
-            tokens: (B,) the tokens before.
-            logits: (B, vocab).
-            best, chances: (B,) most likely tokens and their probabilities.
-        """
-        drawn, found = [], []
+    def _drawn(self, logits: mx.array, best: _Chosen) -> _Chosen:
+        """What is chosen from logits (B, vocab), where some rows do not take the most likely token."""
+        drawn, chances, errors = [], [], {}
         for index, row in enumerate(self._rows):
-            token, chance = best[index : index + 1], chances[index : index + 1]
+            one = slice(index, index + 1)
+            token, chance = best.tokens[one], best.chances[one]
             if row.ending is None and not row.is_plain:
                 try:
-                    row.follow(tokens[index : index + 1])
-                    token, chance = row.choose(logits[index : index + 1])
+                    token, chance = row.choose(logits[one])
+                    row.follow(token)
                 except RaveError as error:
-                    row.fail(error)
-            drawn.append(token.astype(best.dtype))
-            found.append(chance)
-        return mx.concatenate(drawn), mx.concatenate(found)
+                    errors[index] = error
+            drawn.append(token.astype(best.tokens.dtype))
+            chances.append(chance)
+        return _Chosen(mx.concatenate(drawn), mx.concatenate(chances), errors)
 
     def _take(self, chosen: _Chosen) -> None:
         """Look at tokens that were asked for."""
         tokens, chances = np.asarray(chosen.tokens), np.asarray(chosen.chances)
-        for row, token, chance in zip(self._rows, tokens.tolist(), chances.tolist(), strict=True):
-            if row.ending is None:
-                row.take_over(token, chance)
+        for index, row in enumerate(self._rows):
+            if row.ending is None and index in chosen.errors:
+                row.fail(chosen.errors[index])
+            elif row.ending is None:
+                row.take_over(int(tokens[index]), float(chances[index]))
 
     def _verify(self, cache: BatchCache) -> None:
         """Read the known tokens and the guesses of all rows in one pass, and keep what is right."""

@@ -111,21 +111,12 @@ def _side_by_side(rows: Sequence[tuple[Sequence[mx.array], CachedRow]], length: 
     """One layer's arrays (B, G, room, d) of several rows, zero where a row has no token.
 
     Args:
-        rows: the arrays that hold a row, and where it is in them. Those without gate features get features of zero.
+        rows: the arrays that hold a row, of the same kinds for all rows, and where it is in them.
         length: slots that there are to be; there will be room for some more.
     """
-    kinds = max(len(arrays) for arrays, _ in rows)
-    joined = []
-    for kind in range(kinds):
-        like = next(arrays[kind] for arrays, _ in rows if len(arrays) > kind)
-        parts = [
-            _gathered(arrays[kind], row, room_for(length))
-            if len(arrays) > kind
-            else mx.zeros((1, like.shape[1], room_for(length), like.shape[3]), like.dtype)
-            for arrays, row in rows
-        ]
-        joined.append(mx.concatenate(parts))
-    return joined
+    kinds = zip(*(arrays for arrays, _ in rows), strict=True)
+    where, slots = [row for _, row in rows], room_for(length)
+    return [mx.concatenate([_gathered(x, row, slots) for x, row in zip(same, where, strict=True)]) for same in kinds]
 
 
 def _gathered(x: mx.array, row: CachedRow, length: int) -> mx.array:

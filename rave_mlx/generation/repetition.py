@@ -11,7 +11,7 @@ line of dots, thirty empty table rows, a column of zeros, a sheet of thirty equa
 | none, and a number                          | 80, of 400 characters together                                 |
 | 1 (with a number: 2) to 4                   | 80 for a single word of 400 characters together; else 50       |
 | 5 and more                                  | 32; of units above 200 characters 12                           |
-| any, with a number that counts              | 100; with 5 words and more 48                                  |
+| any, with a number that counts              | 100; with 5 words and more 64                                  |
 
 Units of more than 512 symbols are looked for line by line: 10 repeats. Tokens without text, and digits, are looked for
 token by token: 100 repeats, 400 tokens together.
@@ -162,7 +162,7 @@ def _is_loop(unit: str, repeats: int, *, has_numbers: bool, counts: bool) -> boo
     words = len(set(_WORD.findall(_TAG.sub(" ", unit))))
     together = len(unit) * repeats
     if counts:
-        return repeats >= (100 if words < 5 else 48)
+        return repeats >= (100 if words < 5 else 64)
     if words >= 5:
         return repeats >= (32 if len(unit) <= 200 else 12)
     if words + has_numbers >= 2:
