@@ -20,6 +20,7 @@ if _TYPE_CHECKING:
     from rave_mlx.api import generate, load, stream
     from rave_mlx.chat.session import Session
     from rave_mlx.config import LMMConfig
+    from rave_mlx.documents.extraction.extract import extract
     from rave_mlx.documents.transcription.read import read
     from rave_mlx.errors import RaveError
     from rave_mlx.models.lmm import LMM
@@ -33,6 +34,7 @@ __all__ = [
     "backend",
     "convert",
     "evaluate",
+    "extract",
     "generate",
     "load",
     "look",
@@ -46,6 +48,7 @@ _HOMES = {
     "LMMConfig": "rave_mlx.config",
     "RaveError": "rave_mlx.errors",
     "Session": "rave_mlx.chat.session",
+    "extract": "rave_mlx.documents.extraction.extract",
     "generate": "rave_mlx.api",
     "load": "rave_mlx.api",
     "read": "rave_mlx.documents.transcription.read",

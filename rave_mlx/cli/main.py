@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from rave_mlx.cli import chat, convert, doctor, evaluate, export, fuse, look, read, train
+from rave_mlx.cli import chat, convert, doctor, evaluate, export, extract, fuse, look, read, train
 from rave_mlx.cli.aliases import translate
 from rave_mlx.cli.image_arguments import ImagesCommand
 from rave_mlx.errors import RaveError
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.command(cls=ImagesCommand)(chat.chat)
 app.command()(read.read)
+app.command()(extract.extract)
 app.command()(convert.convert)
 app.command()(export.export)
 app.command()(fuse.fuse)

@@ -50,6 +50,11 @@ class Hints:
         return cls(find_day_first(kept), find_decimal_comma(kept))
 
 
+def is_absent(text: str) -> bool:
+    """Whether an answer says that a field is not there."""
+    return " ".join(text.split()).casefold() in _ABSENT
+
+
 def read_value(text: str, field: Field, hints: Hints = Hints()) -> Scalar:
     """The value that an answer gives for a field; None where it says that there is none.
 
