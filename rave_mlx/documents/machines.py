@@ -45,7 +45,7 @@ def other_files(rows: Path, own: Path, *, resume: bool) -> list[Path]:
     """
     name = re.compile(re.escape(rows.name) + r"(\.rank\d+)?")
     found = [file for file in sorted(rows.parent.iterdir()) if name.fullmatch(file.name) and file != own]
-    found = [file for file in found if file.stat().st_size]
+    found = [file for file in found if file.is_file() and file.stat().st_size]
     settings = _settings(own)
     for file in found:
         if not resume or _settings(file) != settings:
@@ -85,8 +85,8 @@ def remove_others(rows: Path, own: Path, world: World) -> None:
     else:
         files = [own]
     for file in files:
-        file.unlink(missing_ok=True)
-        file.with_name(file.name + SETTINGS).unlink(missing_ok=True)
+        for ending in ("", SETTINGS, ".lock"):
+            file.with_name(file.name + ending).unlink(missing_ok=True)
 
 
 def _settings(file: Path) -> str:
