@@ -90,6 +90,8 @@ def go(
 ) -> Report:
     """Run over documents with progress and report; ends the command with 1 where there are errors.
 
+    Of several processes, all but the first end here: what comes of a run is in that one's files.
+
     Args:
         what: names the work, as "read".
         pile, process, out, settings, empty, resume: as of `documents.run.run`.
@@ -97,7 +99,7 @@ def go(
         quiet: whether nothing is shown but failures.
 
     Raises:
-        typer.Exit: with code 1.
+        typer.Exit: with code 1; with 0 in a process that is not the first.
         RaveError: as `documents.run.run`.
     """
     from rave_mlx.backend.distributed import join
@@ -111,9 +113,10 @@ def go(
         report = run(
             pile, process, progress, out=out, settings=settings, empty=empty, resume=resume, world=world
         )  # fmt: skip
-    if world.is_writer:
-        if not quiet:
-            print(report, file=sys.stderr)
-        if code := report.exit_code(allow_errors=allow_errors):
-            raise typer.Exit(code)
+    if not world.is_writer:
+        raise typer.Exit(0)
+    if not quiet:
+        print(report, file=sys.stderr)
+    if code := report.exit_code(allow_errors=allow_errors):
+        raise typer.Exit(code)
     return report
