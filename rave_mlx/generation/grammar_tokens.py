@@ -61,7 +61,7 @@ class GrammarTokens:
         llguidance = load_llguidance()
         self._llguidance = llguidance
         self._lock = threading.Lock()
-        self._grammars: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._grammars: OrderedDict[str, tuple[LLMatcher, bool]] = OrderedDict()
         self.rows = rows
         self.stop = tuple(i for i in stop if 0 <= i < rows)
         if not self.stop:
@@ -100,20 +100,22 @@ class GrammarTokens:
         Raises:
             UsageError: for a grammar that llguidance does not take; its reason is named.
         """
-        forces = self._forces and self._tokens.decode_str(self._tokens.tokenize_str(grammar)) == grammar
-        if not forces:
-            grammar = f'%llguidance {{"no_forcing": true}}\n{grammar}'
         with self._lock:
-            first = self._grammars.pop(grammar, None)
-            if first is None:
-                text = self._llguidance.LLMatcher.grammar_from_lark(grammar)
-                first = self._llguidance.LLMatcher(self._tokens, text, log_level=0)
-                if first.is_error():
-                    raise UsageError(f"the schema cannot be followed: {_first_line(first.get_error())}")
-            self._grammars[grammar] = first
+            found = self._grammars.pop(grammar, None) or self._compile(grammar)
+            self._grammars[grammar] = found
             if len(self._grammars) > _KEPT_GRAMMARS:
                 self._grammars.popitem(last=False)
-            return first.deep_copy(), forces
+            return found[0].deep_copy(), found[1]
+
+    def _compile(self, grammar: str) -> tuple[LLMatcher, bool]:
+        """`matcher`, for the first time."""
+        forces = self._forces and self._tokens.decode_str(self._tokens.tokenize_str(grammar)) == grammar
+        followed = grammar if forces else f'%llguidance {{"no_forcing": true}}\n{grammar}'
+        make = self._llguidance.LLMatcher
+        matcher = make(self._tokens, make.grammar_from_lark(followed), log_level=0)
+        if matcher.is_error():
+            raise UsageError(f"the schema cannot be followed: {_first_line(matcher.get_error())}")
+        return matcher, forces
 
     def allowed(self, matcher: LLMatcher) -> NDArray[np.bool_]:
         """(rows,) marks of the tokens that `matcher` may take next, control tokens apart."""

@@ -6,6 +6,7 @@ family are tried here; SCHEMAS=500 tries as many in all.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 
@@ -22,6 +23,9 @@ from rave_mlx.generation.scheduler import Scheduler
 
 FAMILIES = [*sorted({case.config["model_type"]: name for name, case in reversed(cases().items())}.values()), "aki"]
 EACH = -(-int(os.environ.get("SCHEMAS", "45")) // len(FAMILIES))
+FORMATS = jsonschema.FormatChecker(["date", "email", "uuid", "ipv4"])
+FORMATS.checks("time", ValueError)(lambda text: datetime.time.fromisoformat(text) is not None)
+FORMATS.checks("date-time", ValueError)(lambda text: datetime.datetime.fromisoformat(text) is not None)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -42,7 +46,7 @@ def test_every_answer_follows_its_schema(name, tmp_path):
         assert answer.error is None, (answer.error, pairs[i][0])
         result = schemas[i].complete(answer.text)
         value = json.loads(result.text)
-        jsonschema.Draft202012Validator(pairs[i][1], format_checker=jsonschema.FormatChecker()).validate(value)
+        jsonschema.Draft202012Validator(pairs[i][1], format_checker=FORMATS).validate(value)
         assert schemas[i].problems(value) == []
         assert result.whole == (answer.ending == "stop")
         leaves = schemas[i].leaves(answer, lmm)
