@@ -183,6 +183,11 @@ def families(held_out: bool = False) -> tuple[Family, ...]:
     return tuple(f for f in found if f.held_out == held_out) or (BUILT_IN,)
 
 
+def installed(wanted: Sequence[Family]) -> tuple[Family, ...]:
+    """Those of the families whose regular face is found here."""
+    return tuple(f for f in wanted if f.regular in _index())
+
+
 def by_name(names: Sequence[str]) -> tuple[Family, ...]:
     """Families asked for by name.
 

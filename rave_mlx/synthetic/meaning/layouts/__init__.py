@@ -1,0 +1,1 @@
+"""Documents by kind: each file writes one family of them on a `paper.Paper`."""
