@@ -92,11 +92,12 @@ def line_blocks(crops: Sequence[LineCrop], texts: Sequence[str], certainties: Se
     read = [(c, t.strip(), p) for c, t, p in zip(crops, texts, certainties, strict=True) if t.strip()]
     if not read:
         return []
-    usual = median(crop.line.height for crop, _, _ in read)
+    # Lines without letters that reach below are lower than the others.
+    usual = float(np.percentile([crop.line.height for crop, _, _ in read], 90))
     blocks: list[Block] = []
     group, before = 0, None
     for crop, text, certainty in read:
-        if before is not None and not _goes_on(before, crop.line):
+        if before is not None and not _goes_on(before, crop.line, usual):
             group += 1
         before = crop.line
         kind, level = _kind(crop.line, text, usual)
@@ -104,17 +105,17 @@ def line_blocks(crops: Sequence[LineCrop], texts: Sequence[str], certainties: Se
     return _with_breaks(blocks, [crop.line for crop, _, _ in read])
 
 
-def _goes_on(before: PageLine, line: PageLine) -> bool:
+def _goes_on(before: PageLine, line: PageLine, usual: float) -> bool:
     """Whether a line belongs to the paragraph of the one before."""
-    gap = line.box[1] - before.box[3]
-    alike = 0.75 < line.height / before.height < 1.34
-    return line.column == before.column and alike and -0.5 * before.height < gap < 0.9 * before.height
+    step = line.box[1] - before.box[1]
+    alike = 0.65 < line.height / before.height < 1.55
+    return line.column == before.column and alike and 0.5 * usual < step < 2.1 * usual
 
 
 def _kind(line: PageLine, text: str, usual: float) -> tuple[Kind, int]:
     """Whether a line is a heading, told from its height, and of which level."""
     large = line.height / usual
-    if large < 1.35 or len(text) > 90 or not any(character.isalpha() for character in text):
+    if large < 1.25 or len(text) > 90 or not any(character.isalpha() for character in text):
         return "line", 0
     return "heading", 1 if large >= 1.75 else 2
 

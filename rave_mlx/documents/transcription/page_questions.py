@@ -134,7 +134,7 @@ class Asker:
         for top, bottom in pairwise(cuts):
             picture = image.image.crop((0, round(top), image.image.width, round(bottom)))
             part = (0.0, top / image.image.height, 1.0, bottom / image.image.height)
-            asked.questions.append(Question(self.ask, picture, part, max(64, self.most // 2)))
+            asked.questions.append(Question(self.ask, picture, part, self.most))
         return asked
 
     def jobs(

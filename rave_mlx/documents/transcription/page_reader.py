@@ -154,8 +154,11 @@ class PageReader:
                     answers[number], texts[number] = answer, text
         if any(self._loops(answer, text) for answer, text in zip(answers, texts, strict=True)):
             whole = len(questions.questions) == 1 and questions.questions[0].line is None
-            if whole and (strips := self._strips(page)) is not None:
-                return strips
+            if whole:
+                retried = 2
+                strips = self._strips(page)
+                if strips is not None:
+                    return strips
         return self._compose(questions, answers, texts, retried)
 
     def _strips(self, page: Page) -> PageReading | None:
@@ -167,7 +170,7 @@ class PageReader:
         jobs = self.asker.jobs(questions, features=self._second.features)
         answers = list(self._second.run(jobs))
         texts = [self._text(answer) for answer in answers]
-        if all(self._loops(answer, text) for answer, text in zip(answers, texts, strict=True)):
+        if not any(answer.ending == "stop" for answer in answers):
             return None
         return self._compose(questions, answers, texts, 2)
 
