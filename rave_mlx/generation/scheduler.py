@@ -104,8 +104,10 @@ class Scheduler:
         return self.rows - len(self._open)
 
     def add(self, job: Job) -> int:
-        """Take a job; returns its ticket."""
+        """Take a job; returns its ticket. What is wrong with it is said in its answer."""
         row = AnswerRow(self.lmm, job, next(self._tickets))
+        if job.max_tokens < 1:
+            row.fail(UsageError(f"max_tokens is {job.max_tokens}; an answer has at least 1"))
         self._open[row.ticket] = row
         self._waiting.append(row)
         return row.ticket

@@ -333,6 +333,9 @@ def test_a_page_is_read_once_for_many_questions(lmm, monkeypatch):
     assert unshared.prompt_tokens == sum(len(job.prompt) for job in jobs)
 
 
-def test_no_answer_is_shorter_than_a_token(lmm):
+def test_what_there_is_none_of_is_refused(lmm, prompts):
     with pytest.raises(UsageError, match="rows is 0"):
         Scheduler(lmm, rows=0)
+    answer, other = together(lmm, [Job(prompts[0], max_tokens=0), Job(prompts[0], max_tokens=1)])
+    assert isinstance(answer.error, UsageError)
+    assert (answer.ids, answer.certainty, len(other.ids)) == ((), 0.0, 1)
