@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from rave_mlx import backend
 from rave_mlx.errors import RaveError
 from rave_mlx.generation.answer_row import AnswerRow, greedy
 from rave_mlx.generation.batch_cache import BatchCache, CachedRow
@@ -84,7 +85,9 @@ class Batch:
         if self._cache is None:
             return
         if any(row.needs_host for row in self.rows):
-            self._verify(self._cache)
+            # Products over a few tokens are too small to share among BLAS threads, which would wait for each other.
+            with backend.row_parallel():
+                self._verify(self._cache)
         else:
             self._ahead = self._queue(mx.array([row.queue[0] for row in self._rows]))
 
