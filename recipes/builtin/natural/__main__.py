@@ -1,7 +1,7 @@
 """Draw the natural pages; or the table of a file of answers to them.
 
-    python -m recipes.builtin.natural --out FOLDER
-    python -m recipes.builtin.natural --table FOLDER/answers.jsonl
+python -m recipes.builtin.natural --out FOLDER
+python -m recipes.builtin.natural --table FOLDER/answers.jsonl
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ def table(rows: Iterable[Mapping[str, Any]], by: str = "kind") -> list[str]:
         groups["all"].append(row)
         groups.setdefault(row["tags"].get(by, "-"), []).append(row)
     out = [
-        f"| {by} | n | exact | exact or ANLS >= {CLOSE} | sure | sure and right | wrong not found | sure wrong not found |",
+        f"| {by} | n | exact | exact or ANLS >= {CLOSE} | sure | sure and right "
+        "| wrong not found | sure wrong not found |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, found in groups.items():
