@@ -49,7 +49,7 @@ class OpenPdf:
     """
 
     def __init__(self, data: bytes | BinaryIO):
-        self._data, self._drawn = data, 0
+        self._data, self._drawn, self._closed = data, 0, False
         try:
             import pypdfium2
         except ImportError as error:
@@ -71,6 +71,7 @@ class OpenPdf:
     def close(self) -> None:
         """Give its memory back; nothing can be drawn any more."""
         with _DRAWING:
+            self._closed = True
             self._document.close()
 
     @contextlib.contextmanager
@@ -86,6 +87,8 @@ class OpenPdf:
             count = f"{self._pages} page{'s' * (self._pages > 1)}"
             raise ImageError(f"page {number} was asked for, the PDF has {count}")
         with _DRAWING, quiet():
+            if self._closed:  # by another thread; PDFium itself would not notice
+                raise ImageError("the document was closed while it was read; open it again")
             try:
                 if self._drawn == _PARSED_PAGES:
                     self._document.close()
