@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 _KEPT_GRAMMARS = 32
 """Compiled grammars kept a model: one a schema, of which a run has one or a few."""
 
+_LEXER_FUEL = 5_000_000
+"""What llguidance may spend on a grammar before it begins (about two seconds): five times its own limit, for schemas of
+2,000 fields."""
+
 
 def load_llguidance() -> ModuleType:
     """The `llguidance` package.
@@ -112,7 +116,8 @@ class GrammarTokens:
         forces = self._forces and self._tokens.decode_str(self._tokens.tokenize_str(grammar)) == grammar
         followed = grammar if forces else f'%llguidance {{"no_forcing": true}}\n{grammar}'
         make = self._llguidance.LLMatcher
-        matcher = make(self._tokens, make.grammar_from_lark(followed), log_level=0)
+        limits = self._llguidance.LLParserLimits(initial_lexer_fuel=_LEXER_FUEL)
+        matcher = make(self._tokens, make.grammar_from_lark(followed), log_level=0, limits=limits)
         if matcher.is_error():
             raise UsageError(f"the schema cannot be followed: {_first_line(matcher.get_error())}")
         return matcher, forces
@@ -158,8 +163,10 @@ def check_grammar(grammar: str) -> None:
     Raises:
         UsageError: when it does not, with its reason, or without llguidance.
     """
-    matcher = load_llguidance().LLMatcher
-    problem = matcher.validate_grammar(matcher.grammar_from_lark(grammar))
+    llguidance = load_llguidance()
+    limits = llguidance.LLParserLimits(initial_lexer_fuel=_LEXER_FUEL)
+    matcher = llguidance.LLMatcher
+    problem = matcher.validate_grammar(matcher.grammar_from_lark(grammar), limits=limits)
     if problem and not problem.startswith("WARNING"):
         raise UsageError(f"the schema cannot be followed: {_first_line(problem)}")
 

@@ -222,6 +222,11 @@ def test_patterns_that_no_text_matches_are_found_before_a_run():
         schema.check_grammar()
 
 
+def test_large_schemas():
+    schema = of(**{f"field number {i}": {"type": ["string", "number"]} for i in range(1100)})
+    schema.check_grammar()
+
+
 def test_what_says_nothing_about_values_is_let_pass():
     schema = of(
         a={"type": "string", "format": "password", "default": "x", "examples": ["y"], "x-order": 3, "title": "A"}
