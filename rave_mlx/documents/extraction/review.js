@@ -106,9 +106,9 @@ for (const card of cards) {
   });
 }
 for (const crop of document.querySelectorAll(".crop")) {
-  // On a narrow screen a crop is wider than it: what is marked is brought into view.
+  // On a narrow screen a crop is wider than it: what is marked is brought into view, with what stands before it.
   const mark = crop.querySelector("i");
-  crop.scrollLeft = mark.offsetLeft + mark.offsetWidth / 2 - crop.clientWidth / 2;
+  crop.scrollLeft = mark.offsetLeft + mark.offsetWidth + 16 - crop.clientWidth;
 }
 document.getElementById("open-only").addEventListener("change", (event) =>
   document.body.classList.toggle("hide-done", event.target.checked));

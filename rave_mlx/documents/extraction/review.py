@@ -222,7 +222,8 @@ class _Pictures:
             f"left:{100 * left:.2f}%;top:{100 * (top - above) / high:.2f}%;"
             f"width:{100 * (right - left):.2f}%;height:{100 * (bottom - top) / high:.2f}%"
         )
-        return f'<figure class="crop"><div>{_picture(part, _CROP_WIDTH, f"page {page}")}<i style="{mark}"></i></div></figure>'
+        picture = _picture(part, _CROP_WIDTH, f"page {page}")
+        return f'<figure class="crop"><div>{picture}<i style="{mark}"></i></div></figure>'
 
     def whole_pages(self) -> str:
         """The first pages, to look up what has no place."""
