@@ -12,7 +12,7 @@ from reportlab.pdfgen.canvas import Canvas
 from support import ask, picture
 
 import rave_mlx
-from rave_mlx.documents.extraction.attention_box import region, trim
+from rave_mlx.documents.extraction.attention_box import Region, find_region, trim
 from rave_mlx.documents.extraction.attention_rows import choose_heads, look_up
 from rave_mlx.documents.extraction.places import Place, ShownPage, Sought, find_places
 from rave_mlx.documents.extraction.text_places import find_in_text, occurrences, pick
@@ -142,22 +142,32 @@ def test_a_region_is_what_lies_together_with_the_heaviest():
     maps = np.full((3, 40), 0.001)  # 8 x 5 cells
     maps[0, 10], maps[1, 11], maps[2, 12] = 0.9, 0.8, 0.9
     maps[1, 39] = 0.5
-    assert region(maps, grid(8, 5, 16)) == (32, 16, 80, 32)
-    assert region(np.zeros((0, 40)), grid(8, 5, 16)) is None
-    assert region(np.zeros((2, 40)), grid(8, 5, 16)) is None
+    found = find_region(maps, grid(8, 5, 16))
+    assert found is not None
+    assert found.box == (32, 16, 80, 32)
+    assert find_region(np.zeros((0, 40)), grid(8, 5, 16)) is None
+    assert find_region(np.zeros((2, 40)), grid(8, 5, 16)) is None
     nowhere = TokenBoxes(np.full((40, 4), np.nan), np.zeros(40, bool), (16, 16))
-    assert region(maps, nowhere) is None
+    assert find_region(maps, nowhere) is None
     everywhere = TokenBoxes(np.tile([0.0, 0, 128, 80], (40, 1)), np.zeros(40, bool), (128, 80))
-    assert region(maps, everywhere) is None
+    assert find_region(maps, everywhere) is None
 
 
 def test_a_region_is_trimmed_to_the_line_and_the_words_it_lies_on():
     ink = np.zeros((60, 120), bool)
     ink[20:28, 30:50:2] = ink[20:28, 70:90:2] = True  # two words, 20 pixels apart
     ink[40:48, 30:90:2] = True  # the line below
-    assert trim((32.0, 16.0, 48.0, 32.0), ink, (16, 16)) == (30, 20, 49, 28)
-    assert trim((32.0, 16.0, 96.0, 32.0), ink, (16, 16)) == (30, 20, 89, 28)
-    assert trim((96.0, 0.0, 112.0, 10.0), np.zeros((60, 120), bool), (16, 16)) == (96, 0, 112, 10)
+
+    def lying(*boxes, weights=None):
+        return Region(np.array(boxes, float), np.ones(len(boxes)) if weights is None else np.array(weights), (16, 16))
+
+    assert trim(lying((32, 16, 48, 32)), ink) == (30, 20, 49, 28)
+    assert trim(lying((32, 16, 48, 32), (80, 16, 96, 32)), ink) == (30, 20, 89, 28)
+    both = [(32, 16, 48, 32), (32, 32, 48, 48)]
+    assert trim(lying(*both, weights=[0.9, 0.2]), ink) == (30, 20, 49, 28)
+    wide = [*both, (64, 32, 96, 48)]
+    assert trim(lying(*wide, weights=[0.9, 0.8, 0.8]), ink) == (30, 20, 89, 48)
+    assert trim(lying((96, 0, 112, 10)), np.zeros((60, 120), bool)) == (96, 0, 112, 10)
 
 
 def test_heads_that_look_at_one_place_are_chosen():

@@ -7,6 +7,8 @@ a line or two, so the region is trimmed to the line of print that it lies on, an
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,14 +22,38 @@ PART = 0.4
 """Share of a row's largest density from which on a visual token belongs to what is read."""
 MOST = 0.5
 """Share of the image from which on a region says nothing: a resampler's tokens all show the whole of it."""
+LINE = 0.5
+"""Share of the attention on a region's first line of print that another one has at least."""
+WORD_GAP = 0.22
+"""White between words, in heights of the line's ink."""
 GAP = 1.5
 """Cells between two parts of a region, along the line."""
 LEAST = 0.12
 """Share of its row that a peak must have for the row to count."""
 
 
-def region(maps: Floats, places: TokenBoxes) -> Box | None:
-    """The box around what the rows look at, in pixels of the image; None where they look at nothing in particular.
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Visual tokens that lie together.
+
+    Attributes:
+        boxes: (k, 4) left, top, right, bottom of each in pixels of the image.
+        weights: (k,) the density of attention on each.
+        cell: width and height of a visual token.
+    """
+
+    boxes: Floats
+    weights: Floats
+    cell: tuple[float, float]
+
+    @property
+    def box(self) -> Box:
+        """Around all of them."""
+        return _around(self.boxes)
+
+
+def find_region(maps: Floats, places: TokenBoxes) -> Region | None:
+    """The visual tokens of what was read; None where the rows look at nothing in particular.
 
     Args:
         maps: (t, n) attention of t rows over the n visual tokens of one image.
@@ -47,38 +73,41 @@ def region(maps: Floats, places: TokenBoxes) -> Box | None:
     if not len(chosen):
         return None
     best = max(_groups(boxes[chosen], places.cell), key=lambda group: float(weight[chosen[group]].sum()))
-    found = _around(boxes[chosen[best]])
-    return found if _area(found) < MOST * _area(_around(boxes)) else None
+    found = Region(boxes[chosen[best]], weight[chosen[best]], places.cell)
+    return found if _area(found.box) < MOST * _area(_around(boxes)) else None
 
 
-def trim(box: Box, ink: Ink, cell: tuple[float, float]) -> Box:
-    """A region cut to the print in it: the line that fills most of it, and the words that lie in it for the most part.
+def trim(region: Region, ink: Ink) -> Box:
+    """The print of a region: the line whose middle the attention lies on, and of it the words that are in the region.
 
     Args:
-        box: in pixels.
+        region: in pixels of the image.
         ink: of the image, as of `transcription.ink.find_ink`.
-        cell: width and height of a visual token in pixels.
     """
     height, width = ink.shape
+    box, (across, down) = region.box, region.cell
     left, right = max(0, int(box[0])), min(width, round(box[2]))
-    above, below = max(0, int(box[1] - cell[1] / 2)), min(height, round(box[3] + cell[1] / 2))
-    rows = ink[above:below, left:right].sum(axis=1)
-    bands = _runs(rows > 0, 1)
-    if not bands:
-        return box
-    weights = [_within(above + a, above + b, box[1], box[3]) * rows[a:b].sum() for a, b in bands]
-    chosen = [band for band, w in zip(bands, weights, strict=True) if w > 0.5 * max(weights) and w > 0]
-    if not chosen:
-        return box
-    top, bottom = above + chosen[0][0], above + chosen[-1][1]
-    reach = round(cell[0])
-    start, stop = max(0, left - reach), min(width, right + reach)
-    columns = ink[top:bottom, start:stop].any(axis=0)
-    words = _runs(columns, max(2, round(0.22 * (chosen[0][1] - chosen[0][0]))))
-    kept = [(start + a, start + b) for a, b in words if 2 * _overlap(start + a, start + b, left, right) > b - a]
-    if not kept:
-        return box
-    return float(kept[0][0]), float(top), float(kept[-1][1]), float(bottom)
+    above, below = max(0, int(box[1] - down / 2)), min(height, round(box[3] + down / 2))
+    bands = [(above + a, above + b) for a, b in _runs(ink[above:below, left:right].any(axis=1), 1)]
+    weights = [_weight_on(region, a, b) for a, b in bands]
+    found = []
+    for (top, bottom), weight in zip(bands, weights, strict=True):
+        if weight > LINE * max(weights):
+            start, stop = max(0, left - round(across)), min(width, right + round(across))
+            words = _runs(ink[top:bottom, start:stop].any(axis=0), max(2, round(WORD_GAP * (bottom - top))))
+            spans = [(start + a, start + b) for a, b in words]
+            kept = [(a, b) for a, b in spans if 2 * _overlap(a, b, left, right) > b - a]
+            if kept:
+                found.append((float(kept[0][0]), float(top), float(kept[-1][1]), float(bottom)))
+    return _around(np.array(found)) if found else box
+
+
+def _weight_on(region: Region, top: int, bottom: int) -> float:
+    """The attention on a line of print: on visual tokens by the share of the line's middle half that they hold."""
+    quarter = (bottom - top) / 4
+    start, stop = top + quarter, bottom - quarter
+    shares = [_overlap(start, stop, above, below) / (stop - start) for _, above, _, below in region.boxes]
+    return float(region.weights @ np.array(shares))
 
 
 def _groups(boxes: Floats, cell: tuple[float, float]) -> list[list[int]]:
@@ -125,8 +154,3 @@ def _runs(marks: NDArray[np.bool_], gap: int) -> list[tuple[int, int]]:
 
 def _overlap(start: float, stop: float, left: float, right: float) -> float:
     return max(0.0, min(stop, right) - max(start, left))
-
-
-def _within(start: float, stop: float, top: float, bottom: float) -> float:
-    """Share of [start, stop) that lies in [top, bottom)."""
-    return _overlap(start, stop, top, bottom) / (stop - start)

@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from rave_mlx.documents.extraction.attention_box import region, trim
+from rave_mlx.documents.extraction.attention_box import find_region, trim
 from rave_mlx.documents.extraction.attention_rows import Span, TokenMaps, look_up
 from rave_mlx.documents.extraction.text_places import around, occurrences, pick
 from rave_mlx.documents.transcription.ink import Ink, find_ink
@@ -131,18 +131,15 @@ def _in_view(
         return None
     of_image = prompt.token_map.image[prompt.token_map.visual]
     index = int(np.argmax([rows[:, of_image == i].sum() for i in range(len(prompt.images))]))
-    places = locate_tokens(prompt.images[index], image, connector)
-    box = region(rows[:, of_image == index], places)
-    if box is None:
+    region = find_region(rows[:, of_image == index], locate_tokens(prompt.images[index], image, connector))
+    if region is None:
         return None
     page, (width, height) = pages[index], prompt.images[index].size
-    across, down = page.image.width / width, page.image.height / height
     if index not in inks:
-        inks[index] = find_ink(page.image)
-    scaled = box[0] * across, box[1] * down, box[2] * across, box[3] * down
-    left, top, right, bottom = trim(scaled, inks[index], (places.cell[0] * across, places.cell[1] * down))
+        inks[index] = find_ink(page.image.resize((width, height)) if page.image.size != (width, height) else page.image)
+    left, top, right, bottom = trim(region, inks[index])
     x, y = page.part[:2]
-    wide, high = (page.part[2] - x) / page.image.width, (page.part[3] - y) / page.image.height
+    wide, high = (page.part[2] - x) / width, (page.part[3] - y) / height
     return Place(page.number, (x + left * wide, y + top * high, x + right * wide, y + bottom * high), "attention")
 
 
