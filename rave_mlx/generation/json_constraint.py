@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ITEM_SEPARATOR = ", "
 NAME_SEPARATOR = ": "
+"""With a space, as most of the JSON that models have seen has it. Without, SmolLM2-135M gave the values of six invoices
+a median certainty of 0.55 instead of 0.90 and got 29 instead of 31 of 36 right, in 243 passes instead of 213."""
 
 
 class GrammarConstraint:
