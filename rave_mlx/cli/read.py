@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -114,7 +115,7 @@ def _to_folder(
     files: list[str],
     written: Format,
     out: Path,
-    settings: dict[str, object],
+    settings: Mapping[str, Any],
     *,
     resume: bool,
     allow_errors: bool,

@@ -92,15 +92,16 @@ def line_blocks(crops: Sequence[LineCrop], texts: Sequence[str], certainties: Se
     read = [(c, t.strip(), p) for c, t, p in zip(crops, texts, certainties, strict=True) if t.strip()]
     if not read:
         return []
+    heights = [crop.line.height for crop, _, _ in read]
     # Lines without letters that reach below are lower than the others.
-    usual = float(np.percentile([crop.line.height for crop, _, _ in read], 90))
+    full = float(np.percentile(heights, 90))
     blocks: list[Block] = []
     group, before = 0, None
     for crop, text, certainty in read:
-        if before is not None and not _goes_on(before, crop.line, usual):
+        if before is not None and not _goes_on(before, crop.line, full):
             group += 1
         before = crop.line
-        kind, level = _kind(crop.line, text, usual)
+        kind, level = _kind(crop.line, text, median(heights))
         blocks.append(Block(kind, text, level=level, box=crop.box, certainty=certainty, group=group))
     return _with_breaks(blocks, [crop.line for crop, _, _ in read])
 

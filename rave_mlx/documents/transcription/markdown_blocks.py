@@ -23,6 +23,9 @@ _COMMAND = re.compile(r"\s*\\(title|section|subsection|subsubsection|paragraph|a
 _LEVELS = {"title": 1, "section": 2, "subsection": 3, "subsubsection": 4, "paragraph": 5}
 _TABLE_START = re.compile(r"\s*<table[\s>]", re.IGNORECASE)
 _TABLE_END = re.compile(r"</table>", re.IGNORECASE)
+_ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
+_ASIDE = 0xF0000
+"""Characters behind a backslash are put aside here, in a private plane, while marks are taken away."""
 _INLINE_TAG = re.compile(
     r"</?(?:b|i|u|em|strong|sup|sub|small|big|span|del|mark|a|p|div|center|img|watermark|page_number|signature|br)"
     r"(?:\s[^<>]*)?/?>",
@@ -262,6 +265,8 @@ class _Lines:
 
 def plain_markdown(text: str) -> str:
     """Markdown of a line or paragraph as plain text: marks, links and tags taken away."""
+    if "$" not in text:  # in formulas a backslash begins a command
+        text = _ESCAPE.sub(lambda match: chr(_ASIDE + ord(match[1])), text)
     text = re.sub(r"!?\[([^\]\n]*)\]\([^)\n]*\)", r"\1", text)
     text = re.sub(r"(\*\*\*|\*\*|__)(?=\S)(.+?)(?<=\S)\1", r"\2", text, flags=re.DOTALL)
     text = re.sub(r"(?<![\w*])\*(?=[^\s*])(.+?)(?<=[^\s*])\*(?![\w*])", r"\1", text)
@@ -269,5 +274,5 @@ def plain_markdown(text: str) -> str:
     text = re.sub(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", r"\2", text)
     text = re.sub(r"<br\s*/?>", "\n", text, flags=re.IGNORECASE)
     text = _INLINE_TAG.sub("", text)
-    text = re.sub(r"\\([\\`*_{}\[\]()#+\-.!|<>~$])", r"\1", text) if "\\" in text and "$" not in text else text
-    return html.unescape(text).strip()
+    text = html.unescape(text)
+    return re.sub(f"[{chr(_ASIDE)}-{chr(_ASIDE + 127)}]", lambda match: chr(ord(match[0]) - _ASIDE), text).strip()

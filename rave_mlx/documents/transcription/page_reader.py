@@ -206,21 +206,23 @@ class PageReader:
         self, answers: list[Answer], texts: list[AnswerText], *, line_by_line: bool
     ) -> tuple[Ending, str | None]:
         """How the answers about a page ended, the worst of them, and what is missing because of it."""
-        endings = [
+        endings: list[Ending] = [
             "repetition" if self._loops(answer, text) else answer.ending
             for answer, text in zip(answers, texts, strict=True)
         ]
         part = "line" if line_by_line else "part" if len(answers) > 1 else "answer"
-        for ending, why in (
-            ("error", next((str(a.error) for a in answers if a.error is not None), "")),
-            ("repetition", "repeats itself and is cut"),
-            ("length", "is cut at the limit of its length" + ("" if line_by_line else "; raise --max-tokens")),
-            ("cancelled", "was cancelled"),
-        ):
-            count = endings.count(ending)
-            if count:
+        errors = [str(answer.error) for answer in answers if answer.error is not None]
+        if errors:
+            return "error", errors[0]
+        reasons: dict[Ending, str] = {
+            "repetition": "repeats itself and is cut",
+            "length": "is cut at the limit of its length" + ("" if line_by_line else "; raise --max-tokens"),
+            "cancelled": "was cancelled",
+        }
+        for ending, why in reasons.items():
+            if count := endings.count(ending):
                 which = f"the {part}" if len(answers) == 1 else f"{count} of {len(answers)} {part}s"
-                return ending, f"{which} {why}" if ending != "error" else why  # type: ignore[return-value]
+                return ending, f"{which} {why}"
         return "stop", None
 
     def _text(self, answer: Answer) -> AnswerText:

@@ -58,8 +58,13 @@ def block_to_markdown(block: Block) -> str:
 
 def _plain_markdown(text: str) -> str:
     """Text whose lines cannot be taken for Markdown; lines keep their ends (two spaces, a hard line break)."""
-    escaped = (re.sub(r"^(\s*)(#{1,6}\s|[-+*]\s|>|```|~~~|\d+[.)]\s)", r"\1\\\2", line) for line in text.splitlines())
-    return "  \n".join(escaped)
+    return "  \n".join(_escaped(line) for line in text.splitlines())
+
+
+def _escaped(line: str) -> str:
+    line = re.sub(r"(?<=\S)\*|\*(?=\S)|`|<(?=[A-Za-z/!?])", r"\\\g<0>", line)
+    line = re.sub(r"^(\s*\d+)([.)]\s)", r"\1\\\2", line)
+    return re.sub(r"^(\s*)(#{1,6}\s|[-+*]\s|>|~~~|={3,}$|-{3,}$)", r"\1\\\2", line)
 
 
 def _close(before: Block | None, block: Block) -> bool:
