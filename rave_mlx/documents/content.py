@@ -20,7 +20,7 @@ from rave_mlx.documents.sources import Source
 from rave_mlx.errors import ImageError
 from rave_mlx.inputs.images.sources import open_file, words
 
-IN_MEMORY = 32 << 20
+IN_MEMORY = 16 << 20
 """Largest file that is held in memory, in bytes."""
 _CHUNK = 1 << 20
 

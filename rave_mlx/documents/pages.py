@@ -16,6 +16,7 @@ from rave_mlx.errors import ImageError, RaveError
 from rave_mlx.inputs.images.decode import open_image
 from rave_mlx.inputs.images.open_document import OpenDocument
 from rave_mlx.inputs.images.pdf import PAGE_PIXELS
+from rave_mlx.inputs.images.sources import name_of
 
 if TYPE_CHECKING:
     from rave_mlx.inputs.images.pdf_text import PageText
@@ -35,6 +36,7 @@ class Document:
         sha256: of its bytes, in hexadecimal.
         pages: those that are to be read, in order.
         missing: numbers of pages that were asked for and are not there.
+        frames: of an animation, of which the first is read; 1 for all else.
 
     Args:
         source: what was named.
@@ -50,6 +52,7 @@ class Document:
         self._picture = content.data if isinstance(content.data, Image.Image) else None
         self._opened = None if isinstance(content.data, Image.Image) else OpenDocument(content.data)
         count = 1 if self._opened is None else len(self._opened)
+        self.frames = 1 if self._opened is None else self._opened.frames
         try:
             numbers, self.missing = (range(1, count + 1), []) if source.pages is None else source.pages.choose(count)
             if len(numbers) > MOST_PAGES:
@@ -161,7 +164,7 @@ class Page:
 
     def reason(self, error: RaveError) -> str:
         """What an error says beside the name of the page."""
-        return str(error).removeprefix(f"{self.name}: ")
+        return str(error).removeprefix(f"{name_of(self)}: ")
 
 
 @contextlib.contextmanager

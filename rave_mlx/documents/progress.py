@@ -115,6 +115,8 @@ class Progress:
         with self._lock:
             self.pages += 1
             done, _ = self._partly.get(document.name, (0, 1))
+            if document.frames > 1 and not self._quiet:
+                self._say(f"{_one_line(document.name)}: the first of {document.frames} frames is read")
             self._partly[document.name] = done + 1, len(document.pages)
             self._show()
 

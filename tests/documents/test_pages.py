@@ -174,8 +174,8 @@ def test_reasons_by_page_in_one_line():
 
 
 def test_the_name_is_not_said_twice():
-    with open_document(Source("a.pdf", make_pdf("x").replace(b"/Type /Page ", b"/Type /Pxge "))) as document:
+    with open_document(Source("a\nb.pdf", make_pdf("x").replace(b"/Type /Page ", b"/Type /Pxge "))) as document:
         (page,) = document.pages
-        with pytest.raises(ImageError, match="^a.pdf, page 1: the PDF is damaged") as raised:
+        with pytest.raises(ImageError, match="^a.b.pdf, page 1: the PDF is damaged") as raised:
             open_image(page)
         assert page.reason(raised.value) == "the PDF is damaged; download or export it again"

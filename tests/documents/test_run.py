@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from document_files import ENCRYPTED, make_pdf, make_png
+from PIL import Image
 
 from rave_mlx.checkpoint.rows_file import RowsFile
 from rave_mlx.documents.pages import describe_failures
@@ -234,6 +235,14 @@ def test_documents_are_closed_when_their_rows_are_out(pile):
 def test_a_process_that_forgets_a_document_is_noticed(pile):
     with pytest.raises(RuntimeError, match="documents were not answered"):
         list(process_documents(find_documents("s").documents, lambda documents: iter(list(documents)[:0]), empty=EMPTY))
+
+
+def test_it_is_said_that_an_animation_is_read_in_part(pile, capsys):
+    frames = [Image.new("L", (9, 9), shade) for shade in (0, 99, 200)]
+    frames[0].save("s/moving.gif", save_all=True, append_images=frames[1:])
+    report = go(Reader(), "s/moving.gif", "s/9 good.png", quiet=False)
+    assert capsys.readouterr().err == "s/moving.gif: the first of 3 frames is read\n"
+    assert (report.pages, rows()[0]["pages"]) == (2, 1)
 
 
 def test_progress_and_report_off_a_terminal(pile, capsys, monkeypatch):

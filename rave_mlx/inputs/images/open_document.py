@@ -15,6 +15,7 @@ from PIL import Image
 from rave_mlx.errors import ImageError
 from rave_mlx.inputs.images.decode import DAMAGE, decoding, readable_kind, to_picture
 from rave_mlx.inputs.images.formats import PDF, TIFF
+from rave_mlx.inputs.images.page_count import page_count
 from rave_mlx.inputs.images.pdf import PAGE_PIXELS, OpenPdf
 from rave_mlx.inputs.images.tiff_pages import TiffPage, begin_with, list_pages
 
@@ -24,6 +25,7 @@ class OpenDocument:
 
     Attributes:
         pdf: the document where it is a PDF, else None.
+        frames: of an animation, of which the first is read; 1 for all else.
 
     Args:
         data: the bytes of the file, or the open file, which is read when a page is asked for and is not closed.
@@ -42,6 +44,7 @@ class OpenDocument:
         if self._kind is TIFF:
             with decoding(TIFF.name):
                 self._tiff = list_pages(self._file)
+        self.frames = 1 if self._kind in (PDF, TIFF) else page_count(data).number
 
     def __len__(self) -> int:
         """How many pages it has; an animation is read as one."""

@@ -83,7 +83,7 @@ def named(source: object) -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        raise ImageError(f"{_name(source)}: {error}") from error
+        raise ImageError(f"{name_of(source)}: {error}") from error
 
 
 def open_file(path: str) -> BinaryIO:
@@ -201,7 +201,8 @@ def _from_open_file(file: Any) -> bytes:
     return bytes(data)
 
 
-def _name(source: object) -> str:
+def name_of(source: object) -> str:
+    """An image source as messages name it, in one line."""
     if isinstance(source, bytes | bytearray | memoryview):
         return f"image data of {len(source)} bytes"
     if isinstance(source, str) and source[:5].lower() == "data:":
@@ -209,7 +210,7 @@ def _name(source: object) -> str:
     if isinstance(source, str | os.PathLike):
         return _one_line(os.fsdecode(source), 300) or "empty file name"
     file = getattr(source, "filename", None) or getattr(source, "name", None)  # of an opened image, of an open file
-    return _name(file) if file and isinstance(file, str) else f"{type(source).__name__} object"
+    return name_of(file) if file and isinstance(file, str) else f"{type(source).__name__} object"
 
 
 def _one_line(text: str, length: int) -> str:
