@@ -19,7 +19,9 @@ def evaluate(
             "--task",
             metavar="NAME_OR_FILE",
             help="docs: generated documents; docs:SPLIT: one split of them (values, values+fonts, values+layouts, "
-            "values+labels, values+phrasing, all); large: large generated pages; browser: pages drawn by Chromium; "
+            "values+labels, values+phrasing, all); meaning: receipts, bills, letters, forms asked in people's words; "
+            "meaning:SPLIT: one split of them (familiar, roles, phrasing, layouts, fonts, held_out); "
+            "large: large generated pages; browser: pages drawn by Chromium; "
             'FILE.pdf: headings of its pages; FILE.jsonl: {"image": path, "question": text, "answer": text or list} '
             "a line.",
         ),

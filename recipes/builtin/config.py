@@ -15,7 +15,8 @@ class TrainConfig:
     that head. `growth`: pairs of (share of the time, most cells of a page). `supervision`: weight of the characters of
     visual tokens in the first phase, and later. `looking`: weight of the places that `looking_heads` of
     `looking_layers` shall look at. `counting`: weight of the line numbers that visual tokens shall know behind
-    `counting_layer`.
+    `counting_layer`. `meaning`: share of pages of `rave_mlx.synthetic.meaning`, the rest being the generator's older
+    ones. `quote`: whether answers about those quote the line that they come from before the value.
     """
 
     minutes: float = 70.0
@@ -34,6 +35,8 @@ class TrainConfig:
     looking_heads: tuple[int, ...] = (2, 3)
     counting: float = 0.1
     counting_layer: int = 3
+    meaning: float = 0.0
+    quote: bool = False
     seed: int = 0
     threads: int = 2
     save_minutes: float = 4.0

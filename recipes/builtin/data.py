@@ -6,7 +6,7 @@ No torch here, so that workers stay light.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rave_mlx.synthetic import QUESTION_KINDS, Document, PageConfig, Question, forms, make
+from rave_mlx.synthetic import QUESTION_KINDS, Document, PageConfig, Question, forms, make, meaning
+from rave_mlx.synthetic.meaning import MeaningConfig, MeaningPage, MeaningQuestion
 from recipes.builtin.places import NOWHERE, lines, locate
 from recipes.builtin.tokens import TURN_END, encode, question_ids
 
@@ -31,13 +32,23 @@ UNCOUNTED = -100
 _CLASS = {c: i + 1 for i, c in enumerate(ALPHABET)}
 WIDTHS = (192, 224, 256, 304, 352, 400, 448, 496, 592, 720, 848)
 WIDTH_WEIGHTS = (2, 2, 3, 4, 4, 3, 2, 2, 1, 1, 1)
+MEANING_WIDTH_WEIGHTS = (1, 1, 2, 3, 4, 4, 4, 4, 3, 3, 2)
 """How often a page has a width; the three largest are those of strips of a large page, as `panes` cuts them."""
 HEIGHTS = (64, 80, 112, 144, 176, 208, 256, 304, 368, 432, 512)
 """Pages are drawn in few sizes, since a batch has one."""
 WEIGHTS = {"read": 0.6, "line": 0.18, "reverse": 0.4, "title": 0.9, "quantity": 2.5}
 """How readily a question kind is taken into a batch; 1 where not named."""
-DENSE = {"read": 0.5, "line": 0.6}
-"""Weight of an answer's characters in the loss, for kinds with long answers; 1 where not named."""
+KINDS = (*QUESTION_KINDS, *meaning.KINDS)
+"""All kinds of questions, as `Batch.kind` counts them."""
+DENSE = {
+    "read": 0.5, "line": 0.6, "whole": 0.5, "list": 0.5, "summary": 0.6, "about": 0.6, "greeting": 0.15,
+    "unclear": 0.15,
+}  # fmt: skip
+"""Weight of an answer's characters in the loss, for kinds with long or fixed answers; 1 where not named."""
+MEANING_HEIGHTS = (*HEIGHTS, 608, 720, 848)
+"""Heights of pages that are asked by meaning: receipts are long."""
+MEANING_TEXT = 1.5
+"""So many times the text tokens have pages that are asked by meaning, since they have more to ask."""
 PAGES = {
     "form": 34, "receipt": 19, "invoice": 9, "table": 20, "chart": 3, "label": 3, "letter": 5, "lines": 8,
     "columns": 2, "article": 10,
@@ -74,12 +85,23 @@ class Batch:
     target: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """What pages a training draws: the share of those asked by meaning, and whether their answers quote."""
+
+    meaning: float = 0.0
+    quote: bool = False
+
+
+Page = Document | MeaningPage
+
+
 def text_length(height: int, width: int) -> int:
     """Text tokens per page: about as many as the page has cells."""
     return int(np.clip(round(height * width / CELL**2 / 32) * 32 + 32, 128, 352))
 
 
-def cell_classes(page: Document, height: int, width: int) -> NDArray[np.uint8]:
+def cell_classes(page: Page, height: int, width: int) -> NDArray[np.uint8]:
     """The characters that each cell of the resized page holds. A cell shared by two lines keeps the first.
 
     Args:
@@ -115,7 +137,7 @@ def cell_classes(page: Document, height: int, width: int) -> NDArray[np.uint8]:
     return out
 
 
-def line_numbers(page: Document, height: int, width: int) -> NDArray[np.int64]:
+def line_numbers(page: Page, height: int, width: int) -> NDArray[np.int64]:
     """The number of the line that stands in each cell of the resized page; of two lines the upper one.
 
     Args:
@@ -137,7 +159,7 @@ def line_numbers(page: Document, height: int, width: int) -> NDArray[np.int64]:
     return out
 
 
-def choose(rng: Random, questions: tuple[Question, ...], room: int) -> list[Question]:
+def choose(rng: Random, questions: Sequence[Question], room: int) -> list[Question]:
     """Questions that fit together into a row, in random order, those of favoured kinds more often.
 
     Args:
@@ -155,7 +177,7 @@ def choose(rng: Random, questions: tuple[Question, ...], room: int) -> list[Ques
     return chosen
 
 
-def collate(rng: Random, pages: list[Document], height: int, width: int) -> Batch:
+def collate(rng: Random, pages: Sequence[Page], height: int, width: int) -> Batch:
     """One batch from pages that all belong on one canvas.
 
     Args:
@@ -165,6 +187,8 @@ def collate(rng: Random, pages: list[Document], height: int, width: int) -> Batc
         width: of the canvas in pixels, a multiple of 16.
     """
     length, count = text_length(height, width), len(pages)
+    if isinstance(pages[0], MeaningPage):
+        length = round(length * MEANING_TEXT)
     image = np.zeros((count, height, width), np.uint8)
     cells = np.zeros((count, height // CELL, width // CELL, SLOTS), np.uint8)
     rows = np.full((count, height // CELL, width // CELL), UNCOUNTED, np.int64)
@@ -178,23 +202,62 @@ def collate(rng: Random, pages: list[Document], height: int, width: int) -> Batc
             shown = shown.resize((width, height), Image.Resampling.BICUBIC)
         image[b] = np.asarray(shown)
         cells[b], rows[b] = cell_classes(page, height, width), line_numbers(page, height, width)
-        at, text = 0, lines(page, height, width, CELL)
+        at, text = 0, [] if isinstance(page, MeaningPage) else lines(page, height, width, CELL)
         for s, q in enumerate(choose(rng, page.questions, length)):
             asked = question_ids(q.text)
             full = [*asked, *encode(q.answer), TURN_END]
             end, first = at + len(full), at + len(asked) - 1
             ids[b, at:end], segment[b, at:end], place[b, at:end] = full, s, np.arange(len(full))
             label[b, first : end - 1] = full[len(asked) :]
-            stands = locate(text, q.text, q.answer)
+            if isinstance(q, MeaningQuestion):
+                stands: Sequence[int] | None = placed(q, page.image.size, height, width)
+            else:
+                stands = locate(text, q.text, q.answer)
             if stands is not None:
                 target[b, first : end - 2] = stands
-            kind[b, first : end - 1] = QUESTION_KINDS.index(q.kind)
+            kind[b, first : end - 1] = KINDS.index(q.kind)
             weight[b, first : end - 1] = DENSE.get(q.kind, 1.0)
             if q.kind not in DENSE:
                 # The first characters decide whether the right place was found.
                 weight[b, first : first + 2] = 3.0
             at = end
     return Batch(image, cells, rows, ids, segment, place, label, weight, kind, target)
+
+
+def placed(question: MeaningQuestion, size: tuple[int, int], height: int, width: int) -> list[int]:
+    """The visual token of each UTF-8 byte of an answer, `NOWHERE` for what is not read off the page.
+
+    Args:
+        question: with the places of its answer's characters.
+        size: of the page's image (width, height).
+        height: of the canvas in pixels.
+        width: of the canvas in pixels.
+    """
+    rows, columns = height // CELL, width // CELL
+    sx, sy = width / size[0] / CELL, height / size[1] / CELL
+    out = []
+    for character, point in zip(question.answer, question.stands, strict=True):
+        cell = NOWHERE
+        if point is not None:
+            x, y = int(point[0] * sx // 1), int(point[1] * sy // 1)
+            cell = y * columns + x if 0 <= y < rows and 0 <= x < columns else NOWHERE
+        out += [cell] * len(character.encode())
+    return out
+
+
+def meaning_page_for(rng: Random, most_cells: int, quote: bool) -> tuple[MeaningPage, tuple[int, int]]:
+    """A page that is asked by meaning, and the canvas (height, width) that it belongs on.
+
+    Args:
+        rng: the generator to draw from.
+        most_cells: visual tokens that the page may take.
+        quote: whether its answers quote the line they come from.
+    """
+    width = rng.choices(WIDTHS, MEANING_WIDTH_WEIGHTS)[0]
+    dx, dy = (0, 0) if rng.random() < 0.3 else (rng.randint(-8, 7), rng.randint(-8, 7))
+    heights = tuple(h + dy for h in MEANING_HEIGHTS if h * width <= most_cells * CELL**2) or (HEIGHTS[0] + dy,)
+    page = meaning.make(rng, MeaningConfig(width=width + dx, heights=heights, quote=quote), mode="L", with_glyphs=True)
+    return page, (page.image.height - dy, width)
 
 
 def page_for(rng: Random, most_cells: int, config: PageConfig) -> tuple[Document, tuple[int, int]]:
@@ -221,7 +284,9 @@ def page_for(rng: Random, most_cells: int, config: PageConfig) -> tuple[Document
     return page, (page.image.height - dy, width)
 
 
-def batches(seed: int, cells_per_step: int, most_cells: Callable[[], int], config: PageConfig) -> Iterator[Batch]:
+def batches(
+    seed: int, cells_per_step: int, most_cells: Callable[[], int], config: PageConfig, mixture: Mixture = Mixture()
+) -> Iterator[Batch]:
     """Endless batches, each of pages of one size.
 
     Args:
@@ -229,12 +294,18 @@ def batches(seed: int, cells_per_step: int, most_cells: Callable[[], int], confi
         cells_per_step: visual tokens of a batch, about.
         most_cells: bounds the visual tokens of a page; asked anew for every page.
         config: what to draw.
+        mixture: how many pages are asked by meaning; a batch is all of one sort.
     """
     rng = Random(seed)
-    pools: dict[tuple[int, int], list[Document]] = {}
+    pools: dict[tuple[int, int, bool], list[Page]] = {}
     while True:
-        page, canvas = page_for(rng, most_cells(), config)
-        pool = pools.setdefault(canvas, [])
+        by_meaning = mixture.meaning > 0 and rng.random() < mixture.meaning
+        page: Page
+        if by_meaning:
+            page, canvas = meaning_page_for(rng, most_cells(), mixture.quote)
+        else:
+            page, canvas = page_for(rng, most_cells(), config)
+        pool = pools.setdefault((*canvas, by_meaning), [])
         pool.append(page)
         if len(pool) >= max(3, min(32, cells_per_step * CELL**2 // (canvas[0] * canvas[1]))):
-            yield collate(rng, pools.pop(canvas), *canvas)
+            yield collate(rng, pools.pop((*canvas, by_meaning)), *canvas)

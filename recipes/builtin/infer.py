@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from recipes.builtin import weights
+from recipes.builtin import packed
 from recipes.builtin.data import CHARACTERS, LINES, SLOTS
 from recipes.builtin.layers import CELL, NanoConfig, causal
 from recipes.builtin.model import Cache, Nano
@@ -45,18 +45,29 @@ class Reader:
     """A trained reader, for evaluation.
 
     Args:
-        directory: with `model.safetensors` and perhaps `gates.safetensors`.
+        directory: of a training, a rave directory, or with `model.safetensors` and perhaps `gates.safetensors`.
         gate: False leaves the gates out.
     """
 
     def __init__(self, directory: Path, gate: bool = True) -> None:
-        has_gate = gate and (directory / "gates.safetensors").is_file()
+        gated = (directory / "gates.safetensors").is_file() or not (directory / "model.safetensors").is_file()
+        has_gate = gate and (gated or packed.is_packed(directory))
         self.model = Nano(NanoConfig(), has_gate, SLOTS, CHARACTERS, LINES).eval()
-        weights.load(self.model, directory)
+        packed.load_any(self.model, directory)
 
-    @torch.no_grad()
     def answer(self, image: Image.Image, questions: Sequence[str], most: int = 64) -> list[str]:
         """Greedy answers to independent questions about one image.
+
+        Args:
+            image: the page.
+            questions: each of which is asked on its own.
+            most: tokens of an answer.
+        """
+        return [text for text, _ in self.sure_answers(image, questions, most)]
+
+    @torch.no_grad()
+    def sure_answers(self, image: Image.Image, questions: Sequence[str], most: int = 64) -> list[tuple[str, float]]:
+        """Greedy answers to independent questions about one image, with the probability of their least likely token.
 
         Args:
             image: the page.
@@ -78,31 +89,36 @@ class Reader:
         start = int(positions[0, -1]) + 1
         asked = [question_ids(q) for q in questions]
         # Questions of one length share a batch, so that nothing needs padding.
-        out = [""] * len(asked)
+        out = [("", 0.0)] * len(asked)
         for size in sorted({len(a) for a in asked}):
             places = [i for i, a in enumerate(asked) if len(a) == size]
             ids = torch.tensor([asked[i] for i in places])
-            for i, text in zip(places, self._generate(ids, caches, visual, start, most), strict=True):
-                out[i] = text
+            for i, pair in zip(places, self._generate(ids, caches, visual, start, most), strict=True):
+                out[i] = pair
         return out
 
-    def _generate(self, ids: Tensor, caches: list[Cache], visual: tuple[int, int], start: int, most: int) -> list[str]:
+    def _generate(
+        self, ids: Tensor, caches: list[Cache], visual: tuple[int, int], start: int, most: int
+    ) -> list[tuple[str, float]]:
         """Answers to questions of one length, (B, T) ids, behind an image whose keys and values are in `caches`."""
         batch = ids.shape[0]
         done = torch.zeros(batch, dtype=torch.bool)
         made: list[Tensor] = []
+        sure = torch.ones(batch)
         position = start
         for _ in range(most):
             hidden, caches = self._step(ids, caches, visual, position)
             position += ids.shape[1]
-            chosen = self.model.logits(hidden[:, -1]).argmax(-1)
+            likely, chosen = self.model.logits(hidden[:, -1]).float().softmax(-1).max(-1)
+            sure = torch.where(done, sure, torch.minimum(sure, likely))
             chosen = torch.where(done, torch.tensor(END_OF_TEXT), chosen)
             done |= (chosen == TURN_END) | (chosen == END_OF_TEXT)
             made.append(chosen)
             if bool(done.all()):
                 break
             ids = chosen[:, None]
-        return [decode(row.tolist()) for row in torch.stack(made, 1)]
+        rows = torch.stack(made, 1)
+        return [(decode(row.tolist()), float(p)) for row, p in zip(rows, sure, strict=True)]
 
     def _step(
         self, ids: Tensor, caches: list[Cache], visual: tuple[int, int], position: int

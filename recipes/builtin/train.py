@@ -2,7 +2,8 @@
 
     python -m recipes.builtin.train --start DIR --out DIR --minutes 70
 
-Starts from Hugging Face-layout weights (`--start`), adds zero-initialised pair gates, and trains everything under one
+Starts from the built-in model, a rave directory or Hugging Face-layout weights (`--start`), to which it adds
+zero-initialised pair gates where they have none, and trains everything under one
 schedule that is a function of wall-clock time, so that it always ends at a learning rate of zero, on time. Page sizes
 grow in two steps. Muon (Jordan et al. 2024) on hidden matrices, AdamW elsewhere; gates have a rate of their own.
 Started from another run's directory it takes that state, its auxiliary heads included; a state of a shallower decoder
@@ -11,6 +12,14 @@ is deepened by layers that change nothing at first.
 Three auxiliary losses use what the generator knows: every visual token names the characters it covers and the number of
 its line, and some heads of the last layers look at the place on the page of the very character that comes next.
 Run the same command again to go on after an interruption: `OUT/state.pt` holds model, optimizers and clock.
+
+To go on from the built-in model with pages that are asked by meaning, two of three pages being such:
+
+    python -m recipes.builtin.train --out RUN --minutes 240 --meaning 0.67 --muon 7e-4 --adamw 2.8e-4 --gates 1.6e-3
+    python -m recipes.builtin.measure --run RUN
+    python -m recipes.builtin.measure --run RUN --export RAVE_DIR
+
+`--quote` lets answers about those pages quote the line they come from before the value, to see whether that helps.
 
 Weights that can read already want lower rates: the last run took `--muon 7e-4 --adamw 2.8e-4 --gates 1.6e-3`. A tenth
 of the time goes into the C library's allocator; preload another one (tcmalloc, jemalloc) where you can.
@@ -32,10 +41,9 @@ from torch import nn
 from torch._inductor import config as inductor
 
 from rave_mlx.synthetic import PageConfig
-from recipes.builtin import weights
+from recipes.builtin import packed, weights
 from recipes.builtin.config import TrainConfig
-from recipes.builtin.data import CHARACTERS, LINES, SLOTS, Batch, batches
-from recipes.builtin.deepen import deepen
+from recipes.builtin.data import CHARACTERS, LINES, SLOTS, Batch, Mixture, batches
 from recipes.builtin.layers import NanoConfig
 from recipes.builtin.losses import losses
 from recipes.builtin.model import DecoderBlock, Nano
@@ -81,9 +89,9 @@ def rate(minutes: float, config: TrainConfig) -> float:
     return warm * min(1.0, max(0.0, rest))
 
 
-def _produce(queue: Any, most: Any, seed: int, cells_per_step: int) -> None:
+def _produce(queue: Any, most: Any, seed: int, cells_per_step: int, mixture: Mixture) -> None:
     """Put batches into a queue without end; runs in a process of its own."""
-    for batch in batches(seed, cells_per_step, lambda: int(most.value), PageConfig()):
+    for batch in batches(seed, cells_per_step, lambda: int(most.value), PageConfig(), mixture):
         queue.put(batch)
 
 
@@ -94,7 +102,7 @@ class Feed:
         context = mp.get_context("fork")
         self.most = context.Value("i", config.growth[0][1])
         self.queue = context.Queue(8)
-        arguments = (self.queue, self.most, seed, config.cells_per_step)
+        arguments = (self.queue, self.most, seed, config.cells_per_step, Mixture(config.meaning, config.quote))
         self.process = context.Process(target=_produce, args=arguments, daemon=True)
         self.process.start()
 
@@ -114,11 +122,7 @@ class Run:
         self.spent, self.begun = 0.0, time.time()
         if (start / "state.pt").is_file():
             self.spent = config.head_minutes
-            found = deepen(torch.load(start / "state.pt", weights_only=True)["model"], NanoConfig())
-            fresh = {k: v for k, v in self.model.state_dict().items() if k.startswith(weights.AUXILIARY)}
-            self.model.load_state_dict(fresh | found)
-        else:
-            weights.load(self.model, start)
+        packed.load_any(self.model, start)
         self.optimizers = groups(self.model, config)
         if self.state.is_file():
             self._resume()
@@ -221,12 +225,15 @@ def _compile() -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train the built-in reader.")
-    parser.add_argument("--start", type=Path, required=True, help="directory with model.safetensors to start from")
+    parser.add_argument(
+        "--start", type=Path, default=packed.BUILT_IN, help="weights to start from; default: the built-in model's"
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory for state, log and weights")
-    for name in ("minutes", "muon", "adamw", "gates"):
-        parser.add_argument(f"--{name}", type=float, default=getattr(TrainConfig, name))
+    for name in ("minutes", "muon", "adamw", "gates", "meaning", "head_minutes"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(TrainConfig, name))
     for name in ("threads", "seed", "cells_per_step"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(TrainConfig, name))
+    parser.add_argument("--quote", action="store_true", help="answers quote the line that they come from")
     options = vars(parser.parse_args())
     start, out = options.pop("start"), options.pop("out")
     train(TrainConfig(**options), start, out)

@@ -10,10 +10,16 @@ from rave_mlx.evaluate.item import Item
 from rave_mlx.evaluate.tasks.browser_pages import browser
 from rave_mlx.evaluate.tasks.generated_documents import docs
 from rave_mlx.evaluate.tasks.large_pages import large
+from rave_mlx.evaluate.tasks.meaning_pages import meaning
 from rave_mlx.evaluate.tasks.pdf_headings import headings
 from rave_mlx.evaluate.tasks.question_files import read_lines
 
-NAMED: dict[str, Callable[[int], Iterator[Item]]] = {"docs": docs, "browser": browser, "large": large}
+NAMED: dict[str, Callable[[int], Iterator[Item]]] = {
+    "docs": docs,
+    "browser": browser,
+    "large": large,
+    "meaning": meaning,
+}
 """Tasks that draw their own pages, from (pages a split or kind)."""
 
 BREAKDOWNS = {
@@ -21,6 +27,7 @@ BREAKDOWNS = {
     "browser": (("split", "kind"), ("font",)),
     "large": (("split", "kind"), ("split",)),
     "headings": (("split",),),
+    "meaning": (("split", "kind"), ("layout",), ("style",)),
 }
 """By which tags a task's figures are broken down."""
 
@@ -29,7 +36,8 @@ def open_task(name: str, pages: int) -> tuple[Iterator[Item], tuple[tuple[str, .
     """Items of a task and its breakdowns.
 
     Args:
-        name: "docs", "docs:SPLIT", "browser", "large", a PDF (headings of its pages) or a JSONL file.
+        name: "docs", "docs:SPLIT", "meaning", "meaning:SPLIT", "browser", "large"; a PDF (headings of its pages) or a
+            JSONL file.
         pages: how many pages to draw: a split, a kind, or of the PDF.
 
     Raises:
@@ -38,6 +46,8 @@ def open_task(name: str, pages: int) -> tuple[Iterator[Item], tuple[tuple[str, .
     task, _, split = name.partition(":")
     if task == "docs" and split:
         return docs(pages, split), BREAKDOWNS[task]
+    if task == "meaning" and split:
+        return meaning(pages, split), BREAKDOWNS[task]
     if name in NAMED:
         return NAMED[name](pages), BREAKDOWNS[name]
     path = Path(name).expanduser()

@@ -131,7 +131,7 @@ starts_at time starts_at
 = Start / Starts / Begins / Time / Doors / Begins at / START / Curtain
 n start time / starting time / beginning
 ? [when|what time|at what time] does [it|the show|the event|the concert|the meeting] [start|begin]
-? what time [do I have to be there|is it|should I come|is the appointment]
+? what time [should I be there|is it|should I come|is the appointment]
 k start_time / starts_at / time
 
 departs time departs

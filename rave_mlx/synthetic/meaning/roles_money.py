@@ -90,7 +90,7 @@ balance_new amount balance_new
 = Closing balance / New balance / Ending balance / Balance carried forward / Current balance / Final balance
 n closing balance / new balance / final balance / current balance / balance at the end / ending balance
 ? how much [is in the account|is left|was left at the end|is on the account|was there at the end|money is left]
-? what [is|was] the balance [at the end|now|at the end of the month|at the end of the period|after that]
+? what [is|was] the balance [at the end|now|at the end of the time|at the end of the period|after that]
 k closing_balance / new_balance / ending_balance / current_balance
 
 minimum amount minimum
@@ -137,7 +137,7 @@ k income_tax / tax_withheld / federal_income_tax_withheld
 pension amount pension
 = Pension / Pension contribution / Retirement / Social security tax withheld / Social security / Retirement plan
 n pension contribution / social security tax / contribution to the pension / retirement contribution
-? how much [goes|went|was paid] [into the pension|to social security|into retirement]
+? how much [goes|went|is put] [into the pension|to social security|into retirement]
 k pension / pension_contribution / social_security_tax
 
 health_pay amount health_pay

@@ -73,8 +73,8 @@ k signed_by / signatory / approved_by
 contact person contact
 = Contact / Contact person / CONTACT / Your contact / Account manager / Handled by / Questions to
 n contact / contact person / person to ask
-? who [can I ask|do I ask|should I contact][| if I have questions| about this|]
-? who [can I call|do I turn to|answers questions][| if I have questions| about this|]
+? who [can I ask|do I ask|should I contact][| when something is unclear| about this|]
+? who [can I call|do I turn to|answers questions][| when something is unclear| about this|]
 k contact_person / contact_name / contact
 
 cashier person server
@@ -106,7 +106,7 @@ k received_by
 emergency person emergency
 = Emergency contact / Person to notify / In case of emergency / Next of kin / Notify in emergency
 n emergency contact / person to notify / next of kin
-? who [should be called in an emergency|should be notified]
+? who [should be notified]
 ? who [do I call in an emergency|is to be informed if something happens]
 k emergency_contact / next_of_kin
 

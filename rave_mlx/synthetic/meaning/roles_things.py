@@ -4,7 +4,7 @@ THINGS = """
 table_no small table_no
 = Table / TABLE / Table no. / Tbl / Table #
 n table / table number
-? [which|what] table [did we sit at|was it|were we at|had we|is it]
+? [which|what] table [was ours|was it|were we at|had we|is it]
 ? where did we sit
 k table_number / table
 
@@ -73,7 +73,7 @@ k current_reading / meter_reading
 usage kwh usage
 = Used / Usage / Consumption / Total used / USAGE / Energy used
 n usage / consumption / amount used
-? how much [did I use|was used|electricity did I use|energy was used|did we consume]
+? how much [did I use|was used|power did I use|energy was used|did we consume]
 k usage / consumption
 
 data_used data_size data_used
@@ -91,7 +91,7 @@ k battery_level
 network network network
 = Network / Wi-Fi network / SSID / Connected to / Network name
 n network / network name / wifi network / name of the network
-? [which|what] network [am I on|is it|am I connected to|is connected]
+? [which|what] network [am I on|is it|is joined|is connected]
 k network / ssid
 
 ip_address ip ip_address
@@ -140,7 +140,7 @@ k status / state / result
 job job job
 = Position / Job title / Occupation / Role / Profession / POSITION / Function
 n job / position / profession / occupation / job title
-? what [does she do|does he do|is his job|is her job|do they do][| for a living|]
+? what [does she do|does he do|is his job|is her job|do they do][| as a job| for work|]
 k job_title / occupation / position
 
 department department department
@@ -153,7 +153,7 @@ access zone_name access
 = Access / Access level / Zone / Clearance / Area
 n access / access level / zone
 ? where may [he|she] go
-? [which|what] zone may [he|she|the holder] enter
+? [which|what] zone may [she|the holder] enter
 k access_level / zone
 
 blood blood blood
@@ -209,7 +209,7 @@ k travel_class / class
 room_no room room_no
 = Room / ROOM / Room no. / Hall / Room number
 n room / room number / hall
-? [which|what] room [is it|is it in|do I go to|do I have|do I have to go to]
+? [which|what] room [is it|is it in|do I go to|do I have|should I look for]
 k room / room_number
 
 floor floor floor

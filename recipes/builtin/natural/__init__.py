@@ -10,7 +10,9 @@ of either may be copied into the generator, nor may a training page be drawn fro
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -41,6 +43,13 @@ def questions(name: str) -> list[NaturalQuestion]:
     """The questions of one of `SETS`, in their order."""
     rows = [json.loads(line) for line in (_HERE / name / "qa.jsonl").read_text(encoding="utf-8").splitlines()]
     return [NaturalQuestion(row["page"], row["question"], tuple(row["answer"]), row["kind"]) for row in rows]
+
+
+def printed(name: str, page: str) -> str:
+    """What a page says, without tags, entities and white space: to see that an answer is on it."""
+    text = (_HERE / name / f"{page}.html").read_text(encoding="utf-8")
+    text = re.sub(r"<style>.*?</style>|<[^>]*>", "", text, flags=re.S)
+    return re.sub(r"\s", "", html.unescape(text))
 
 
 def draw(name: str, page: str) -> Image.Image:
