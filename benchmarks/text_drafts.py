@@ -4,8 +4,8 @@
 
 Two measurements on pages that Chromium prints (`digital_pages.py`). First the built-in model itself reads lines of
 every page, with drafts and without: answers have to be equal, token by token. Second a bound for models that write
-whole pages: a writer that knows the true answer (Markdown, with HTML tables, plain text, JSON) and needs a step for every
-token that was not guessed; with the tokenizers that are named, and the built-in one.
+whole pages: a writer that knows the true answer (Markdown, with HTML tables, plain text, JSON) and needs a step for
+every token that was not guessed; with the tokenizers that are named, and the built-in one.
 """
 
 from __future__ import annotations
@@ -117,9 +117,8 @@ def main() -> None:
     texts = [read_page_text(data, 1).text for data in printed]
     lmm = rave_mlx.load()
     plain, drafted, different = read_lines(lmm, printed, args.lines)
-    print(
-        f"built-in model, {args.lines} lines of each of {len(documents)} pages\n  without  {plain}\n  drafts   {drafted}"
-    )
+    print(f"built-in model, {args.lines} lines of each of {len(documents)} pages")
+    print(f"  without  {plain}\n  drafts   {drafted}")
     print(f"  {plain.steps / drafted.steps:.2f} times fewer steps; answers that differ: {different}")
     named = {"built-in tokenizer": lmm.tokenizer}
     named |= {folder.name: Tokenizer(folder / "tokenizer.json") for folder in args.tokenizer}
