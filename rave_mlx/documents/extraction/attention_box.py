@@ -88,13 +88,13 @@ def trim(region: Region, ink: Ink) -> Box:
     box, (across, down) = region.box, region.cell
     left, right = max(0, int(box[0])), min(width, round(box[2]))
     above, below = max(0, int(box[1] - down / 2)), min(height, round(box[3] + down / 2))
-    bands = [(above + a, above + b) for a, b in _runs(ink[above:below, left:right].any(axis=1), 1)]
+    bands = [(above + a, above + b) for a, b in _runs(np.any(ink[above:below, left:right], axis=1), 1)]
     weights = [_weight_on(region, a, b) for a, b in bands]
     found = []
     for (top, bottom), weight in zip(bands, weights, strict=True):
         if weight > LINE * max(weights):
             start, stop = max(0, left - round(across)), min(width, right + round(across))
-            words = _runs(ink[top:bottom, start:stop].any(axis=0), max(2, round(WORD_GAP * (bottom - top))))
+            words = _runs(np.any(ink[top:bottom, start:stop], axis=0), max(2, round(WORD_GAP * (bottom - top))))
             spans = [(start + a, start + b) for a, b in words]
             kept = [(a, b) for a, b in spans if 2 * _overlap(a, b, left, right) > b - a]
             if kept:

@@ -69,13 +69,13 @@ def read_characters(page: pypdfium2.PdfPage) -> Characters:
     corners = np.array([row[1] for row in rows], np.float64).reshape(-1, 2, 2, 2) @ matrix + offset
     boxes = np.concatenate([corners.min(axis=2), corners.max(axis=2)], axis=2)
     ink, cells = boxes[:, 0], boxes[:, 1]
-    known = (ink[:, 2:] > ink[:, :2]).all(axis=1)
-    marks = np.array([row[2:] for row in rows], bool).reshape(-1, 3).T
+    known: NDArray[np.bool_] = np.all(ink[:, 2:] > ink[:, :2], axis=1)
+    hidden, unmapped, added = np.array([row[2:] for row in rows], bool).reshape(-1, 3).T
     joined = "".join(row[0] for row in rows)
     ink = np.where(known[:, None], ink, cells)
     quarter = angles.most_common(1)[0][0] if rows else 0
     across, down = np.rint(_QUARTERS[quarter] @ (matrix * np.array(page.get_size()))).astype(int).tolist()
-    return Characters(joined, ink, cells, *marks, size=page.get_size(), direction=(across, down))
+    return Characters(joined, ink, cells, hidden, unmapped, added, page.get_size(), (across, down))
 
 
 _Row = tuple[str, tuple[float, ...], bool, bool, bool]

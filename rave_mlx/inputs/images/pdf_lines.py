@@ -57,7 +57,7 @@ class Line:
 def split_lines(found: Characters) -> list[Line]:
     """The lines of a page in the order of its content, without what lies off the page."""
     cells = _upright(found.cells * np.tile(found.size, 2), found.direction)
-    on_page = ((found.ink[:, :2] < 1) & (found.ink[:, 2:] > 0)).all(axis=1)
+    on_page: NDArray[np.bool_] = np.all((found.ink[:, :2] < 1) & (found.ink[:, 2:] > 0), axis=1)
     lines = []
     for match in re.finditer(r"[^\r\n]+", found.text):
         drawn = [i for i in range(*match.span()) if found.text[i] not in _SPACES and on_page[i]]
@@ -164,7 +164,7 @@ def _goes_back(boxes: Boxes) -> bool:
 def _cut(boxes: Boxes, chosen: NDArray[np.int64]) -> list[int]:
     """Indices of blocks in reading order: columns from left to right where a gap parts all of them, else by rows."""
     if len(chosen) < 2:
-        return chosen.tolist()
+        return [int(i) for i in chosen]
     height = float(np.median(boxes[chosen, 3] - boxes[chosen, 1]))
     for axis, least in ((0, min(height, 12.0)), (1, -np.inf)):
         order = chosen[np.argsort(boxes[chosen, axis], kind="stable")]
