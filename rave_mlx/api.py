@@ -129,6 +129,7 @@ def _generate_all(
                 image_tokens=image_tokens,
                 sampling=chosen,
                 features=scheduler.features,
+                prefixes=scheduler.prefixes,
                 key=number,
                 ends_loops=False,
             )

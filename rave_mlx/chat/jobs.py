@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from rave_mlx.errors import UsageError
 from rave_mlx.generation.job import Job
+from rave_mlx.generation.prefix_store import PrefixStore
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.generation.turns import COMPUTING
 from rave_mlx.inputs.prompt.message import Message, latest_turn
@@ -30,6 +31,7 @@ def make_job(
     image_tokens: int | None = None,
     sampling: Sampling | None = None,
     features: MutableMapping[str, mx.array] | None = None,
+    prefixes: PrefixStore | None = None,
     **rest: Any,
 ) -> Job:
     """The job of answering a conversation once, as `Session` would.
@@ -42,6 +44,8 @@ def make_job(
         image_tokens: budget of visual tokens an image, for messages that are not read yet; None for the default.
         sampling: how tokens are drawn.
         features: of images by digest, to which those that a policy computes are added (`Scheduler.features`).
+        prefixes: where policies that read a page in other ways as well find what others have read
+            (`Scheduler.prefixes`); None: nowhere.
         rest: further fields of `Job`: constraint, drafts, ends_loops, key.
 
     Raises:
@@ -64,15 +68,14 @@ def make_job(
             with COMPUTING:
                 revised = each.revise(lmm, revised, chosen.gate, known)
     prompt = lmm.prompt(revised)
-    passes = AuxiliaryPasses(lmm, chosen, known)
+    passes = AuxiliaryPasses(lmm, chosen, known, prefixes=prefixes)
     processors = [each.logits_processor(revised, passes) for each in rereading]
-    touches = any(each.layers(lmm.config.text.num_layers) for each in chosen.policies)
     return Job(
         prompt,
         max_tokens=min(max_tokens, lmm.config.text.max_positions - len(prompt)),
         sampling=sampling or Sampling(),
         processors=tuple(each for each in processors if each is not None),
-        hooks=(lambda: attach(lmm, chosen.policies)) if touches else None,
+        hooks=(lambda: attach(lmm, chosen.policies)) if chosen.touches_layers(lmm.config.text.num_layers) else None,
         gate=chosen.gate,
         **rest,
     )

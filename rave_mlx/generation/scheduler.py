@@ -73,6 +73,7 @@ class Scheduler:
 
     Attributes:
         features: of recent images by digest, for `make_job`.
+        prefixes: caches of recent prompts, for `make_job`.
         prompt_tokens: how many tokens of prompts have been read: those that were known not counted.
 
     Raises:
@@ -85,7 +86,7 @@ class Scheduler:
         self.lmm, self.rows = lmm, rows
         self.features = FeatureStore(prefix_bytes)
         self.prompt_tokens = 0
-        self._prefixes = PrefixStore(prefix_bytes)
+        self.prefixes = PrefixStore(prefix_bytes)
         self._waiting: deque[AnswerRow] = deque()
         self._read: _Read | None = None
         self._batches: dict[tuple[bool, int], Batch] = {}
@@ -193,7 +194,7 @@ class Scheduler:
             hooks = None if row.job.hooks is None else row.job.hooks()
             cache = self.lmm.make_cache(gate=row.job.gate, hooks=hooks)
             if hooks is None:
-                cache = self._prefixes.begin(prompt, cache, bucket)
+                cache = self.prefixes.begin(prompt, cache, bucket)
             self.prompt_tokens += len(prompt) - cache.length
             reading = Reading(self.lmm, prompt, cache, features=self.features, chunk=CHUNK)
         except RaveError as error:
@@ -213,14 +214,14 @@ class Scheduler:
         need += sum(batch.nbytes for batch in self._batches.values())
         if need <= backend.memory().available:
             return True
-        self._prefixes.shrink(0)
+        self.prefixes.shrink(0)
         return self._writing == 0 or need <= backend.memory().available
 
     def _keep(self, read: _Read) -> None:
         """Keep what was read for prompts that begin in the same way."""
         self.features.update(read.reading.features)
         if read.reading.cache.hooks is None and not self._changes(read):
-            self._prefixes.keep(read.row.job.prompt, read.reading.cache, read.bucket)
+            self.prefixes.keep(read.row.job.prompt, read.reading.cache, read.bucket)
 
     def _changes(self, read: _Read) -> bool:
         """Whether the rotary frequencies may change before the answer ends."""

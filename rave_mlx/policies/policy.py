@@ -238,6 +238,10 @@ class Steering:
     gate: bool | None = None
     policies: tuple[Policy, ...] = ()
 
+    def touches_layers(self, count: int) -> bool:
+        """Whether a policy is at work in any of the decoder's `count` layers."""
+        return any(len(policy.layers(count)) > 0 for policy in self.policies)
+
 
 Attention = str | Policy | Steering | Sequence[str | Policy] | None
 """What `Session` and others take: a string as of `--attention`, a policy, several of them, or None for the default."""

@@ -13,6 +13,7 @@ from rave_mlx.config import GateConfig
 from rave_mlx.errors import ImageError, PromptError, UsageError
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.generation.scheduler import Scheduler
+from rave_mlx.models.lmm import LMM
 
 LINES = ["Order No: A-1729", "Date: 2024-05-17", "Total: $48.20", "Vendor: Hill & Sons"]
 QUESTIONS = ["What is the Order No?", "What is the Date?", "What is the Total?", "Who is the Vendor?"]
@@ -36,8 +37,8 @@ def by_session(lmm, messages, **options):
 
 def by_jobs(lmm, conversations, rows=4, **options):
     scheduler = Scheduler(lmm, rows=rows)
-    jobs = (make_job(lmm, messages, features=scheduler.features, ends_loops=False, **options)
-            for messages in conversations)  # fmt: skip
+    shared = {"features": scheduler.features, "prefixes": scheduler.prefixes}
+    jobs = (make_job(lmm, messages, ends_loops=False, **shared, **options) for messages in conversations)
     return list(scheduler.run(jobs))
 
 
@@ -72,6 +73,25 @@ def test_policies(tiny, policy):
         [ask("Read.", picture(96, 64, 1)), {"role": "assistant", "content": "One."}, ask("Next?")],
     ]
     same_answers(tiny, conversations, policy=policy, max_tokens=8)
+
+
+def test_other_readings_of_a_page_are_shared_between_questions(tiny, monkeypatch):
+    """views reads a page at two other sizes: once for six questions, and the answers stay."""
+    read, real = [], LMM.read
+
+    def counted(self, prompt, cache, stop, *rest, **options):
+        read.append(int(prompt.token_map.visual[cache.length : stop].sum()))
+        return real(self, prompt, cache, stop, *rest, **options)
+
+    monkeypatch.setattr(LMM, "read", counted)
+    page = picture(96, 64, 1)
+    conversations = [[ask(f"Question {n}?", page)] for n in range(6)]
+    same_answers(tiny, conversations, policy="rave+views:sure=2,scales=0.5/1.5", max_tokens=5)
+    read.clear()
+    by_jobs(tiny, conversations, policy="rave+views:sure=2,scales=0.5/1.5", max_tokens=5)
+    visual = tiny.prepare(conversations[0]).visual_tokens
+    assert sum(count >= visual for count in read) == 2  # the page and the larger one
+    assert sum(read) < 4 * visual
 
 
 def test_sampled_answers(tiny):

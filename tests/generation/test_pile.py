@@ -128,7 +128,7 @@ def test_a_hundred_jobs_take_the_memory_of_a_few(lmm):
     (first, _), (last, held) = live
     assert last <= first + (1 << 20)
     assert held <= 4 + 4 + 2
-    assert scheduler._prefixes.nbytes <= 1 << 20
+    assert scheduler.prefixes.nbytes <= 1 << 20
     assert sum(x.nbytes for x in scheduler.features.values()) <= 1 << 20
 
 

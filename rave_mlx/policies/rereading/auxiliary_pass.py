@@ -10,6 +10,7 @@ import numpy as np
 
 from rave_mlx.generation.decode import continued, step
 from rave_mlx.generation.prefill import encode, prefill, reuse
+from rave_mlx.generation.prefix_store import PrefixStore, fork
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.lmm import LMM
@@ -26,10 +27,19 @@ class AuxiliaryPass:
         prompt: what is read.
         cache: what it is read with; empty.
         features: of images by digest; those of the prompt's images are added.
+        prefixes: where what others have read is found; None: nowhere.
     """
 
-    def __init__(self, lmm: LMM, prompt: Prompt, cache: Cache, features: MutableMapping[str, mx.array]):
+    def __init__(
+        self,
+        lmm: LMM,
+        prompt: Prompt,
+        cache: Cache,
+        features: MutableMapping[str, mx.array],
+        prefixes: PrefixStore | None = None,
+    ):
         self._lmm, self._prompt, self._cache, self._features = lmm, prompt, cache, features
+        self._prefixes = prefixes
         self._answer: list[mx.array] = []
 
     def reset_prompt(self, prompt: Prompt) -> None:
@@ -73,20 +83,36 @@ class AuxiliaryPass:
             if image.digest not in self._features:
                 self._features[image.digest] = encode(self._lmm, image)
         answer = np.concatenate([np.array(token) for token in self._answer]).tolist() if self._answer else []
-        return prefill(self._lmm, continued(self._prompt, answer), self._cache, features=self._features)
+        whole, rope = continued(self._prompt, answer), self._lmm.config.text.rope
+        bucket = rope_bucket(rope, self._prompt.token_map.next_position)
+        store = self._prefixes
+        if (
+            self._cache.length
+            or self._cache.hooks is not None
+            or bucket != rope_bucket(rope, whole.token_map.next_position)
+        ):
+            store = None
+        if store is not None:
+            self._cache = store.begin(self._prompt, self._cache, bucket)
+        logits = prefill(self._lmm, whole, self._cache, features=self._features)
+        if store is not None:
+            store.keep(self._prompt, fork(self._cache, len(self._prompt)), bucket)
+        return logits
 
 
 @dataclass(frozen=True)
 class AuxiliaryPasses:
     """The auxiliary passes of a conversation by name, and what they share: model, attention, image features.
 
-    They stay from one answer to the next, so that a page is not read again for the next question about it.
+    They stay from one answer to the next, so that a page is not read again for the next question about it; `prefixes`
+    does the same for answers that are written at the same time, each with passes of its own.
     """
 
     lmm: LMM
     steering: Steering
     features: MutableMapping[str, mx.array]
     passes: dict[str, AuxiliaryPass] = field(default_factory=dict)
+    prefixes: PrefixStore | None = None
 
     def open(self, name: str, prompt: Prompt, steering: Steering | None = None) -> AuxiliaryPass:
         """The pass of a name, reset to a prompt.
@@ -100,6 +126,7 @@ class AuxiliaryPasses:
             self.passes[name].reset_prompt(prompt)
         else:
             chosen = steering or self.steering
-            cache = self.lmm.make_cache(gate=chosen.gate, hooks=attach(self.lmm, chosen.policies))
-            self.passes[name] = AuxiliaryPass(self.lmm, prompt, cache, self.features)
+            acts = chosen.touches_layers(self.lmm.config.text.num_layers)
+            cache = self.lmm.make_cache(gate=chosen.gate, hooks=attach(self.lmm, chosen.policies) if acts else None)
+            self.passes[name] = AuxiliaryPass(self.lmm, prompt, cache, self.features, self.prefixes)
         return self.passes[name]
