@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rave_mlx.documents.transcription.answer_formats import Shown, front_matter, read_answer
+from rave_mlx.documents.transcription.answer_formats import Shown, read_answer
 from rave_mlx.documents.transcription.html_blocks import read_html, read_table
 from rave_mlx.documents.transcription.markdown_blocks import plain_markdown, read_markdown, strip_fence
 from rave_mlx.documents.transcription.prompt_file import Format
@@ -207,7 +207,6 @@ def test_front_matter_of_olmocr():
     blocks = read_answer(answer, "front_matter")
     assert kinds(blocks) == [("heading", "A"), ("paragraph", "Text")]
     assert answer[slice(*blocks[1].span)] == "Text"
-    assert front_matter(answer)["rotation_correction"] == "0"
     assert read_answer("---\nprimary_language: null\n---\nnull", "front_matter") == []
     assert kinds(read_answer("No header", "front_matter")) == [("paragraph", "No header")]
 

@@ -60,6 +60,13 @@ def test_columns_are_read_one_after_the_other():
     assert len({line.column for line in page.lines}) == 3
 
 
+def test_the_left_column_comes_first_where_it_begins_lower():
+    both = [(20, 60 + 22 * i, text) for i, text in enumerate(COLUMN)]
+    both += [(320, 38 + 22 * i, text) for i, text in enumerate(COLUMN)]
+    left = [line.box[0] < 300 for line in find_lines(printed(both)).lines]
+    assert left == [True] * 5 + [False] * 5
+
+
 def test_rows_of_a_table_are_read_across():
     cells = [(x, 20 + 26 * i, text) for i, name in enumerate(ROWS) for x, text in ((20, name), (320, f"{i}.50 EUR"))]
     page = find_lines(printed(cells))
@@ -148,13 +155,21 @@ def test_rules_go_and_letters_stay():
 
 def test_crops_have_the_size_that_is_read_best():
     crops = crop_lines(find_lines(printed([(20, 30, "Large print"), (20, 90, "x " * 250)], (3000, 300), font=40)))
-    assert [round(crop.box[1] * 300) // 30 for crop in crops] == [1, 3]
-    assert crops[0].picture.height >= 64
+    assert [round(crop.box[1] * 300) // 30 for crop in crops if not crop.goes_on] == [1, 3]
     assert crops[0].most < 80
-    assert crops[1].picture.width <= 848
     for crop in crops:
-        ink = find_lines(crop.picture).lines
-        assert len(ink) == 1
+        assert crop.picture.height >= 64
+        assert 64 <= crop.picture.width <= 848
+        assert len(find_lines(crop.picture).lines) == 1
+    # Every x stands on one of the parts.
+    parts = crops[1:]
+    assert len(parts) > 3
+    assert [crop.goes_on for crop in parts] == [False] + [True] * (len(parts) - 1)
+    (block,) = line_blocks(
+        parts, [f" part {n} " for n in range(len(parts))], [0.9, None, 0.4] + [1.0] * (len(parts) - 3)
+    )
+    assert block.text == " ".join(f"part {n}" for n in range(len(parts)))
+    assert block.certainty == 0.4
 
 
 def test_lines_become_paragraphs_headings_and_breaks():

@@ -91,15 +91,6 @@ def _read_front_matter(text: str) -> list[Block]:
     return _moved(read_markdown(rest), start + len(body) - len(rest))
 
 
-def front_matter(text: str) -> dict[str, str]:
-    """The settings in the header of an answer, as {"rotation_correction": "90"}; empty without one."""
-    front = _FRONT.match(strip_fence(text)[0])
-    if front is None:
-        return {}
-    pairs = (line.partition(":") for line in front[1].splitlines())
-    return {key.strip(): value.strip() for key, colon, value in pairs if colon}
-
-
 def _read_thinking(text: str) -> list[Block]:
     """Markdown in <answer>, behind the thoughts of the model."""
     thought = _THOUGHT.match(text)

@@ -48,6 +48,11 @@ class PageLine:
         """Of its ink, in pixels."""
         return self.box[3] - self.box[1]
 
+    @property
+    def width(self) -> float:
+        """Of its ink, in pixels."""
+        return self.box[2] - self.box[0]
+
 
 @dataclass(frozen=True)
 class LeveledPage:
@@ -206,7 +211,10 @@ class _Reader:
             filled |= part[band.top : band.bottom].any(axis=0)
             gutters = self._gutters(filled, stop - start)
             if not gutters:
-                break
+                across = np.flatnonzero(filled)
+                if len(across) and across[-1] - across[0] > 0.6 * len(filled):
+                    break
+                continue  # so far only one of the columns has begun
             rows = part[bands[start].top : band.bottom]
             fitting = [g for g in gutters if self._are_columns(rows[:, : g[0]], rows[:, g[1] :])]
             if fitting:
