@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from random import Random
-from typing import Protocol
 
 from rave_mlx.synthetic.meaning.asking import Asker, plain
 from rave_mlx.synthetic.meaning.entries import PATTERNS, WHICH
-from rave_mlx.synthetic.meaning.facts import Entry, Fact, Pieces, Switch
+from rave_mlx.synthetic.meaning.facts import Entry
 from rave_mlx.synthetic.meaning.figures import write_date
 from rave_mlx.synthetic.meaning.goods import SHOPS, draw_goods
 from rave_mlx.synthetic.meaning.layouts.grids import DAYS
@@ -17,6 +16,7 @@ from rave_mlx.synthetic.meaning.layouts.screens import SWITCHES
 from rave_mlx.synthetic.meaning.paper import Paper
 from rave_mlx.synthetic.meaning.phrase import side
 from rave_mlx.synthetic.meaning.roles import ROLES, Role
+from rave_mlx.synthetic.meaning.sight import Candidate, Seen
 from rave_mlx.synthetic.meaning.spoken import typed
 from rave_mlx.synthetic.meaning.vocabulary import business
 from rave_mlx.synthetic.questions import ABSENT
@@ -55,20 +55,6 @@ _ALLOWED = frozenset(
 _TRIES = 30
 
 
-class Sight(Protocol):
-    """What of a page is in sight; see `ask.Seen`."""
-
-    facts: Sequence[Fact]
-    entries: Sequence[Entry]
-    hidden: Sequence[Fact]
-    torn: Sequence[Fact]
-    switches: Sequence[Switch]
-    text: str
-
-
-Row = tuple[str, str, Pieces, str, str, str, Pieces]
-
-
 def is_missing(role: Role, groups: set[str], text: str) -> bool:
     """Whether nothing on a page could be taken for a value of the role.
 
@@ -86,7 +72,7 @@ def is_missing(role: Role, groups: set[str], text: str) -> bool:
     return not any(f" {plain(name)} " in words for name in (*role.labels, *role.nouns) if len(plain(name)) > 1)
 
 
-def candidates(rng: Random, asker: Asker, paper: Paper, seen: Sight, held: bool) -> Iterator[Row]:
+def candidates(rng: Random, asker: Asker, paper: Paper, seen: Seen, held: bool) -> Iterator[Candidate]:
     """Up to four values of roles, and some rows.
 
     Args:
@@ -114,13 +100,13 @@ def candidates(rng: Random, asker: Asker, paper: Paper, seen: Sight, held: bool)
         phrased = asker.role(role, "", taken, False)
         if phrased is not None:
             asked.add(role.name)
-            yield "absent", phrased.text, (ABSENT,), role.name, phrased.pattern, phrased.style, ()
+            yield Candidate("absent", phrased.text, (ABSENT,), role.name, phrased.pattern, phrased.style)
         if len(asked) >= wanted:
             break
     yield from _rows(rng, paper, seen, held, text)
 
 
-def _rows(rng: Random, paper: Paper, seen: Sight, held: bool, text: str) -> Iterator[Row]:
+def _rows(rng: Random, paper: Paper, seen: Seen, held: bool, text: str) -> Iterator[Candidate]:
     """Questions for rows that a list or table of this sort could have and has not."""
     kinds = {e.kind for e in seen.entries}
     for kind in sorted(kinds):
@@ -139,12 +125,12 @@ def _rows(rng: Random, paper: Paper, seen: Sight, held: bool, text: str) -> Iter
                 pattern = rng.choice(patterns)
                 said = name if rng.random() < 0.4 else name.lower()
                 question = typed(rng, pattern.format(n=said, pl=more, c=sample.headers.get(cell, cell)), said)
-                yield "absent", question, (ABSENT,), f"{kind}.{cell}", pattern, "", ()
+                yield Candidate("absent", question, (ABSENT,), f"{kind}.{cell}", pattern)
         if kind == "booking" and side(WHICH["booking.day"], held):
             pattern = rng.choice(side(WHICH["booking.day"], held))
             day = write_date(paper.dates.day(), paper.dates.short_form)
             if plain(day) not in text:
-                yield "absent", typed(rng, pattern.format(v=day), day), (ABSENT,), "booking.day", pattern, "", ()
+                yield Candidate("absent", typed(rng, pattern.format(v=day), day), (ABSENT,), "booking.day", pattern)
     if paper.switches:
         name = rng.choice(SWITCHES)
         patterns = side(
@@ -160,7 +146,7 @@ def _rows(rng: Random, paper: Paper, seen: Sight, held: bool, text: str) -> Iter
         )
         if plain(name) not in text and patterns:
             pattern = rng.choice(patterns)
-            yield "absent", typed(rng, pattern.format(n=name), name), (ABSENT,), "switch", pattern, "", ()
+            yield Candidate("absent", typed(rng, pattern.format(n=name), name), (ABSENT,), "switch", pattern)
 
 
 def _others(rng: Random, kind: str, sample: Entry) -> list[tuple[str, str]]:

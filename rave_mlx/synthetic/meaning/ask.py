@@ -5,59 +5,22 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
 
 from rave_mlx.synthetic.meaning import absent, entries, talk, yesno
 from rave_mlx.synthetic.meaning.asking import Asker
-from rave_mlx.synthetic.meaning.facts import Entry, Fact, Pieces, Switch, joined, text_of
+from rave_mlx.synthetic.meaning.facts import Pieces, joined, text_of
 from rave_mlx.synthetic.meaning.paper import Paper
 from rave_mlx.synthetic.meaning.phrase import side
 from rave_mlx.synthetic.meaning.proportions import MOST_ABSENT, QUESTIONS, SHARES
 from rave_mlx.synthetic.meaning.roles import ROLES, Role
+from rave_mlx.synthetic.meaning.sight import Candidate, Seen
 from rave_mlx.synthetic.meaning.spoken import typed
-from rave_mlx.synthetic.questions import ABSENT
 
 LONGEST = 260
 """Characters of the longest answer that is asked for."""
 FREE = "free"
 """The role of a labelled value that has none."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A question before it is known where its answer stands.
-
-    `role`: what is asked for; `pattern`: what the question was made from; `style`: how; `quote`: label and value, or
-    the row, as they stand on the page.
-    """
-
-    kind: str
-    text: str
-    answer: Pieces
-    role: str
-    pattern: str
-    style: str = ""
-    quote: Pieces = ()
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What of a page is in sight.
-
-    `facts`, `entries`, `switches`: whole; `hidden`: facts of which, label included, nothing is in sight; `torn`: the
-    others;
-    `whole`: whether nothing is cut off; `text`: everything in sight and half in sight; `lines`: what is whole.
-    """
-
-    facts: Sequence[Fact]
-    entries: Sequence[Entry]
-    hidden: Sequence[Fact]
-    torn: Sequence[Fact]
-    switches: Sequence[Switch]
-    whole: bool
-    text: str
-    lines: Pieces
 
 
 def candidates(rng: Random, paper: Paper, seen: Seen, held: bool) -> list[Candidate]:
@@ -77,11 +40,7 @@ def candidates(rng: Random, paper: Paper, seen: Seen, held: bool) -> list[Candid
         *yesno.candidates(rng, paper, seen, held),
         *_wholes(rng, paper, seen, held),
     ]
-    found = [
-        Candidate(kind, text, answer, role, pattern, style, quote)
-        for kind, text, answer, role, pattern, style, quote in out
-        if kind == "absent" or len(text_of(answer, paper.sheet.runs)) <= LONGEST
-    ]
+    found = [c for c in out if len(text_of(c.answer, paper.sheet.runs)) <= LONGEST]
     answers: dict[str, set[str]] = {}
     for c in found:
         answers.setdefault(c.text.lower().strip("?. "), set()).add(text_of(c.answer, paper.sheet.runs))
@@ -113,11 +72,7 @@ def choose(rng: Random, found: Sequence[Candidate]) -> list[Candidate]:
     return out
 
 
-Row = tuple[str, str, Pieces, str, str, str, Pieces]
-"""The fields of a `Candidate`, as generators give them."""
-
-
-def _values(rng: Random, asker: Asker, seen: Seen) -> Iterator[Row]:
+def _values(rng: Random, asker: Asker, seen: Seen) -> Iterator[Candidate]:
     """Values by their role, where no other value could be meant; two questions for some."""
     visible = [*seen.facts, *seen.torn]
     groups = Counter(ROLES[f.role].group for f in visible if f.role != FREE)
@@ -131,7 +86,7 @@ def _values(rng: Random, asker: Asker, seen: Seen) -> Iterator[Row]:
             )
             phrased = asker.role(role, fact.label, (), True)
             if phrased is not None and labels[fact.label.lower()] == 1:
-                yield "value", phrased.text, fact.value, FREE, phrased.pattern, phrased.style, quote
+                yield Candidate("value", phrased.text, fact.value, FREE, phrased.pattern, phrased.style, quote)
             continue
         role = ROLES[fact.role]
         others = [ROLES[f.role] for f in visible if f is not fact and f.role not in (FREE, fact.role)]
@@ -147,7 +102,7 @@ def _values(rng: Random, asker: Asker, seen: Seen) -> Iterator[Row]:
                 by_label = Role(role.name, "", "", (), (label,), (), (), False)
                 phrased = asker.role(by_label, label, (), True)
             if phrased is not None:
-                yield "value", phrased.text, fact.value, role.name, phrased.pattern, phrased.style, quote
+                yield Candidate("value", phrased.text, fact.value, role.name, phrased.pattern, phrased.style, quote)
             if rng.random() < 0.35:
                 break
 
@@ -161,7 +116,7 @@ def said(role: str) -> frozenset[str]:
     )
 
 
-def _entries(rng: Random, paper: Paper, seen: Seen, held: bool) -> Iterator[Row]:
+def _entries(rng: Random, paper: Paper, seen: Seen, held: bool) -> Iterator[Candidate]:
     """Cells of rows by name, names by a value, extremes."""
     runs = paper.sheet.runs
     others = [text_of(f.value, runs) for f in (*seen.facts, *seen.torn)]
@@ -172,21 +127,21 @@ def _entries(rng: Random, paper: Paper, seen: Seen, held: bool) -> Iterator[Row]
     for a in asked:
         entry = next((e for e in seen.entries if a.answer in e.cells.values()), rows.get(a.answer))
         quote = joined([entry.name_at, *entry.cells.values()], " ") if entry is not None else ()
-        yield a.kind, a.text, a.answer, a.about, a.pattern, "", quote
+        yield Candidate(a.kind, a.text, a.answer, a.about, a.pattern, "", quote)
 
 
-def _wholes(rng: Random, paper: Paper, seen: Seen, held: bool) -> Iterator[Row]:
+def _wholes(rng: Random, paper: Paper, seen: Seen, held: bool) -> Iterator[Candidate]:
     """Greetings, senseless ones, what the page is, all goods, all of the text."""
 
-    def say(kind: str, sentences: tuple[str, ...], answer: Pieces) -> Iterator[Row]:
+    def say(kind: str, sentences: tuple[str, ...], answer: Pieces) -> Iterator[Candidate]:
         allowed = side(sentences, held)
         if answer and allowed:
             pattern = rng.choice(allowed)
-            yield kind, typed(rng, pattern), answer, kind, pattern, "", ()
+            yield Candidate(kind, typed(rng, pattern), answer, kind, pattern)
 
     yield from say("greeting", talk.GREETINGS, (talk.GREETED,))
     yield from say("unclear", talk.OFF_TOPIC, (talk.UNCLEAR,))
-    yield "unclear", talk.nonsense(rng), (talk.UNCLEAR,), "unclear", "nonsense", "", ()
+    yield Candidate("unclear", talk.nonsense(rng), (talk.UNCLEAR,), "unclear", "nonsense", "", ())
     yield from say("about", talk.WHAT, _what(paper, seen))
     yield from say("summary", talk.SUMMARY, _summary(paper, seen))
     goods = [e for e in seen.entries if e.kind == "goods" and "amount" in e.cells]
@@ -221,6 +176,8 @@ def _what(paper: Paper, seen: Seen) -> Pieces:
 def _summary(paper: Paper, seen: Seen) -> Pieces:
     """`a receipt from The Blue Oak, 3 May 2024, total 12.50`, of what is there; nothing where there is too little."""
     out = _what(paper, seen)
+    if not out:
+        return ()
     said = 0
     for lead, roles in (
         ("for ", ("recipient", "holder", "employee", "passenger", "patient", "insured")),
@@ -233,7 +190,4 @@ def _summary(paper: Paper, seen: Seen) -> Pieces:
         if value:
             out = (*out, f", {lead}", *value)
             said += 1
-    return out if said and out and isinstance(out[0], str) else ()
-
-
-__all__ = ["ABSENT", "Candidate", "Seen", "candidates", "choose"]
+    return out if said else ()

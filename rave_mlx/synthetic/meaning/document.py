@@ -15,6 +15,7 @@ from rave_mlx.synthetic.meaning.facts import Entry, Fact, Pieces, Stretch, joine
 from rave_mlx.synthetic.meaning.layouts.register import LAYOUTS, Layout
 from rave_mlx.synthetic.meaning.paper import Paper
 from rave_mlx.synthetic.meaning.places import Box, Places
+from rave_mlx.synthetic.meaning.sight import Candidate, Seen
 from rave_mlx.synthetic.questions import Question
 from rave_mlx.synthetic.render import Glyph
 from rave_mlx.synthetic.sheet import NO_LINE, Sheet, make_style
@@ -272,7 +273,7 @@ def _height(rng: Random, content: int, config: MeaningConfig) -> int:
     return content if rng.random() > config.cut else max(48, round(content * rng.uniform(0.5, 0.9)))
 
 
-def _seen(paper: Paper, places: Places) -> ask.Seen:
+def _seen(paper: Paper, places: Places) -> Seen:
     """What of a page is in sight."""
     facts: list[Fact] = []
     hidden: list[Fact] = []
@@ -293,7 +294,7 @@ def _seen(paper: Paper, places: Places) -> ask.Seen:
     switches = [
         s for s in paper.switches if places.sees(s.state) and all(places.sight(n) == 1 for n in stretches(s.name_at))
     ]
-    return ask.Seen(facts, entries, hidden, torn, switches, whole, text, joined(lines, "\n"))
+    return Seen(facts, entries, hidden, torn, switches, whole, text, joined(lines, "\n"))
 
 
 def _line(numbers: list[int], sheet: Sheet) -> Pieces:
@@ -317,7 +318,7 @@ def _cut(entry: Entry, places: Places) -> Entry | None:
     return replace(entry, cells=cells) if cells else None
 
 
-def _placed(c: ask.Candidate, sheet: Sheet, places: Places, quote: bool) -> MeaningQuestion:
+def _placed(c: Candidate, sheet: Sheet, places: Places, quote: bool) -> MeaningQuestion:
     """A question with the places of its answer's characters."""
     answer: Pieces = (*c.quote, QUOTE_MARK, *c.answer) if quote and c.quote else c.answer
     stands: list[tuple[float, float] | None] = []

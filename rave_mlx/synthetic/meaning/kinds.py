@@ -124,6 +124,8 @@ def plain(rng: Random, kind: str) -> str:
     def fill(match: re.Match[str]) -> str:
         if match[1]:
             return str(rng.randint(int(match[1]), int(match[2])))
-        return {"#": digits, "@": letters, "~": lambda r, _: r.choice(_MONTHS)}[match[0]](rng, 1)
+        if match[0] == "~":
+            return rng.choice(_MONTHS)
+        return digits(rng, 1) if match[0] == "#" else letters(rng, 1)
 
     return _MARK.sub(fill, rng.choice(_FORMS[kind]))

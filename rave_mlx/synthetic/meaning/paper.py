@@ -24,7 +24,7 @@ AMOUNTS = {
     "health_pay": (30, 700), "overtime": (20, 800), "premium": (20, 1400), "excess": (50, 1000),
     "sum_insured": (2000, 250000),
     "credit_limit": (500, 20000), "deposit": (50, 2500), "minimum": (10, 150), "penalty": (3, 80), "fee": (5, 400),
-    "balance_old": (-500, 9000), "balance_new": (-500, 9000), "refund": (5, 900),
+    "balance_old": (-500, 9000), "balance_new": (-500, 9000), "price": (2, 380), "refund": (5, 900),
 }  # fmt: skip
 """Amounts that a role may have, in whole units, where not any will do."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from rave_mlx.synthetic import words
@@ -140,7 +141,7 @@ def place_line(rng: Random) -> str:
     return f"{street(rng)}, {town(rng)}" if rng.random() < 0.6 else street(rng)
 
 
-_NAMES = {
+_NAMES: dict[str, Callable[[Random], str]] = {
     "business": business,
     "person": person,
     "venue": venue,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from rave_mlx.synthetic.meaning.absent import Row, Sight, is_missing
+from rave_mlx.synthetic.meaning.absent import is_missing
 from rave_mlx.synthetic.meaning.asking import plain
 from rave_mlx.synthetic.meaning.facts import Pieces, text_of
 from rave_mlx.synthetic.meaning.paper import Paper
 from rave_mlx.synthetic.meaning.phrase import expand, side
 from rave_mlx.synthetic.meaning.roles import ROLES
+from rave_mlx.synthetic.meaning.sight import Candidate, Seen
 from rave_mlx.synthetic.meaning.spoken import typed
 
 YES, NO = "yes", "no"
@@ -45,7 +46,7 @@ _NOUNS = {
 }  # fmt: skip
 
 
-def candidates(rng: Random, paper: Paper, seen: Sight, held: bool) -> Iterator[Row]:
+def candidates(rng: Random, paper: Paper, seen: Seen, held: bool) -> Iterator[Candidate]:
     """Questions about switches, closed days, how and whether it was paid, and whether something is there.
 
     Args:
@@ -86,11 +87,11 @@ def candidates(rng: Random, paper: Paper, seen: Sight, held: bool) -> Iterator[R
             yield from _say(rng, THERE, held, there, role, _NOUNS[role])
 
 
-def _say(rng: Random, patterns: tuple[str, ...], held: bool, yes: bool, role: str, name: str) -> Iterator[Row]:
+def _say(rng: Random, patterns: tuple[str, ...], held: bool, yes: bool, role: str, name: str) -> Iterator[Candidate]:
     """One question of the patterns, where this side of the split has any."""
     allowed = side(patterns, held)
     if allowed:
         pattern = rng.choice(allowed)
         answer: Pieces = (YES if yes else NO,)
         article = pattern.replace("a {n}", "an {n}") if name[:1].lower() in "aeio" else pattern
-        yield "yesno", typed(rng, article.format(n=name), name), answer, role, pattern, "", ()
+        yield Candidate("yesno", typed(rng, article.format(n=name), name), answer, role, pattern)

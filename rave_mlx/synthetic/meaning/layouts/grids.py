@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rave_mlx.synthetic.meaning.facts import Entry, Pieces
+from rave_mlx.synthetic.meaning.facts import Entry, Pieces, Stretch
 from rave_mlx.synthetic.meaning.layouts.parts import issuer, reach, some, titled
 from rave_mlx.synthetic.meaning.paper import Paper, Part
 from rave_mlx.synthetic.meaning.vocabulary import business, make, person
@@ -279,6 +279,5 @@ def chart(p: Paper) -> None:
     p.sheet.y = bottom + 2
     found = p.line(*(Part(n, left + (i + 0.5) * step - p.width(n, p.small) / 2, p.small) for i, n in enumerate(names)))
     for i, name in enumerate(names):
-        run = p.sheet.runs[places[i]]
-        from_run: Pieces = (type(found[i])(places[i], 0, len(run.text)),)
+        from_run: Pieces = (Stretch(places[i], 0, len(p.sheet.runs[places[i]].text)),)
         p.entries.append(Entry("bar", (name,), {"value": from_run}, (found[i],)))

@@ -102,8 +102,8 @@ def strip(p: Paper, roles: list[str]) -> None:
         values.append(Part(value, x))
     first = p.line(*labels)
     second = p.line(*values)
-    for role, a, b, label in zip(roles, first, second, labels, strict=True):
-        p.fact(role, (b,), label.text, (a,))
+    for role, a, b, part in zip(roles, first, second, labels, strict=True):
+        p.fact(role, (b,), part.text, (a,))
     if boxed:
         for i in range(len(roles)):
             p.sheet.box(p.sheet.x0 + i * width, y - 2, p.sheet.x0 + (i + 1) * width, p.sheet.y + 2)
