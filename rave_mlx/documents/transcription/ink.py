@@ -64,12 +64,12 @@ def _threshold(difference: NDArray[np.float32]) -> float:
 
 
 def without_rules(ink: Ink) -> Ink:
-    """The ink without long thin runs: rules, frames, edges of bands."""
+    """The ink without what is too long for a letter: rules, frames, the edges of bands and of the paper."""
     letter = letter_height(ink)
-    thin = max(3, round(0.2 * letter))
-    across = _rules(ink, max(32, round(3.0 * letter)), thin)
-    down = _rules(ink.T, max(18, round(1.45 * letter)), thin).T
-    left: Ink = ink & ~across & ~down
+    thin, thick = max(3, round(0.2 * letter)), round(1.3 * letter)
+    across = _rules(ink, max(32, round(3.0 * letter)), thin) | _rules(ink, max(48, round(6.0 * letter)), thick)
+    down = _rules(ink.T, max(18, round(1.45 * letter)), thin) | _rules(ink.T, max(40, round(4.0 * letter)), thick)
+    left: Ink = ink & ~across & ~down.T
     return left
 
 

@@ -145,8 +145,10 @@ class _Reader:
         """Whether there is enough ink for a letter: not a speck, not what is left of a rule."""
         left, top, right, bottom = map(int, line.box)
         marks = int(self.ink[top:bottom, left:right].sum())
-        flat = line.height < 0.45 * self.pitch and right - left > 5 * line.height
-        return bottom - top >= 4 and right - left >= 3 and marks >= 8 and not flat
+        # What is left of a rule is flat and full; letters leave most of their line white.
+        flat = line.width > 5 * line.height and marks > 0.55 * line.width * line.height
+        speck = line.height < 0.45 * self.pitch and marks < 0.04 * line.width * line.height
+        return bottom - top >= 4 and right - left >= 3 and marks >= 8 and not flat and not speck
 
     def _read(self, left: int, right: int, top: int, bottom: int, depth: int) -> list[PageLine]:
         """The lines of a part of the page, in reading order."""
@@ -177,11 +179,13 @@ class _Reader:
         joined: list[_Band] = []
         for band in bands:
             before = joined[-1] if joined else None
-            thin = band.height < 0.4 * self.pitch or (before is not None and before.height < 0.4 * self.pitch)
-            if before is not None and thin and band.top - before.bottom <= 0.22 * self.pitch:
-                joined[-1] = _Band(before.top, band.bottom)
-            else:
-                joined.append(band)
+            if before is not None:
+                lower, higher = sorted((before.height, band.height))
+                piece = lower < 0.3 * higher or lower < 0.25 * self.pitch
+                if piece and band.top - before.bottom <= 0.18 * max(higher, 0.6 * self.pitch):
+                    joined[-1] = _Band(before.top, band.bottom)
+                    continue
+            joined.append(band)
         return joined
 
     def _pieces(self, part: Ink, band: _Band) -> list[_Band]:
