@@ -11,10 +11,11 @@ every token that was not guessed; with the tokenizers that are named, and the bu
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 from digital_pages import Page, pages, print_pdf
@@ -30,6 +31,7 @@ from rave_mlx.inputs.images.pdf_text import read_page_text
 from rave_mlx.inputs.prompt.tokenizer import Tokenizer
 from rave_mlx.models.lmm import LMM
 
+_VALUE = re.compile(r'": ("(?:[^"\\]|\\.)*")')
 DRAFT, MOST, LEAST = 16, 32, 2
 """Guesses of `generation.answer_row`: at first, at most and at least."""
 
@@ -87,6 +89,28 @@ def bound(tokenizer: Tokenizer, documents: Sequence[Page], texts: Sequence[str])
     return scores
 
 
+def bound_by_schema(tokenizer: Tokenizer, documents: Sequence[Page], texts: Sequence[str]) -> tuple[int, int]:
+    """Steps of values in JSON, where a schema forces everything else: without drafts and with them."""
+    steps = [0, 0]
+    for page, text in zip(documents, texts, strict=True):
+        answer = page.as_json()
+        values = [span for match in _VALUE.finditer(answer) for span in range(match.start(1) + 1, match.end())]
+        inside = set(values)
+        ids, starts = tokenizer.encode(answer, first=False)
+        ends = [*starts[1:], len(answer)]
+        forced = [not inside.intersection(range(a, max(b, a + 1))) for a, b in zip(starts, ends, strict=True)]
+        for way, source in enumerate((None, DraftChain(TextDrafts(tokenizer, text), LookupDrafts()))):
+            done = 0
+            while done < len(ids):
+                if forced[done]:
+                    done += 1
+                    continue
+                guess = [] if source is None else source.draft(ids[:done], DRAFT)
+                right = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(guess, ids[done:], strict=False))))
+                done, steps[way] = done + right + 1, steps[way] + 1
+    return steps[0], steps[1]
+
+
 def read_lines(lmm: LMM, printed: Sequence[bytes], lines: int) -> tuple[Score, Score, int]:
     """The built-in model reads the first lines of pages: without drafts, with them, and how many answers differ."""
     scores, answers = [], []
@@ -126,6 +150,10 @@ def main() -> None:
         print(f"a writer of the true answer, {name}")
         for form, score in bound(tokenizer, documents, texts).items():
             print(f"  {form:16} {score}")
+        without, with_drafts = bound_by_schema(tokenizer, documents, texts)
+        print(
+            f"  {'JSON by schema':16} {without} steps without, {with_drafts} with: {without / with_drafts:.2f} times fewer"
+        )
 
 
 if __name__ == "__main__":

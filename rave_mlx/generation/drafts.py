@@ -112,7 +112,7 @@ class TextDrafts:
         follower = self._follower
         follower.relocate()
         firm = follower.place is not None and follower.run >= _FIRM
-        room = self._pace.room(answer, most, firm=firm)
+        room = self._pace.room(answer, most, firm=firm or follower.in_value)
         place = follower.place if follower.place is not None else self._resumed()
         if room < 1 or place is None or not self._page.letters:
             return []
@@ -150,6 +150,9 @@ class TextDrafts:
             while stop < end and page.at[stop] == page.at[place]:
                 stop += 1
             parts.append(page.text[page.at[place]])
+            if follower.ends_value(stop):
+                parts.append(follower.escaped(_SPACE.split(page.gap(stop), maxsplit=1)[0]) + '"')
+                return "".join(parts)
             if stop < end:
                 parts.append("" if page.at[stop] == page.at[place] + 1 else follower.expected(stop))
             else:  # of what comes after the last letter only what belongs to it

@@ -14,6 +14,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from rave_mlx.generation.json_strings import JsonStrings, ValueStart
 from rave_mlx.inputs.images.pdf_text import PageText
 
 _GRAM = 4
@@ -87,6 +88,16 @@ class PageIndex:
                 return found + size, size
         return 0, 0
 
+    def locate_words(self, letters: str) -> int | None:
+        """The index after the first place where whole words have these letters; None where there is none."""
+        at = self.letters.find(letters) if letters else -1
+        while at >= 0:
+            stop = at + len(letters)
+            if stop < len(self.at) and self.gap(stop) and (at == 0 or self.gap(at)):
+                return stop
+            at = self.letters.find(letters, at + 1)
+        return None
+
     def _match(self, tail: str, end: int) -> int:
         """How many letters before `end` are the last ones of `tail`."""
         size = 0
@@ -127,6 +138,10 @@ class Follower:
     _begun: str = ""
     _lost: bool = False
     _written: dict[str, deque[str]] = field(default_factory=dict)
+    _strings: JsonStrings = field(default_factory=JsonStrings)
+    _value: ValueStart | None = None
+    _goes_on: dict[str, bool] = field(default_factory=dict)
+    _opener: str = '": "'
 
     def add(self, text: str) -> None:
         """Follow what the answer goes on with."""
@@ -162,10 +177,44 @@ class Follower:
             self._follow(character)
         else:
             self.between += character
+        if self.json and (key := self._strings.add(character, self.place)) is not None:
+            self._expect_value(key)
+
+    def _expect_value(self, key: str) -> None:
+        """The value of a key comes next: what stands beside the key's words, or what follows the value before."""
+        before = self._strings.before
+        place = self.last if before is None else before
+        label = self.page.locate_words(key)
+        goes_on = label is None or self._goes_on.get(key, False)
+        self._value = ValueStart(key, label, place)
+        self.place, self.run, self._lost = (place if goes_on or label is None else label), 0, False
+
+    def _begin_value(self, letter: str) -> None:
+        """The first letter of a value tells where it is."""
+        assert self._value is not None
+        value, self._value, self._opener = self._value, None, self.between
+        at = self.page.letters
+        beside = value.label is not None and at[value.label : value.label + 1] == letter
+        following = at[value.following : value.following + 1] == letter
+        if beside != following:
+            self._goes_on[value.key] = following
+            self.place = value.following if following else value.label
+
+    @property
+    def in_value(self) -> bool:
+        """Whether a value of JSON is being written that stands on the page, or is about to be."""
+        return self._value is not None or (self.place is not None and self.run > 0 and self._strings.is_open)
+
+    def ends_value(self, place: int) -> bool:
+        """Whether a string of JSON is likely to end before letter `place`: at the end of a cell or line."""
+        split = _split(self.page.gap(place)) if self.json else None
+        return split is not None and split[1] != " " and split[1] not in self._written
 
     def _follow(self, character: str) -> None:
         """A character with letters has come."""
         for letter in plain_letters(character):
+            if self._value is not None:
+                self._begin_value(letter)
             self._tail = (self._tail + letter)[-_COMPARED:]
             place = self.place
             if place is not None and place < len(self.page.letters) and self.page.letters[place] == letter:
@@ -205,6 +254,8 @@ class Follower:
         gap, begun = self.page.gap(place), self.between
         if not self._tail and place:  # the answer begins here
             return "" if begun else self.escaped(re.split(r"\s", gap)[-1])
+        if self._value is not None:
+            return self._opener[len(begun) :] if self._opener.startswith(begun) else ""
         found = self.expected(place, begun)
         if found.startswith(begun):
             return found[len(begun) :]

@@ -194,6 +194,29 @@ def test_a_part_of_a_page_is_guessed_from_its_first_letter_to_the_stop_token(pie
     assert write(pieces.encode(MARKDOWN)[0], elsewhere)[0] < 100
 
 
+def guess_after(tokenizer: Tokenizer, page: str, answer: str) -> str:
+    """What is guessed after an answer that came token by token."""
+    source, ids = TextDrafts(tokenizer, page), tokenizer.encode(answer)[0]
+    guesses = [source.draft(ids[:end], 16) for end in range(1, len(ids) + 1)]
+    return tokenizer.decode(guesses[-1])
+
+
+def test_values_of_json_are_guessed_from_beside_their_labels(pieces):
+    """As with a schema, whose names of fields are often the words of the page."""
+    begun = '{"customer": "Ingrid Halvorsen", "order_no": "'
+    assert "K204417".startswith(guess_after(pieces, PAGE, begun)[:2])
+    assert guess_after(pieces, PAGE, begun + "K2") == '04417"'
+    assert guess_after(pieces, PAGE, '{"text": "no place", "customer": "').startswith("Ing")
+
+
+def test_values_of_rows_are_guessed_from_behind_the_value_before(pieces):
+    """The name of a column stands at its head, the value below."""
+    first = '{"rows": [{"item": "Steel bolt M8", "pieces": "1,200", "price": "48.00"}, '
+    rows = first + '{"item": "Washer, brass", "pieces": "'
+    assert guess_after(pieces, PAGE, rows).startswith("40")
+    assert guess_after(pieces, PAGE, rows + '40", "price": "').startswith("3.")
+
+
 def test_an_answer_that_starts_again_is_followed_again(pieces):
     source = TextDrafts(pieces, PAGE)
     ids, _ = pieces.encode(MARKDOWN)
