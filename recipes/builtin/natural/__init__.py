@@ -6,8 +6,8 @@
 `development/`: 30 pages as HTML and their questions, to look at between trainings. `kept/`: 30 more by other templates
 and words, to be asked once, when a model is done. Headless Chromium draws both. Names and amounts are invented; nothing
 of either may be copied into the generator, nor may a training page be drawn from them. Of the questions of the
-development set 84, mostly short ones ("total amount", "who is it from"), have words that the generator can make as well,
-of the kept one 14.
+development set 84, mostly short ones ("total amount", "who is it from"), have words that the generator can make as
+well, of the kept one 14.
 """
 
 from __future__ import annotations
