@@ -16,6 +16,10 @@ from rave_mlx.documents.pages import Document, PageWatch
 from rave_mlx.documents.sources import Source
 from rave_mlx.errors import ImageError
 
+KEPT_BYTES = 128 << 20
+"""Bytes of keys and values, and as many of image features, that a run keeps of what was read: enough for the questions
+about one page. A server wants more; a pile comes back to no page, and memory would grow with it until that is full."""
+
 Row = dict[str, Any]
 """What is written of a document: {"file", "sha256", "pages", the columns of its outcome, "error"}; plain JSON."""
 

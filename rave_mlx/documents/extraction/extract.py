@@ -20,7 +20,7 @@ from rave_mlx.documents.extraction.write_json import JsonPlan
 from rave_mlx.documents.pages import Document, describe_failures
 from rave_mlx.documents.pages_spec import parse_pages
 from rave_mlx.documents.sources import Named, find_documents
-from rave_mlx.documents.stream import Outcome, process_documents
+from rave_mlx.documents.stream import KEPT_BYTES, Outcome, process_documents
 from rave_mlx.errors import UsageError
 from rave_mlx.generation.job import Failed, Job
 from rave_mlx.generation.scheduler import Scheduler
@@ -80,7 +80,7 @@ class Extractor:
                 yield from plan.jobs()
                 yield Failed(UsageError("the end of a document"), key=_End(plan))
 
-        for answer in Scheduler(self._lmm, rows=self._rows).run(jobs()):
+        for answer in Scheduler(self._lmm, rows=self._rows, prefix_bytes=KEPT_BYTES).run(jobs()):
             if isinstance(answer.key, _End):
                 yield self._outcome(plans.popleft())
             else:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from rave_mlx.documents.pages import Document, Page, describe_failures
-from rave_mlx.documents.stream import Outcome
+from rave_mlx.documents.stream import KEPT_BYTES, Outcome
 from rave_mlx.documents.transcription.answer_formats import Shown, read_answer
 from rave_mlx.documents.transcription.answer_tokens import AnswerText, answer_text
 from rave_mlx.documents.transcription.blocks import Block
@@ -75,9 +75,9 @@ class PageReader:
             raise PromptError("this model reads text only; choose a vision-language model")
         self.lmm, self.options = lmm, options or ReadOptions()
         self.asker = Asker(lmm, choose_prompt(lmm), self.options)
-        self._scheduler = Scheduler(lmm, rows=batch_size)
+        self._scheduler = Scheduler(lmm, rows=batch_size, prefix_bytes=KEPT_BYTES)
         # The pile's scheduler is busy with the answers ahead while a page is asked again.
-        self._second = Scheduler(lmm, rows=batch_size)
+        self._second = Scheduler(lmm, rows=batch_size, prefix_bytes=KEPT_BYTES)
         self.listener = listener
 
     def process(self, documents: Iterator[Document]) -> Iterator[Outcome]:
