@@ -118,9 +118,10 @@ def table(papers: Path, rows: Path) -> str:
         f"{share([f.right for f in single if f.truth is not None])}, on the second page "
         f"{share([f.right for f in single if f.page_two])}; absent ones null "
         f"{share([f.right for f in single if f.truth is None])}.",
-        f"Values with a certainty of {SURE} or more: {share([f.value is not None for f in sure])} of all that sure; "
-        f"right {share([f.right for f in sure if f.value is not None])}. Nulls that are right: "
-        f"{share([f.right for f in nulls])}.",
+        f"Values with a certainty of {SURE} or more: {sum(f.value is not None for f in sure)} of "
+        f"{len(single) - len(nulls)}; right {share([f.right for f in sure if f.value is not None])}. Nulls that are "
+        f"right: {share([f.right for f in nulls])}; with such a certainty "
+        f"{share([f.right for f in nulls if f.certainty >= SURE])}.",
         f"Box on the value, of right values: {share([f.on for f in single if f.right and f.on is not None])}; of all "
         f"values: {share([f.on for f in single if f.on is not None])}. Cells exact: "
         f"{share([f.right for f in found if '[]' in f.name])}; lists with the true number of rows: {lists}.",

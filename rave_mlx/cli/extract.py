@@ -30,8 +30,8 @@ def extract(
         typer.Option(
             "--review",
             metavar="FILE.html",
-            help="Write a page to look at afterwards, offline: fields below --threshold, each with its place on the "
-            "page and room for a correction.",
+            help="Write a page to look at afterwards, offline: fields below --threshold and those that were "
+            "not found, with their place on the page and room for a correction.",
         ),
     ] = None,
     threshold: Annotated[

@@ -112,6 +112,8 @@ for (const crop of document.querySelectorAll(".crop")) {
 }
 document.getElementById("open-only").addEventListener("change", (event) =>
   document.body.classList.toggle("hide-done", event.target.checked));
+document.getElementById("found-only").addEventListener("change", (event) =>
+  document.body.classList.toggle("hide-missing", event.target.checked));
 document.getElementById("save").addEventListener("click", () => save("corrections.jsonl", corrections()));
 document.getElementById("save-rows").addEventListener("click", () => save("train.jsonl", trainingRows()));
 count();

@@ -1,7 +1,7 @@
 """One HTML file in which a person looks at what is doubtful: it is whole, works offline and asks for nothing.
 
-Fields below a certainty, values that do not fit, and documents that failed, each with the part of the page where it
-stands. What is put right there can be saved as corrections and as rows for `rave-mlx train`.
+Fields below a certainty, what was not found or does not fit, and documents that failed, each with the part of the page
+where it stands. What is put right there can be saved as corrections and as rows for `rave-mlx train`.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def write_review(
 
 def _doubts(schema: ExtractionSchema, row: Mapping[str, Any], threshold: float) -> Iterator[_Doubt]:
     for path, field, found in _leaves(schema.root, row.get("fields"), ""):
-        if found.get("problem") is not None or found["certainty"] < threshold:
+        # That a model found nothing says little, however sure it is: what is missing is always looked at.
+        if found["value"] is None or found.get("problem") is not None or found["certainty"] < threshold:
             yield _Doubt(path, field, found)
 
 
@@ -160,9 +161,9 @@ def _card(doubt: _Doubt, schema: ExtractionSchema, row: Mapping[str, Any], pictu
     if raw and raw != shown:
         notes.append(f'<p class="raw">read: <q>{_escaped(raw)}</q></p>')
     level = "low" if certainty < 0.5 else "middle"
-    name = _escaped(doubt.path)
+    name, missing = _escaped(doubt.path), ' class="missing"' if value is None else ""
     return (
-        f'<article tabindex="-1" data-field="{name}" data-kind="{field.kind}" data-value="{_escaped(shown)}" '
+        f'<article tabindex="-1"{missing} data-field="{name}" data-kind="{field.kind}" data-value="{_escaped(shown)}" '
         f'data-raw="{_escaped(raw)}" data-null="{str(value is None).lower()}" data-page="{found.get("page") or ""}" '
         f'data-question="{_escaped(question)}">'
         f'<div class="what"><h3>{name}</h3><span class="where">{where}</span>'
