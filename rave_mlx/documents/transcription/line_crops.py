@@ -126,9 +126,9 @@ def line_blocks(crops: Sequence[LineCrop], texts: Sequence[str], certainties: Se
     read: list[tuple[LineCrop, str, float | None]] = []
     for crop, text, certainty in zip(crops, texts, certainties, strict=True):
         if crop.goes_on and read:
-            begun, before, least = read[-1]
+            begun, words, least = read[-1]
             known = [c for c in (least, certainty) if c is not None]
-            read[-1] = begun, f"{before} {text.strip()}".strip(), min(known) if known else None
+            read[-1] = begun, f"{words} {text.strip()}".strip(), min(known) if known else None
         else:
             read.append((crop, text.strip(), certainty))
     read = [entry for entry in read if entry[1]]
@@ -138,7 +138,8 @@ def line_blocks(crops: Sequence[LineCrop], texts: Sequence[str], certainties: Se
     # Lines without letters that reach below are lower than the others.
     full = float(np.percentile(heights, 90))
     blocks: list[Block] = []
-    group, before = 0, None
+    group = 0
+    before: PageLine | None = None
     for crop, text, certainty in read:
         if before is not None and not _goes_on(before, crop.line, full):
             group += 1
