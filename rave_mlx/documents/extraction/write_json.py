@@ -72,7 +72,7 @@ class JsonPlan:
         waiting: list[tuple[Page, ImagePart]] = []
         for page in self.document.pages:
             try:
-                part = read_image(page, self._lmm.config.image, image_tokens=self._options.image_tokens)  # type: ignore[arg-type]
+                part = read_image(page, self._lmm.config.image, image_tokens=self._options.image_tokens)
             except RaveError as error:
                 self.failures[page.number] = page.reason(error)
                 self.document.page_done(page.number, self.failures[page.number])
@@ -131,7 +131,7 @@ class JsonPlan:
         if len(pages) < len(self.document.pages) and len(self.document.pages) > 1:
             first, last = pages[0].number, pages[-1].number
             words = TextPart(f"{self._text}\n{PART.format(first=first, last=last, count=len(self.document.pages))}")
-        content = (words, *parts) if self._template else (*parts, words)
+        content: tuple[TextPart | ImagePart, ...] = (words, *parts) if self._template else (*parts, words)
         layer = "\n".join(text.text for text in texts if text is not None)
         return make_job(
             self._lmm,
