@@ -67,8 +67,8 @@ def test_the_public_names_exist():
 
 
 def test_dir_lists_the_public_names_and_nothing_else():
-    public = {"LMM", "LMMConfig", "RaveError", "Session", "backend", "convert", "evaluate", "extract", "generate", "load",
-              "look", "read", "stream", "__version__"}  # fmt: skip
+    public = {"LMM", "LMMConfig", "RaveError", "Session", "backend", "convert", "evaluate", "extract", "generate",
+              "load", "look", "read", "stream", "__version__"}  # fmt: skip
     assert set(dir(rave_mlx)) == public
 
 
