@@ -68,7 +68,7 @@ def without_rules(ink: Ink) -> Ink:
     letter = letter_height(ink)
     thin, thick = max(3, round(0.2 * letter)), round(1.3 * letter)
     across = _rules(ink, max(32, round(3.0 * letter)), thin) | _rules(ink, max(48, round(6.0 * letter)), thick)
-    down = _rules(ink.T, max(18, round(1.45 * letter)), thin) | _rules(ink.T, max(40, round(4.0 * letter)), thick)
+    down = _rules(ink.T, max(18, round(1.9 * letter)), thin) | _rules(ink.T, max(40, round(4.0 * letter)), thick)
     left: Ink = ink & ~across & ~down.T
     return left
 

@@ -14,8 +14,8 @@ from PIL import Image
 from rave_mlx.documents.transcription.blocks import Block, Box, Kind
 from rave_mlx.documents.transcription.page_lines import LeveledPage, PageLine
 
-PAGE_PIXELS = 2_500_000
-"""About how many pixels a page is drawn with: print of 10 points is then as high as it is shown to the model."""
+_DPI, _MOST_PIXELS = 160, 8_000_000
+"""How a page of a PDF is drawn: print of 10 points is then about as high as it is shown to the model."""
 _HEIGHT, _WIDEST = 17.0, 848
 """Height of a line's ink, and the widest picture, in pixels; of 14, 16, 18, 20 and 24 the built-in model makes the
 fewest errors at 16 to 18."""
@@ -46,6 +46,13 @@ class LineCrop:
     box: Box
     most: int
     goes_on: bool = False
+
+
+def page_pixels(size: tuple[float, float] | None) -> int:
+    """How many pixels a page is drawn with, of a size in points; None for a picture, which has those that it has."""
+    if size is None:
+        return _MOST_PIXELS
+    return max(1, min(_MOST_PIXELS, round(size[0] * size[1] * (_DPI / 72) ** 2)))
 
 
 def crop_lines(page: LeveledPage) -> list[LineCrop]:

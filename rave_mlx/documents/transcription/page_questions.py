@@ -14,7 +14,7 @@ from rave_mlx.config import ImageConfig
 from rave_mlx.documents.pages import Page
 from rave_mlx.documents.transcription.answer_formats import Shown
 from rave_mlx.documents.transcription.blocks import Box
-from rave_mlx.documents.transcription.line_crops import PAGE_PIXELS, LineCrop, crop_lines
+from rave_mlx.documents.transcription.line_crops import LineCrop, crop_lines, page_pixels
 from rave_mlx.documents.transcription.page_lines import find_lines
 from rave_mlx.documents.transcription.prompt_file import Ask, PagePrompt
 from rave_mlx.errors import RaveError
@@ -112,7 +112,7 @@ class Asker:
         if self.ask.part == "page":
             asked.questions.append(Question(self.ask, page, (0.0, 0.0, 1.0, 1.0), self.most))
             return asked
-        picture = page.draw(PAGE_PIXELS)
+        picture = page.draw(page_pixels(asked.size))
         asked.size = asked.size or picture.size
         for crop in crop_lines(find_lines(picture)):
             asked.questions.append(Question(self.ask, crop.picture, crop.box, min(self.most, crop.most), crop))
@@ -128,8 +128,9 @@ class Asker:
         Raises:
             RaveError: for a page that cannot be drawn.
         """
-        image = find_lines(page.draw(PAGE_PIXELS))
-        asked = PageQuestions(page, size=page.document.size(page.number) or image.image.size)
+        size = page.document.size(page.number)
+        image = find_lines(page.draw(page_pixels(size)))
+        asked = PageQuestions(page, size=size or image.image.size)
         cuts = _cuts([(line.box[1], line.box[3]) for line in image.lines], image.image.height, most)
         for top, bottom in pairwise(cuts):
             picture = image.image.crop((0, round(top), image.image.width, round(bottom)))
