@@ -67,7 +67,7 @@ def process_of(command: str) -> Process:
     from rave_mlx.documents.extraction.extract import Extractor
     from rave_mlx.documents.extraction.schema import ExtractionSchema
 
-    return Extractor(lmm, ExtractionSchema.of_names("total"), rows=8).process
+    return Extractor(lmm, ExtractionSchema.of_names("total"), batch_size=8).process
 
 
 class Watched(Progress):

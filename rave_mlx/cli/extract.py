@@ -91,7 +91,7 @@ def extract(
 
     lmm = load(model, adapter=adapter, mmproj=mmproj)
     chosen = Options(attention, image_tokens, max_tokens, boxes=boxes)
-    extractor = Extractor(lmm, asked, options=chosen, rows=batch_size)
+    extractor = Extractor(lmm, asked, options=chosen, batch_size=batch_size)
     settings = {
         "command": "extract", "schema": asked.schema, "model": fingerprint(lmm), "adapter": adapter,
         "attention": attention, "image_tokens": image_tokens, "max_tokens": max_tokens, "pages": pages, "boxes": boxes,

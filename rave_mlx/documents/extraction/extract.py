@@ -44,7 +44,7 @@ class Extractor:
         lmm: the model.
         schema: what is asked for.
         options: how.
-        rows: how many answers are written together.
+        batch_size: how many answers are written together.
         instances: a pydantic class, of which results carry an object where they fit it; None for none.
 
     Raises:
@@ -57,10 +57,10 @@ class Extractor:
         schema: ExtractionSchema,
         *,
         options: Options | None = None,
-        rows: int = 8,
+        batch_size: int = 8,
         instances: type[Any] | None = None,
     ):
-        self._lmm, self._schema, self._options, self._rows = lmm, schema, options or Options(), rows
+        self._lmm, self._schema, self._options, self._rows = lmm, schema, options or Options(), batch_size
         self._instances = instances
         if lmm.config.image is None:
             raise UsageError("this model reads text only; choose a vision-language model")
@@ -116,7 +116,7 @@ def extract(
     *,
     pages: str | None = None,
     options: Options | None = None,
-    rows: int = 8,
+    batch_size: int = 8,
 ) -> Iterator[Extraction]:
     """Extract fields from documents: one result each, in order, as they come.
 
@@ -129,7 +129,7 @@ def extract(
         lmm: the model, as of `load`; None for the built-in one.
         pages: which pages of every document, as "1-3,7".
         options: attention policy, limits, and whether places are looked for.
-        rows: how many answers are written together.
+        batch_size: how many answers are written together.
 
     Raises:
         UsageError: for a schema or an option that cannot be used.
@@ -141,7 +141,7 @@ def extract(
         lmm = load()
     read = read_schema(schema)
     instances = schema if isinstance(schema, type) else None
-    extractor = Extractor(lmm, read, options=options, rows=rows, instances=instances)
+    extractor = Extractor(lmm, read, options=options, batch_size=batch_size, instances=instances)
     pile = find_documents(named, pages=None if pages is None else parse_pages(pages))
     return _results(pile.documents, extractor)
 

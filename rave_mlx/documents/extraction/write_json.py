@@ -183,7 +183,9 @@ class JsonPlan:
             assert leaf.span is not None
             assert leaf.tokens is not None
             label = f"{leaf.field.label} {leaf.field.description}"
-            sought.append(Sought(answer.text[slice(*leaf.span)], leaf.tokens, label))
+            # Numbers as they were written; of texts what stands on the page, without JSON's escapes.
+            text = leaf.value if isinstance(leaf.value, str) else answer.text[slice(*leaf.span)]
+            sought.append(Sought(text, leaf.tokens, label))
         found = find_places(self._lmm, group.job.prompt, answer.ids, sought, shown, gate=group.job.gate)
         return {leaf.path: place for leaf, place in zip(there, found, strict=True) if place is not None}
 
