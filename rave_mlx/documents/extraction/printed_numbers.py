@@ -83,7 +83,9 @@ def find_decimal_comma(texts: Iterable[str]) -> bool | None:
 
 def _clean(text: str) -> str:
     """Plain spaces, digits, hyphens and commas for what looks like them; square metres are metres."""
-    plain = unicodedata.normalize("NFKC", text.translate({0xB2: None, 0xB3: None})).translate({0x2212: "-", 0x2013: "-", 0x2010: "-", 0x2011: "-"})
+    plain = unicodedata.normalize("NFKC", text.translate({0xB2: None, 0xB3: None})).translate(
+        {0x2212: "-", 0x2013: "-", 0x2010: "-", 0x2011: "-"}
+    )
     digits = (str(unicodedata.decimal(c)) if c.isdecimal() else c for c in plain)
     return " ".join("".join(digits).split())
 
