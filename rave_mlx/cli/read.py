@@ -91,14 +91,14 @@ def read(
     if bbox and not prompt.writes_boxes:
         raise UsageError(f"--bbox: {prompt.name} has no known way to write boxes of a whole page; leave it out")
     if not quiet and not prompt.source.verified:
-        print(f"asked with a general instruction: {prompt.source.note}", file=sys.stderr)
+        print(f"how {prompt.name} is asked: {prompt.source.note}", file=sys.stderr)
     if out is None:
         _finish(_to_stdout(pile, reader, written, quiet), allow_errors, quiet)
         return
     settings = {
         "command": "read",
-        "model": model,
-        "adapter": adapter,
+        "model": fingerprint(lmm),
+        "adapter": adapter_fingerprint(adapter),
         "format": written.value,
         "pages": pages,
         "image_tokens": image_tokens,

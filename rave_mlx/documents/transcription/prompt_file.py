@@ -71,7 +71,7 @@ class Again(Part):
 class Origin(Part):
     """Attributes:
     address: the public place of the prompt.
-    verified: whether it stands there in these words; False for a general instruction.
+    verified: whether it was read there in these words; False for a general instruction, or one read elsewhere.
     note: what a person should know.
     """
 
