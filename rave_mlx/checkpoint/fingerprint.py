@@ -8,7 +8,9 @@ reads a few kilobytes of however many gigabytes. Pair gates do not count: adapte
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -32,6 +34,18 @@ def fingerprint(lmm: LMM) -> str:
         digest.update(f"{name} {list(shape)}\n".encode())
     # Zero has two signs, and dequantized weights may have the other one.
     digest.update((values + 0.0).astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def adapter_fingerprint(folder: str | os.PathLike[str] | None) -> str | None:
+    """Tell adapters apart: SHA-256, in hexadecimal, over the weights and settings in a folder; None for no adapter."""
+    if folder is None:
+        return None
+    digest = hashlib.sha256()
+    files = [file for file in Path(folder).iterdir() if file.suffix in (".safetensors", ".json") and file.is_file()]
+    for file in sorted(files):
+        with file.open("rb") as opened:
+            digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

@@ -60,7 +60,7 @@ def evaluate(
     Answers are greedy, one question at a time. Tables go to stdout, progress to stderr.
     """
     from rave_mlx.api import load
-    from rave_mlx.checkpoint.fingerprint import fingerprint
+    from rave_mlx.checkpoint.fingerprint import adapter_fingerprint, fingerprint
     from rave_mlx.evaluate.answers_file import AnswersFile
     from rave_mlx.evaluate.output import Progress, as_json, as_tables
     from rave_mlx.evaluate.runner import answer_all
@@ -75,8 +75,8 @@ def evaluate(
         answers = None
         if out is not None:
             run = {
-                "task": task, "pages": pages, "attention": attention, "image_tokens": image_tokens, "adapter": adapter,
-                "model": fingerprint(lmm),
+                "task": task, "pages": pages, "attention": attention, "image_tokens": image_tokens,
+                "adapter": adapter_fingerprint(adapter), "model": fingerprint(lmm),
             }  # fmt: skip
             answers = stack.enter_context(AnswersFile(out, run))
             if answers.done:

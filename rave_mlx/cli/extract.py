@@ -87,13 +87,14 @@ def extract(
     pile = document_options.find(files, pages, out, quiet=quiet, skip=skip)
 
     from rave_mlx.api import load
-    from rave_mlx.checkpoint.fingerprint import fingerprint
+    from rave_mlx.checkpoint.fingerprint import adapter_fingerprint, fingerprint
 
     lmm = load(model, adapter=adapter, mmproj=mmproj)
     chosen = Options(attention, image_tokens, max_tokens, boxes=boxes)
     extractor = Extractor(lmm, asked, options=chosen, batch_size=batch_size)
     settings = {
-        "command": "extract", "schema": asked.schema, "model": fingerprint(lmm), "adapter": adapter,
+        "command": "extract", "schema": asked.schema, "model": fingerprint(lmm),
+        "adapter": adapter_fingerprint(adapter),
         "attention": attention, "image_tokens": image_tokens, "max_tokens": max_tokens, "pages": pages, "boxes": boxes,
     }  # fmt: skip
     failed: typer.Exit | None = None

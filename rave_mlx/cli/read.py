@@ -73,6 +73,7 @@ def read(
     again in parts; what is still missing is said. Exit code 1 where a document could not be read, or not all of it.
     """
     from rave_mlx.api import load
+    from rave_mlx.checkpoint.fingerprint import adapter_fingerprint, fingerprint
     from rave_mlx.documents.transcription.page_questions import ReadOptions
     from rave_mlx.documents.transcription.page_reader import PageReader
     from rave_mlx.errors import UsageError

@@ -13,7 +13,7 @@ from support import tiny_model
 import rave_mlx
 from rave_mlx.checkpoint import adapters
 from rave_mlx.checkpoint.adapters import AdapterConfig
-from rave_mlx.checkpoint.fingerprint import fingerprint
+from rave_mlx.checkpoint.fingerprint import adapter_fingerprint, fingerprint
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import ConfigError, ModelError
 
@@ -79,3 +79,14 @@ def test_a_part_that_was_trained_in_full_comes_back(tmp_path):
 def test_a_replaced_decoder_cannot_be_adapted_as_well():
     with pytest.raises(ConfigError, match="replaced as a whole"):
         AdapterConfig(rank=2, scale=1.0, modules=Q_PROJ, full=("decoder",))
+
+
+def test_adapters_are_known_by_what_they_hold(tmp_path):
+    assert adapter_fingerprint(None) is None
+    (tmp_path / "adapters.safetensors").write_bytes(b"weights")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    first = adapter_fingerprint(tmp_path)
+    (tmp_path / "notes.txt").write_text("not part of it")
+    assert adapter_fingerprint(str(tmp_path)) == first
+    (tmp_path / "adapters.safetensors").write_bytes(b"Weights")
+    assert adapter_fingerprint(tmp_path) != first
