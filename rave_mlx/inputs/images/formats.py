@@ -53,7 +53,7 @@ _WEB_PAGE = Kind("a web page", remedy="the picture itself was not saved, downloa
 _VIDEO = Kind("a video", remedy="save one of its frames as PNG or JPEG")
 _JPEG_XL = Kind("JPEG XL")
 _CAMERA_RAW = Kind("camera raw", remedy="open it in a photo program and export it as JPEG or TIFF")
-_TEXT = Kind("a text file", remedy="name a picture or a PDF, and put text into the question")
+_TEXT = Kind("a text file", remedy="name a picture or a PDF; text can be read as it is")
 _UNKNOWN = Kind(
     "no known picture format", remedy="PNG, JPEG, WebP, TIFF, GIF, BMP, PPM, JPEG 2000, AVIF, HEIC and PDF are read"
 )
