@@ -103,7 +103,6 @@ DIFFERENT: Mapping[str, Mapping[str, str]] = {
     "export": {"--mlx-path": "the directories are arguments: rave-mlx export SOURCE OUT"},
     "evaluate": {
         "--limit": "--pages limits generated tasks",
-        "--batch-size": "questions are asked one at a time",
         "--verbose": "progress is shown always; --out writes every answer",
     },
 }

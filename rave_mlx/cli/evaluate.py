@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from rave_mlx.cli import options
+from rave_mlx.cli.document_options import BatchSize
 
 
 def evaluate(
@@ -43,6 +44,7 @@ def evaluate(
         typer.Option("--pages", min=1, help="Pages to draw, for each split or kind; of a PDF, headings to ask for."),
     ] = 20,
     image_tokens: options.ImageTokens = None,
+    batch_size: BatchSize = 8,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -57,7 +59,7 @@ def evaluate(
 
     [bold]rave-mlx evaluate --task docs[/bold]
 
-    Answers are greedy, one question at a time. Tables go to stdout, progress to stderr.
+    Answers are greedy, several are written at a time. Tables go to stdout, progress to stderr.
     """
     from rave_mlx.api import load
     from rave_mlx.checkpoint.fingerprint import adapter_fingerprint, fingerprint
@@ -82,7 +84,15 @@ def evaluate(
             if answers.done:
                 print(f"{out}: {len(answers.done)} answers are there; going on after them", file=sys.stderr)
         results = list(
-            answer_all(lmm, items, policy=policy, image_tokens=image_tokens, answers=answers, progress=progress)
+            answer_all(
+                lmm,
+                items,
+                policy=policy,
+                image_tokens=image_tokens,
+                answers=answers,
+                progress=progress,
+                batch_size=batch_size,
+            )
         )
     progress.close()
     print(as_json(results, breakdowns) if json else as_tables(results, breakdowns))

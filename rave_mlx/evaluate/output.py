@@ -21,7 +21,7 @@ def as_tables(results: Sequence[Result], breakdowns: Breakdowns) -> str:
     parts = [table(results, tags) for tags in breakdowns]
     parts.append(
         f"all: exact {whole.exact:.3f} ± {whole.error:.3f}, ANLS {whole.anls:.3f}, CER {whole.cer:.3f}, "
-        f"{whole.seconds:.2f} s an answer (median), {whole.count} questions; "
+        f"{whole.seconds:.2f} s an answer, {whole.count} questions; "
         f"exact where the certainty is {SURE:g} or more: {when_sure(whole)}"
     )
     return "\n\n".join(parts)

@@ -1,17 +1,23 @@
-"""Asking a model all questions of a task, each on its own."""
+"""Asking a model all questions of a task, several at a time, each as if it were the only one."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from rave_mlx.chat.session import Session
+from rave_mlx.chat.jobs import make_job
+from rave_mlx.errors import RaveError
 from rave_mlx.evaluate.item import Item
 from rave_mlx.evaluate.metrics import anls, character_errors, exact
-from rave_mlx.inputs.prompt.message import ImagePart
+from rave_mlx.generation.job import Failed, Job
+from rave_mlx.generation.scheduler import Scheduler
+from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
+from rave_mlx.inputs.prompt.parse_messages import read_image
 from rave_mlx.models.lmm import LMM
+from rave_mlx.policies.parse import steering
 from rave_mlx.policies.policy import Attention
 
 
@@ -24,7 +30,7 @@ class Result:
         tags: the item's.
         exact, anls: see `metrics`.
         errors, length: character errors, and characters of the closest right answer.
-        seconds: from the question to the last token.
+        seconds: since the answer before it was there: their mean is what an answer takes.
         certainty: probability of the answer's least likely token.
     """
 
@@ -60,42 +66,73 @@ def answer_all(
     image_tokens: int | None = None,
     answers: AnswersKept | None = None,
     progress: Callable[[Item, Result], None] | None = None,
+    batch_size: int = 8,
 ) -> Iterator[Result]:
     """Answer every question greedily. An image is encoded once for all questions that follow each other about it.
 
     Args:
         lmm: the model.
-        items: the questions.
+        items: the questions; they are taken in a thread of their own, a few ahead.
         policy: attention policy, as of `Session`.
         image_tokens: budget of visual tokens an image.
         answers: where results are kept; those that it has are not asked again.
         progress: called with every question that was asked and its result.
+        batch_size: how many answers are written at a time.
 
     Raises:
         ImageError, PromptError, MemoryLimitError: for an item that the model cannot take.
         UsageError: where `answers` holds answers to other questions.
     """
-    session = Session(lmm, policy=policy, image_tokens=image_tokens)
-    current: object = None
-    part: ImagePart | None = None
-    for number, item in enumerate(items):
-        if answers is not None and number < len(answers.done):
+    left = iter(items)
+    if answers is not None:
+        # Zipped this way round, no item is taken that has no answer yet.
+        for number, (result, item) in enumerate(zip(tuple(answers.done), left)):  # noqa: B905
             answers.check(item, number)
-            yield answers.done[number]
-            continue
-        if part is None or item.image is not current:
-            current, part = item.image, session.read(item.image)
-        session.reset()
-        session.max_tokens = item.longest
-        start = time.perf_counter()
-        answer = "".join(piece.text for piece in session.send(item.question, [part]))
-        seconds = time.perf_counter() - start
-        result = _score(item, answer, seconds, 0.0 if session.stats is None else session.stats.certainty)
+            yield result
+    scheduler = Scheduler(lmm, rows=batch_size)
+    asked: deque[Item] = deque()
+    before = time.perf_counter()
+    for answer in scheduler.run(_jobs(scheduler, left, asked, policy, image_tokens)):
+        item = asked.popleft()
+        if answer.error is not None:
+            raise type(answer.error)(f"{answer.error} (question {item.question!r})") from answer.error
+        now = time.perf_counter()
+        result = _score(item, answer.text, now - before, answer.certainty)
+        before = now
         if answers is not None:
             answers.add(result)
         if progress is not None:
             progress(item, result)
         yield result
+
+
+def _jobs(
+    scheduler: Scheduler, items: Iterable[Item], asked: deque[Item], policy: Attention, image_tokens: int | None
+) -> Iterator[Job | Failed]:
+    """A job for each question, which goes to `asked` before."""
+    lmm = scheduler.lmm
+    chosen = steering(lmm.config.attention if policy is None else policy)
+    originals = any(each.originals for each in chosen.policies)
+    image: object = None
+    part: ImagePart | None = None
+    for item in items:
+        asked.append(item)
+        try:
+            if part is None or item.image is not image:
+                image = item.image
+                part = read_image(item.image, lmm.config.image, image_tokens=image_tokens, original=originals)
+            yield make_job(
+                lmm,
+                [Message("user", (part, TextPart(item.question)))],
+                policy=policy,
+                max_tokens=item.longest,
+                features=scheduler.features,
+                prefixes=scheduler.prefixes,
+                ends_loops=False,
+            )
+        except RaveError as error:
+            part = None
+            yield Failed(error)
 
 
 def _score(item: Item, answer: str, seconds: float, certainty: float) -> Result:

@@ -83,6 +83,7 @@ def test_another_run_another_task_and_another_file_are_refused(tmp_path):
 def test_a_killed_evaluation_goes_on_where_it_was(tmp_path, questions):
     out = tmp_path / "answers.jsonl"
     command = [*COMMAND, "evaluate", "--task", str(questions), "--out", str(out), "--attention", "rave"]
+    command += ["--batch-size", "1"]  # so that it is seen at work
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
     while not (out.exists() and out.read_bytes().count(b"\n") >= 2) and time.monotonic() < deadline:
