@@ -17,6 +17,7 @@ class TrainConfig:
     `looking_layers` shall look at. `counting`: weight of the line numbers that visual tokens shall know behind
     `counting_layer`. `meaning`: share of pages of `rave_mlx.synthetic.meaning`, the rest being the generator's older
     ones. `quote`: whether answers about those quote the line that they come from before the value.
+    `decoder_only`: leave the tower as it is and ask each page several times; `visits_per_step`: pages of such a step.
     """
 
     minutes: float = 70.0
@@ -37,6 +38,8 @@ class TrainConfig:
     counting_layer: int = 3
     meaning: float = 0.0
     quote: bool = False
+    decoder_only: bool = False
+    visits_per_step: int = 6
     seed: int = 0
     threads: int = 2
     save_minutes: float = 4.0

@@ -177,7 +177,7 @@ def choose(rng: Random, questions: Sequence[Question], room: int) -> list[Questi
     return chosen
 
 
-def collate(rng: Random, pages: Sequence[Page], height: int, width: int) -> Batch:
+def collate(rng: Random, pages: Sequence[Page], height: int, width: int, length: int | None = None) -> Batch:
     """One batch from pages that all belong on one canvas.
 
     Args:
@@ -185,10 +185,12 @@ def collate(rng: Random, pages: Sequence[Page], height: int, width: int) -> Batc
         pages: drawn in grey, with their glyphs.
         height: of the canvas in pixels, a multiple of 16.
         width: of the canvas in pixels, a multiple of 16.
+        length: text tokens of a page; None: in proportion to the canvas.
     """
-    length, count = text_length(height, width), len(pages)
-    if isinstance(pages[0], MeaningPage):
-        length = round(length * MEANING_TEXT)
+    count = len(pages)
+    if length is None:
+        length = text_length(height, width)
+        length = round(length * MEANING_TEXT) if isinstance(pages[0], MeaningPage) else length
     image = np.zeros((count, height, width), np.uint8)
     cells = np.zeros((count, height // CELL, width // CELL, SLOTS), np.uint8)
     rows = np.full((count, height // CELL, width // CELL), UNCOUNTED, np.int64)
@@ -245,18 +247,20 @@ def placed(question: MeaningQuestion, size: tuple[int, int], height: int, width:
     return out
 
 
-def meaning_page_for(rng: Random, most_cells: int, quote: bool) -> tuple[MeaningPage, tuple[int, int]]:
+def meaning_page_for(rng: Random, most_cells: int, quote: bool, rounds: int = 1) -> tuple[MeaningPage, tuple[int, int]]:
     """A page that is asked by meaning, and the canvas (height, width) that it belongs on.
 
     Args:
         rng: the generator to draw from.
         most_cells: visual tokens that the page may take.
         quote: whether its answers quote the line they come from.
+        rounds: as of `MeaningConfig`.
     """
     width = rng.choices(WIDTHS, MEANING_WIDTH_WEIGHTS)[0]
     dx, dy = (0, 0) if rng.random() < 0.3 else (rng.randint(-8, 7), rng.randint(-8, 7))
     heights = tuple(h + dy for h in MEANING_HEIGHTS if h * width <= most_cells * CELL**2) or (HEIGHTS[0] + dy,)
-    page = meaning.make(rng, MeaningConfig(width=width + dx, heights=heights, quote=quote), mode="L", with_glyphs=True)
+    config = MeaningConfig(width=width + dx, heights=heights, quote=quote, rounds=rounds)
+    page = meaning.make(rng, config, mode="L", with_glyphs=True)
     return page, (page.image.height - dy, width)
 
 

@@ -6,7 +6,7 @@ of the page it stands, and where on the page the next character of an answer sta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recipes.builtin.config import TrainConfig
 from recipes.builtin.data import CHARACTERS, SLOTS, UNCOUNTED, Batch
-from recipes.builtin.layers import CELL, normalise
+from recipes.builtin.layers import normalise
 from recipes.builtin.model import Nano
 from recipes.builtin.vision import make_grid, pixels
 
@@ -75,6 +75,20 @@ class Losses:
         return self.answer + supervision * self.cells + config.counting * self.rows + config.looking * self.look
 
 
+def is_fast() -> bool:
+    """Whether the processor multiplies bfloat16; without its instructions it is emulated, many times slower."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def see(model: Nano, image: Tensor) -> Tensor:
+    """Visual tokens (B, N, width) of grey pages (B, H, W), bytes."""
+    height, width = image.shape[1:]
+    shown = pixels(image)
+    shown = shown.bfloat16() if is_fast() else shown
+    tokens: Tensor = model.visual(shown, make_grid(height, width, model.c.vision_width // model.c.vision_heads))
+    return tokens
+
+
 def losses(model: Nano, batch: Batch, head_only: bool, config: TrainConfig) -> Losses:
     """The losses of a batch, computed in bfloat16 where the processor has it, else in float32.
 
@@ -84,27 +98,33 @@ def losses(model: Nano, batch: Batch, head_only: bool, config: TrainConfig) -> L
         head_only: only the characters of visual tokens, without a gradient for the tower.
         config: which layers and heads are taught to look.
     """
-    height, width = batch.image.shape[1:]
-    # Without its instructions bfloat16 is emulated, many times slower.
-    fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-        image = pixels(torch.from_numpy(batch.image))
-        image = image.bfloat16() if fast else image
-        tokens = model.visual(image, make_grid(height, width, model.c.vision_width // model.c.vision_heads))
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_fast()):
+        tokens = see(model, torch.from_numpy(batch.image))
         if head_only:
             tokens = tokens.detach()
         cells = cell_loss(model, tokens, torch.from_numpy(batch.cells))
         if head_only:
             return Losses(torch.zeros(()), cells, torch.zeros(()), torch.zeros(()))
-        ids, segment, place, target = (
-            torch.from_numpy(a) for a in (batch.ids, batch.segment, batch.place, batch.target)
-        )
-        grid = height // CELL, width // CELL
-        layers = config.looking_layers, config.counting_layer
-        hidden, looks, visual = model.decode(tokens, grid, ids, segment, place, target, *layers)
-        rows = row_loss(model, visual, torch.from_numpy(batch.rows).flatten(1))
-        label, weight = torch.from_numpy(batch.label), torch.from_numpy(batch.weight)
-        asked = label >= 0
-        loss = F.cross_entropy(model.logits(hidden[asked]).float(), label[asked], reduction="none")
+        return replace(answer_losses(model, tokens, batch, config), cells=cells)
+
+
+def answer_losses(model: Nano, tokens: Tensor, batch: Batch, config: TrainConfig) -> Losses:
+    """The losses of the decoder on visual tokens; `cells` is zero.
+
+    Args:
+        model: in training.
+        tokens: visual tokens of the batch, (B, N, width).
+        batch: whose image and cells are not looked at.
+        config: which layers and heads are taught to look.
+    """
+    height, width = batch.rows.shape[1:]
+    ids, segment, place, target = (torch.from_numpy(a) for a in (batch.ids, batch.segment, batch.place, batch.target))
+    layers = config.looking_layers, config.counting_layer
+    hidden, looks, visual = model.decode(tokens, (height, width), ids, segment, place, target, *layers)
+    zero = torch.zeros(())
+    rows = row_loss(model, visual, torch.from_numpy(batch.rows).flatten(1)) if config.counting else zero
+    label, weight = torch.from_numpy(batch.label), torch.from_numpy(batch.weight)
+    asked = label >= 0
+    loss = F.cross_entropy(model.logits(hidden[asked]).float(), label[asked], reduction="none")
     answer = (loss * weight[asked]).sum() / weight[asked].sum()
-    return Losses(answer, cells, rows, look_loss(looks, config.looking_heads, target, weight))
+    return Losses(answer, zero, rows, look_loss(looks, config.looking_heads, target, weight))

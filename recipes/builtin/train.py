@@ -21,6 +21,10 @@ To go on from the built-in model with pages that are asked by meaning, two of th
 
 `--quote` lets answers about those pages quote the line they come from before the value, to see whether that helps.
 
+A processor without bfloat16 instructions takes eight seconds for a step of three pages. There the decoder alone can be
+taught other questions and layouts: `--decoder-only` sees each page once with the tower as it is, and asks it five
+times. `--threads 1` leaves a core to other work.
+
 Weights that can read already want lower rates: the last run took `--muon 7e-4 --adamw 2.8e-4 --gates 1.6e-3`. A tenth
 of the time goes into the C library's allocator; preload another one (tcmalloc, jemalloc) where you can.
 """
@@ -28,16 +32,17 @@ of the time goes into the C library's allocator; preload another one (tcmalloc, 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing as mp
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._inductor import config as inductor
 
 from rave_mlx.synthetic import PageConfig
@@ -45,8 +50,10 @@ from recipes.builtin import packed, weights
 from recipes.builtin.config import TrainConfig
 from recipes.builtin.data import CHARACTERS, LINES, SLOTS, Batch, Mixture, batches
 from recipes.builtin.layers import NanoConfig
-from recipes.builtin.losses import losses
+from recipes.builtin.losses import Losses, answer_losses, is_fast, losses
 from recipes.builtin.model import DecoderBlock, Nano
+from recipes.builtin.muon import Muon
+from recipes.builtin.replay import Replay
 from recipes.builtin.vision import Merger, VisionBlock
 
 
@@ -54,6 +61,8 @@ def groups(model: Nano, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for hidden matrices; AdamW for embeddings, norms, biases, patch filter and head; gates apart."""
     muon, matrices, vectors, gates = [], [], [], []
     for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
         if ".gate." in name:
             gates.append(p)
         elif p.dim() == 2 and any(part in name for part in ("blocks", "layers", "merger")):
@@ -63,9 +72,7 @@ def groups(model: Nano, config: TrainConfig) -> list[torch.optim.Optimizer]:
         else:
             vectors.append(p)
     out: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(
-            muon, lr=config.muon, weight_decay=config.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-        ),
+        Muon(muon, config.muon, config.weight_decay, dtype=torch.bfloat16 if is_fast() else torch.float32),
         torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": config.weight_decay, "lr": config.adamw},
@@ -123,6 +130,9 @@ class Run:
         if (start / "state.pt").is_file():
             self.spent = config.head_minutes
         packed.load_any(self.model, start)
+        if config.decoder_only:
+            for part in (self.model.visual, self.model.cells, self.model.rows):
+                part.requires_grad_(False)
         self.optimizers = groups(self.model, config)
         if self.state.is_file():
             self._resume()
@@ -156,10 +166,7 @@ class Run:
         """One step; its losses and the norm of its gradient."""
         config, minutes = self.config, self.minutes
         head_only = minutes < config.head_minutes
-        factor = rate(minutes, config)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
+        self._set_rates(minutes)
         if head_only:
             # The first group of AdamW holds the auxiliary heads, all that learns now.
             self.optimizers[1].param_groups[0]["lr"] = config.adamw * 3
@@ -167,12 +174,42 @@ class Run:
         early, late = config.supervision
         share = early + (late - early) * min(1.0, minutes / config.minutes)
         loss.total(share, config).backward()
+        norm = self._move(self.optimizers[1:] if head_only else self.optimizers)
+        self.pages += len(batch.image)
+        return _numbers(loss) | {"norm": norm}
+
+    def learn_visits(self, visits: Sequence[tuple[Tensor, Batch]]) -> dict[str, float]:
+        """One step of the decoder alone: visual tokens of pages, and questions about each; as `learn`."""
+        self._set_rates(self.minutes)
+        sums: dict[str, float] = {}
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_fast()):
+            for tokens, batch in visits:
+                loss = answer_losses(self.model, tokens, batch, self.config)
+                (loss.total(0.0, self.config) / len(visits)).backward()
+                for name, value in _numbers(loss).items():
+                    sums[name] = sums.get(name, 0.0) + value / len(visits)
+        norm = self._move(self.optimizers)
+        self.pages += len(visits)
+        return sums | {"norm": norm}
+
+    def _set_rates(self, minutes: float) -> None:
+        factor = rate(minutes, self.config)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+
+    def _move(self, optimizers: Sequence[torch.optim.Optimizer]) -> float:
+        """One step of the optimizers; the norm of the gradient before it was clipped."""
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers[1:] if head_only else self.optimizers:
+        for optimizer in optimizers:
             optimizer.step()
         self.model.zero_grad(set_to_none=True)
-        self.step, self.pages = self.step + 1, self.pages + len(batch.image)
-        return {name: float(part.detach()) for name, part in vars(loss).items()} | {"norm": float(norm)}
+        self.step += 1
+        return float(norm)
+
+
+def _numbers(loss: Losses) -> dict[str, float]:
+    return {name: float(part.detach()) for name, part in vars(loss).items()}
 
 
 def train(config: TrainConfig, start: Path, out: Path) -> None:
@@ -186,18 +223,13 @@ def train(config: TrainConfig, start: Path, out: Path) -> None:
     torch.set_num_threads(config.threads)
     out.mkdir(parents=True, exist_ok=True)
     run = Run(config, start, out)
-    feed = Feed(config.seed * 1000 + run.step, config)  # a resumed run draws pages that it has not seen
-    _compile()
+    steps = _decoder_steps(run) if config.decoder_only else _steps(run)
     log = (out / "log.jsonl").open("a")
     log.write(json.dumps({"config": asdict(config), "parameters": weights.count(run.model)}) + "\n")
     logged = stored = time.time()
     recent: list[dict[str, float]] = []
-    for batch in feed:
-        progress = run.minutes / config.minutes
-        if progress >= 1:
-            break
-        feed.most.value = next(cells for share, cells in config.growth if progress <= share)
-        recent.append(run.learn(batch))
+    for step in steps:
+        recent.append(step)
         now = time.time()
         if now - logged > 20:
             line = {"minutes": round(run.minutes, 2), "step": run.step, "pages": run.pages}
@@ -211,7 +243,30 @@ def train(config: TrainConfig, start: Path, out: Path) -> None:
             stored = now
     run.store()
     weights.save(run.model, out)
+
+
+def _steps(run: Run) -> Iterator[dict[str, float]]:
+    """Train everything until the time is over; what each step measured."""
+    config = run.config
+    feed = Feed(config.seed * 1000 + run.step, config)  # a resumed run draws pages that it has not seen
+    _compile()
+    for batch in feed:
+        progress = run.minutes / config.minutes
+        if progress >= 1:
+            break
+        feed.most.value = next(cells for share, cells in config.growth if progress <= share)
+        yield run.learn(batch)
     feed.process.terminate()
+
+
+def _decoder_steps(run: Run) -> Iterator[dict[str, float]]:
+    """Train the decoder until the time is over; what each step measured."""
+    config = run.config
+    pages = Replay(run.model, config.seed * 1000 + run.step, Mixture(config.meaning, config.quote))
+    visits = iter(pages)
+    while run.minutes < config.minutes:
+        yield run.learn_visits(list(itertools.islice(visits, config.visits_per_step)))
+    pages.process.terminate()
 
 
 def _compile() -> None:
@@ -231,12 +286,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory for state, log and weights")
     for name in ("minutes", "muon", "adamw", "gates", "meaning", "head_minutes"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(TrainConfig, name))
-    for name in ("threads", "seed", "cells_per_step"):
+    for name in ("threads", "seed", "cells_per_step", "visits_per_step"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(TrainConfig, name))
+    parser.add_argument("--decoder-only", action="store_true", help="leave the tower as it is; for slow processors")
     parser.add_argument("--quote", action="store_true", help="answers quote the line that they come from")
     options = vars(parser.parse_args())
     start, out = options.pop("start"), options.pop("out")
-    train(TrainConfig(**options), start, out)
+    config = TrainConfig(**options)
+    if config.decoder_only:  # the head that counts lines is not part of saved weights
+        config = replace(config, head_minutes=0.0, counting=0.0)
+    train(config, start, out)
 
 
 if __name__ == "__main__":

@@ -47,12 +47,13 @@ def candidates(rng: Random, paper: Paper, seen: Seen, held: bool) -> list[Candid
     return [c for c in found if len(answers[c.text.lower().strip("?. ")]) == 1]
 
 
-def choose(rng: Random, found: Sequence[Candidate]) -> list[Candidate]:
+def choose(rng: Random, found: Sequence[Candidate], most: int = QUESTIONS) -> list[Candidate]:
     """Some of the questions, in the proportions of `SHARES`.
 
     Args:
         rng: the page's generator.
         found: all that the page can be asked.
+        most: how many at most.
     """
     by: dict[str, list[Candidate]] = {}
     for c in found:
@@ -60,7 +61,7 @@ def choose(rng: Random, found: Sequence[Candidate]) -> list[Candidate]:
     for group in by.values():
         rng.shuffle(group)
     out: list[Candidate] = []
-    while by and len(out) < QUESTIONS:
+    while by and len(out) < most:
         missing = sum(c.kind == "absent" for c in out)
         kinds = [k for k in by if k != "absent" or missing * MOST_ABSENT < len(out)]
         if not kinds:

@@ -42,6 +42,7 @@ class MeaningConfig:
         worn: whether pages are worn, skewed and photographed.
         cut: how often a page is drawn larger than it is shown.
         quote: whether answers quote the line they come from before the value.
+        rounds: how often the page is asked anew, in other words; a round has `proportions.QUESTIONS` at most.
     """
 
     width: int | None = None
@@ -58,6 +59,7 @@ class MeaningConfig:
     worn: bool = True
     cut: float = 0.12
     quote: bool = False
+    rounds: int = 1
 
 
 def held_out(**overrides: object) -> MeaningConfig:
@@ -249,7 +251,8 @@ def _show(
         image, rotation = printing.age(rng, image, sheet.style.family, name, sheet.style.size)
     places = Places(sheet, (left, top), image.size, rotation)
     seen = _seen(paper, places)
-    found = ask.choose(rng, ask.candidates(rng, paper, seen, config.held_phrasing))
+    rounds = range(config.rounds)
+    found = [c for _ in rounds for c in ask.choose(rng, ask.candidates(rng, paper, seen, config.held_phrasing))]
     return MeaningPage(
         image=image,
         layout=name,
