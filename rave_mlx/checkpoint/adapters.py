@@ -10,6 +10,7 @@ themselves are mlx-lm's.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -41,6 +42,7 @@ __all__ = [
     "read_config",
     "read_weights",
     "save",
+    "twin",
     "with_gates",
     "write",
 ]
@@ -219,11 +221,24 @@ def with_head(lmm: LMM) -> LMM:
     return split
 
 
-def _sharing(lmm: LMM, config: LMMConfig) -> LMM:
-    """A model of another configuration with the weights of this one where it has them."""
+def twin(lmm: LMM) -> LMM:
+    """A second model with the same arrays for weights: an adapter put on it leaves the first one as it is."""
+    return _sharing(lmm, lmm.config, own_leaves=True)
+
+
+def _sharing(lmm: LMM, config: LMMConfig, *, own_leaves: bool = False) -> LMM:
+    """A model of another configuration with the weights of this one where it has them.
+
+    Args:
+        lmm: the model.
+        config: of the other one.
+        own_leaves: whether its modules may be changed without changing this model's.
+    """
     other = LMM(config, lmm.tokenizer, lmm.template, lmm.path)
     # Leaf modules are taken over whole, so that quantized ones stay quantized; single parameters by name.
     leaves = [(name, module) for name, module in lmm.named_modules() if name and not module.children()]
+    if own_leaves:
+        leaves = [(name, copy.copy(module)) for name, module in leaves]
     other.update_modules(tree_unflatten(leaves))
     other.load_weights(list(lmm.named_weights().items()), strict=False)
     return other

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from rave_mlx.cli import chat, convert, doctor, evaluate, export, extract, fuse, look, read, train
+from rave_mlx.cli import chat, convert, doctor, evaluate, export, extract, fuse, look, read, serve, train
 from rave_mlx.cli.aliases import translate
 from rave_mlx.cli.image_arguments import ImagesCommand
 from rave_mlx.errors import RaveError
@@ -39,6 +39,7 @@ app.command()(fuse.fuse)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command(cls=ImagesCommand)(look.look)
+app.command()(serve.serve)
 app.command()(doctor.doctor)
 
 

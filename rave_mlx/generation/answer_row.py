@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rave_mlx.errors import ModelError, RaveError
 from rave_mlx.generation.answer_text import AnswerText
-from rave_mlx.generation.job import Answer, Ending, Job
+from rave_mlx.generation.job import Answer, Ending, Job, NewToken
 from rave_mlx.generation.logits_processors import LogitsProcessor
 from rave_mlx.generation.prefill import NOT_A_NUMBER
 from rave_mlx.generation.repetition import LoopWatch
@@ -44,10 +44,13 @@ class AnswerRow:
         self.ending: Ending | None = None
         self.error: RaveError | None = None
         self.steps = self.drafted = self.accepted = 0
+        self.reused, self.prefill_seconds = 0, 0.0
         self._read = 0
         self._start = job.prompt.token_map.next_position
         self._stop = frozenset(lmm.config.tokens.stop)
         self._text = AnswerText(lmm.tokenizer, job.prompt)
+        self._pieces: list[str] = []
+        self._handed_out = 0
         self._loops = LoopWatch() if job.ends_loops else None
         self._penalties: list[LogitsProcessor] = job.sampling.logits_processors()
         self._draw = job.sampling.drawer()
@@ -173,6 +176,7 @@ class AnswerRow:
         elif self.remaining <= 0:
             self.ending = "length"
         piece = self._text.add(token, stopped=token in self._stop, last=self.ending is not None)
+        self._pieces.append(piece)
         kept = None if self._loops is None or self.ending == "stop" else self._loops.add(token, piece)
         if kept is not None:
             self.ids, self.probabilities = self.ids[:kept], self.probabilities[:kept]
@@ -202,6 +206,12 @@ class AnswerRow:
         """The text that came since this was last asked."""
         return self._text.new()
 
+    def new_tokens(self) -> tuple[NewToken, ...]:
+        """The tokens that came since this was last asked."""
+        start, self._handed_out = self._handed_out, len(self.ids)
+        new = zip(self.ids[start:], self.probabilities[start:], self._pieces[start:], strict=False)
+        return tuple(NewToken(*each) for each in new)
+
     def answer(self) -> Answer:
         """What became of the job; the answer has ended."""
         assert self.ending is not None
@@ -215,6 +225,8 @@ class AnswerRow:
             self.steps,
             self.drafted,
             self.accepted,
+            self.reused,
+            self.prefill_seconds,
         )
 
     def _processed(self, logits: mx.array) -> mx.array:

@@ -71,6 +71,21 @@ class Job:
     key: Hashable = None
 
 
+@dataclass(frozen=True)
+class NewToken:
+    """A token of an answer that is being written.
+
+    Attributes:
+        id: its id.
+        probability: what the model gave to it; see `Answer.probabilities`.
+        text: the characters that it completed; none for a stop token, or within a character.
+    """
+
+    id: int
+    probability: float
+    text: str
+
+
 @dataclass(frozen=True, eq=False)
 class Failed:
     """In place of a job that could not be made (a page that does not open, say); becomes an answer with the error."""
@@ -94,6 +109,9 @@ class Answer:
         error: what went wrong; then the other fields hold what there was until then.
         steps: passes of the decoder that wrote it.
         drafted, accepted: tokens that were guessed, and those of them that were right.
+        reused: tokens of the prompt that were known from a prompt before.
+        prefill_seconds: from the beginning of the reading of the prompt to the first token, what other answers took
+            meanwhile included.
     """
 
     key: Hashable
@@ -105,6 +123,8 @@ class Answer:
     steps: int = 0
     drafted: int = 0
     accepted: int = 0
+    reused: int = 0
+    prefill_seconds: float = 0.0
 
     @property
     def certainty(self) -> float:

@@ -15,6 +15,7 @@ products over several rows add in another order than those over one.
 from __future__ import annotations
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from rave_mlx import backend
 from rave_mlx.errors import RaveError, UsageError
 from rave_mlx.generation.answer_row import AnswerRow
 from rave_mlx.generation.batch import Batch
-from rave_mlx.generation.job import Answer, Failed, Job
+from rave_mlx.generation.job import Answer, Failed, Job, NewToken
 from rave_mlx.generation.lone_answer import LoneAnswer
 from rave_mlx.generation.pile import answers_in_order
 from rave_mlx.generation.prefill import Reading, kept_bytes
@@ -44,20 +45,23 @@ class Event:
         ticket: of `Scheduler.add`.
         text: the characters that came; an answer that is cut as a loop takes back some of them.
         answer: the whole of it, when it has ended.
+        tokens: those that came, whose texts together are `text`.
     """
 
     ticket: int
     text: str
     answer: Answer | None = None
+    tokens: tuple[NewToken, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """A row whose prompt is being read; the bucket of its rotary frequencies."""
+    """A row whose prompt is being read; the bucket of its rotary frequencies; when that began."""
 
     row: AnswerRow
     reading: Reading
     bucket: int
+    began: float
 
 
 class Scheduler:
@@ -150,12 +154,12 @@ class Scheduler:
         """What is new of each answer."""
         events = []
         for ticket, row in list(self._open.items()):
-            text = row.new_text()
+            text, tokens = row.new_text(), row.new_tokens()
             if row.ending is not None:
                 del self._open[ticket]
-                events.append(Event(ticket, text, row.answer()))
-            elif text:
-                events.append(Event(ticket, text))
+                events.append(Event(ticket, text, row.answer(), tokens))
+            elif tokens:
+                events.append(Event(ticket, text, None, tokens))
         return events
 
     def _read_on(self) -> None:
@@ -178,6 +182,7 @@ class Scheduler:
         read, self._read = self._read, None
         self._keep(read)
         read.row.begin(logits)
+        read.row.prefill_seconds = time.monotonic() - read.began
         if read.row.ending is None:
             self._place(read)
 
@@ -187,7 +192,7 @@ class Scheduler:
             self._waiting.popleft()
         if not self._waiting or self._writing >= self.rows or not self._has_memory(self._waiting[0].job):
             return None
-        row = self._waiting.popleft()
+        row, began = self._waiting.popleft(), time.monotonic()
         prompt, rope = row.job.prompt, self.lmm.config.text.rope
         bucket = rope_bucket(rope, prompt.token_map.next_position)
         try:
@@ -195,12 +200,13 @@ class Scheduler:
             cache = self.lmm.make_cache(gate=row.job.gate, hooks=hooks)
             if hooks is None:
                 cache = self.prefixes.begin(prompt, cache, bucket)
+            row.reused = cache.length
             self.prompt_tokens += len(prompt) - cache.length
             reading = Reading(self.lmm, prompt, cache, features=self.features, chunk=CHUNK)
         except RaveError as error:
             row.fail(error)
             return None
-        return _Read(row, reading, bucket)
+        return _Read(row, reading, bucket, began)
 
     @property
     def _writing(self) -> int:
