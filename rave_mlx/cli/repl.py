@@ -31,6 +31,11 @@ HELP = """\
 /help                this list
 /exit                leave (so does Ctrl-D); Ctrl-C stops an answer"""
 
+UNSURE = 0.6
+"""Certainty below which a short answer is said to be unsure."""
+SHORT = 48
+"""Tokens of an answer that reads off a page; of a longer text one word or another is always a free choice."""
+
 
 class Repl:
     """Asks a session and prints: answers on stdout, notes on stderr."""
@@ -39,7 +44,7 @@ class Repl:
         self._session = session
         self._json = json
         self._waiting: list[ImagePart] = []
-        self._notice, self._warned = built_in, False
+        self._built_in, self._notice, self._warned = built_in, built_in, False
         self._commands: dict[str, Callable[[list[str]], None]] = {
             "/reset": self._reset,
             "/save": self._save,
@@ -89,7 +94,14 @@ class Repl:
             )
         else:
             print(flush=True)
+            self._warn_if_unsure(stats)
         return finish != "interrupted"
+
+    def _warn_if_unsure(self, stats: TurnStats) -> None:
+        """Say that a short answer is likely wrong, and what reads better."""
+        if stats.certainty < UNSURE and stats.answer_tokens <= SHORT:
+            better = f"; a full-size model reads better: --model {SUGGESTED}" if self._built_in else ""
+            _note(f"Unsure (certainty {stats.certainty:.2f}): compare it with the page{better}")
 
     def _warn_without_image(self) -> None:
         """Say once that a reader of images was shown none."""

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,14 @@ from pathlib import Path
 
 import pytest
 from command import COMMAND, rave
+from PIL import Image
 from support import form, write_image
 
+import rave_mlx
+from rave_mlx import Session
+from rave_mlx.chat.turn_stats import TurnStats
 from rave_mlx.checkpoint.directory import BUILT_IN
+from rave_mlx.cli.repl import Repl
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCUMENTS = EXAMPLES / "documents"
@@ -29,6 +35,36 @@ def test_the_first_command_of_the_readme_answers():
     assert "receipt.png: 320 x 190 pixels, 240 visual tokens" in done.stderr
     assert "built-in model" in done.stderr
     assert "--model Qwen/" in done.stderr
+
+
+def test_an_unsure_answer_is_said_to_be_so(tmp_path):
+    page = tmp_path / "noise.png"
+    Image.effect_noise((320, 190), 90).save(page)
+    done = rave("chat", "--image", page, "--prompt", "Describe the third paragraph.", "--json")
+    certainty = json.loads(done.stdout)["certainty"]
+    done = rave("chat", "--image", page, "--prompt", "Describe the third paragraph.")
+    said = (
+        f"Unsure (certainty {certainty:.2f}): compare it with the page; a full-size model reads better: --model Qwen/"
+    )
+    assert (said in done.stderr) is (certainty < 0.6)
+    sure = rave("chat", "--image", DOCUMENTS / "receipt.png", "--prompt", "What is the total?")
+    assert "Unsure" not in sure.stderr
+
+
+@pytest.mark.parametrize(("certainty", "tokens", "said"), [(0.59, 48, True), (0.6, 3, False), (0.2, 49, False)])
+def test_unsure_is_a_short_answer_with_an_unlikely_token(capsys, certainty, tokens, said):
+    stats = TurnStats(100, 0, 50, 1, tokens, 0.1, 10.0, certainty, 1)
+    Repl(Session(rave_mlx.load()), built_in=False, json=False)._warn_if_unsure(stats)
+    expected = f"Unsure (certainty {certainty:.2f}): compare it with the page\n" if said else ""
+    assert capsys.readouterr().err == expected
+
+
+def test_a_model_of_the_environment_is_not_called_the_built_in_one(tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(BUILT_IN, other)
+    done = rave("chat", "--prompt", "Hello", "--max-tokens", 3, RAVE_MLX_MODEL=str(other))
+    assert done.returncode == 0
+    assert "built-in" not in done.stderr
 
 
 def test_another_image_gives_another_answer():
