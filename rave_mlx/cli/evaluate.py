@@ -23,6 +23,7 @@ def evaluate(
             "values+labels, values+phrasing, all); meaning: receipts, bills, letters, forms asked in people's words; "
             "meaning:SPLIT: one split of them (familiar, roles, phrasing, layouts, fonts, held_out); "
             "large: large generated pages; browser: pages drawn by Chromium; "
+            "real:FOLDER: real receipts and forms as SROIE and FUNSD are published; "
             'FILE.pdf: headings of its pages; FILE.jsonl: {"image": path, "question": text, "answer": text or list} '
             "a line.",
         ),
@@ -41,7 +42,9 @@ def evaluate(
     ] = None,
     pages: Annotated[
         int,
-        typer.Option("--pages", min=1, help="Pages to draw, for each split or kind; of a PDF, headings to ask for."),
+        typer.Option(
+            "--pages", min=1, help="Pages to draw, for each split or kind; documents of a folder; of a PDF, headings."
+        ),
     ] = 20,
     image_tokens: options.ImageTokens = None,
     batch_size: BatchSize = 8,
