@@ -30,12 +30,14 @@ class TokenConfidence:
 
     def least(self, answer: Sequence[int]) -> float:
         """The least probability of an answer's tokens (ids, the stop token included); 0 for an empty answer."""
-        if not answer:
-            return 0.0
+        return min(self.each(answer), default=0.0)
+
+    def each(self, answer: Sequence[int]) -> list[float]:
+        """The probability of each of an answer's tokens (ids, the stop token included)."""
         # One more token than the answer has may have been prepared, and its last one may not have been looked up.
         if len(self._probabilities) < len(answer):
             self._close(mx.array([answer[-1]]))
-        return min(float(np.asarray(probability)[0]) for probability in self._probabilities[: len(answer)])
+        return [float(np.asarray(probability)[0]) for probability in self._probabilities[: len(answer)]]
 
     @property
     def is_nan(self) -> bool:

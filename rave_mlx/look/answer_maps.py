@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ from PIL import Image
 
 from rave_mlx.config import Connector, ImageConfig, Images
 from rave_mlx.errors import PromptError, UsageError
+from rave_mlx.generation.confidence import TokenConfidence
 from rave_mlx.generation.decode import decode
 from rave_mlx.generation.prefill import prefill
 from rave_mlx.generation.sampling import Sampling
+from rave_mlx.generation.turns import COMPUTING
 from rave_mlx.inputs.images.patches import ImagePatches, normalised
 from rave_mlx.inputs.images.preprocess import open_image
 from rave_mlx.inputs.images.token_boxes import locate_tokens
@@ -120,16 +123,24 @@ def _answer(lmm: LMM, prompt: Prompt, chosen: Steering, max_tokens: int) -> tupl
     cache = lmm.make_cache(gate=chosen.gate, hooks=attach(lmm, [*chosen.policies, RowObserver(recorder)]))
     recorder.cache = cache
     limit = min(max_tokens, lmm.config.text.max_positions - len(prompt))
-    words, tokens = lmm.tokenizer.stream(), list[AnswerToken]()
-    logits = prefill(lmm, prompt, cache)
-    for index in decode(lmm, prompt, cache, logits, Sampling(), max_tokens=limit):
+    words, tokens, confidence = lmm.tokenizer.stream(), list[AnswerToken](), TokenConfidence()
+    # Token by token: others may compute with the model as well.
+    with COMPUTING:
+        logits = prefill(lmm, prompt, cache)
+    written = decode(lmm, prompt, cache, logits, Sampling(), max_tokens=limit, processors=[confidence])
+    while True:
+        with COMPUTING:
+            index = next(written, None)
+            recorder.evaluate()
+        if index is None:
+            break
         stopped = index in lmm.config.tokens.stop
         text = "" if stopped else words.add(index)
         if stopped or len(tokens) + 1 == limit:
             text += words.finish()
         tokens.append(AnswerToken(index, text, stopped))
-        recorder.evaluate()
-    return tokens, recorder.rows[: len(tokens)]
+    chances = confidence.each([token.id for token in tokens])
+    return [replace(t, probability=c) for t, c in zip(tokens, chances, strict=True)], recorder.rows[: len(tokens)]
 
 
 def _read(
@@ -143,7 +154,8 @@ def _read(
         read = latest_turn(read)
     for policy in chosen.policies:
         if isinstance(policy, RereadingPolicy):
-            read = policy.revise(lmm, read, chosen.gate, {})
+            with COMPUTING:
+                read = policy.revise(lmm, read, chosen.gate, {})
     prompt = lmm.prompt(read)
     config = lmm.config.image
     assert config is not None

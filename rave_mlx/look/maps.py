@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,11 +21,19 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class AnswerToken:
-    """One token of the answer: its id, the characters it completed, and whether it ended the answer."""
+    """One token of the answer.
+
+    Attributes:
+        id: its id.
+        text: the characters that it completed.
+        stop: whether it ended the answer.
+        probability: what the model gave to it; NaN where that was not kept.
+    """
 
     id: int
     text: str
     stop: bool = False
+    probability: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)

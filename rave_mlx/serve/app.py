@@ -20,10 +20,12 @@ from rave_mlx.serve.chat import chat_completions
 from rave_mlx.serve.chat_fields import ChatFields, CompletionFields
 from rave_mlx.serve.completions import completions
 from rave_mlx.serve.context import Context
+from rave_mlx.serve.documents import draw_pages, extract, read
 from rave_mlx.serve.engine import INTERNAL
 from rave_mlx.serve.errors import ApiError, from_rave
 from rave_mlx.serve.guard import Guard
 from rave_mlx.serve.json_text import JsonResponse, error_response
+from rave_mlx.serve.look import LookFields, look
 from rave_mlx.serve.metrics import CountRequests, Metrics
 
 _LOG = logging.getLogger("rave_mlx.serve")
@@ -51,6 +53,13 @@ def _add_posts(app: FastAPI, context: Context) -> None:
     """What is asked."""
     _post(app, context, "/v1/chat/completions", chat_completions, _json_body(ChatFields))
     _post(app, context, "/v1/completions", completions, _json_body(CompletionFields))
+    _post(app, context, "/v1/look", look, _json_body(LookFields))
+    _post(app, context, "/v1/read", read, _form_body("format", "pages", "bbox", "image_tokens", "max_tokens", "model"))
+    _post(
+        app, context, "/v1/extract", extract,
+        _form_body("schema", "fields", "pages", "boxes", "attention", "image_tokens", "max_tokens", "model"),
+    )  # fmt: skip
+    _post(app, context, "/v1/pages", draw_pages, _form_body("pages"))
 
 
 def _post(app: FastAPI, context: Context, path: str, route: Route, body: dict[str, Any]) -> None:
@@ -135,6 +144,18 @@ def _add_errors(app: FastAPI) -> None:
 def _json_body(model: type[BaseModel]) -> dict[str, Any]:
     """A JSON body in the words of OpenAPI."""
     return {"required": True, "content": {"application/json": {"schema": _inlined(model.model_json_schema())}}}
+
+
+def _form_body(*names: str) -> dict[str, Any]:
+    """A form with files and fields in the words of OpenAPI."""
+    file = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+    schema = {
+        "type": "object",
+        "required": ["file"],
+        "properties": {"file": file, **{name: {"type": "string"} for name in names}},
+        "additionalProperties": False,
+    }
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:

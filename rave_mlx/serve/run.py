@@ -12,7 +12,6 @@ import uvicorn
 from rave_mlx.errors import RaveError
 from rave_mlx.serve.app import make_app
 from rave_mlx.serve.context import Context
-from rave_mlx.serve.engine import Engine
 from rave_mlx.serve.patient_http import PatientHttp
 from rave_mlx.serve.settings import ServeSettings
 from rave_mlx.serve.shelf import Shelf
@@ -31,20 +30,19 @@ def serve_at(bound: socket.socket, shelf: Shelf, settings: ServeSettings) -> Non
         settings: how the server runs.
     """
     bound.listen(_BACKLOG)
-    engine = Engine(shelf, settings.limits.queue)
-    context = Context(settings, shelf, engine)
+    context = Context.make(shelf, settings)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     config = uvicorn.Config(
         make_app(context), http=PatientHttp, ws="none", lifespan="off", loop="asyncio", log_level="warning",
         access_log=False, server_header=False, timeout_graceful_shutdown=_FINISH_SECONDS, timeout_keep_alive=30,
         backlog=_BACKLOG, h11_max_incomplete_event_size=64 << 10, proxy_headers=False,
     )  # fmt: skip
-    engine.start()
+    context.start()
     try:
         print(f"rave-mlx: {shelf.base.name} at {address(bound)} (Ctrl-C ends it)", file=sys.stderr, flush=True)
         uvicorn.Server(config).run(sockets=[bound])
     finally:
-        engine.stop(0)
+        context.stop()
         bound.close()
 
 
