@@ -17,13 +17,17 @@ export function tokensOf(choice) {
   return text ? [{ text, probability: least }] : [];
 }
 
+/* The answer whose map is on the page: only one at a time is marked. */
+let current = null;
+
 export class Answer {
   /**
-   * @param turn the question it belongs to  @param index which of the turn's answers it is
-   * @param body the request  @param name its attention policy, as people read it
+   * @param turn the question it belongs to  @param body the request
+   * @param policy its attention policy; empty where the model's own has no name here
    */
-  constructor(turn, index, body, name) {
-    Object.assign(this, { turn, index, body, name, text: "", tokens: [], rave: null, done: false, pinned: -1, at: 0 });
+  constructor(turn, body, policy) {
+    const name = policy || "default attention";
+    Object.assign(this, { turn, body, policy, name, text: "", tokens: [], rave: null, done: false, pinned: -1, at: 0 });
     this.list = h("div", {
       class: "tokens", role: "listbox", "aria-label": `Words of the answer, ${name}; arrow keys move`,
       "aria-orientation": "horizontal", onkeydown: (event) => this.#key(event), onpointerleave: () => this.#leave(),
@@ -110,6 +114,8 @@ export class Answer {
   /** Show on the page where a token looked; the maps are asked for when they are wanted first. */
   async show(index) {
     if (!this.done) return;
+    if (current !== this) current?.forget();
+    current = this;
     this.wanted = index;
     [...this.list.children].forEach((span, i) => span.classList.toggle("shown", i === index));
     if (!this.turn.maps) this.turn.stage.say("Looking up where the model looked …");
@@ -138,6 +144,15 @@ export class Answer {
     this.at = index;
   }
 
+  /** Take the marks away: another answer is looked at. */
+  forget() {
+    [this.wanted, this.pinned] = [-1, -1];
+    for (const span of this.list.children) {
+      span.classList.remove("shown");
+      span.setAttribute("aria-selected", "false");
+    }
+  }
+
   #leave() {
     if (this.list.querySelector(":focus-visible")) {
       this.show(this.at);
@@ -147,8 +162,7 @@ export class Answer {
       this.show(this.pinned);
       return;
     }
-    this.wanted = -1;
-    [...this.list.children].forEach((span) => span.classList.remove("shown"));
+    this.forget();
     this.turn.stage.clear();
   }
 
@@ -164,8 +178,7 @@ export class Answer {
       event.preventDefault();
       this.#pin(this.at);
     } else if (event.key === "Escape") {
-      this.pinned = -1;
-      this.#select(this.at);
+      this.forget();
       this.turn.stage.clear();
     }
   }
@@ -181,16 +194,13 @@ function statistics(rave) {
   ];
 }
 
-/** The maps of a turn's answers, one run for each. */
+/** The maps of a turn's answers, a run for each. */
 export async function lookAt(answers) {
-  const [{ body }] = answers, names = answers.map((answer) => answer.body.attention);
-  const compare = names.every(Boolean) ? names : undefined;
-  const max = Math.max(...answers.map((answer) => answer.tokens.length)) + 1;
-  if (compare || answers.length === 1) {
-    const { model, messages, image_tokens: tokens } = body;
-    const found = await postJSON("/v1/look", { model, messages, compare, max_tokens: max, image_tokens: tokens });
-    if (!compare) return found.runs.slice(-1);
-    return found.runs;
-  }
-  return (await Promise.all(answers.map((answer) => lookAt([answer])))).flat();
+  const [{ body }] = answers, { model, messages, image_tokens: tokens } = body;
+  const compare = answers.map((answer) => answer.policy);
+  const found = await postJSON("/v1/look", {
+    model, messages, max_tokens: Math.max(...answers.map((answer) => answer.tokens.length)) + 1,
+    ...(compare.every(Boolean) ? { compare } : {}), ...(tokens ? { image_tokens: tokens } : {}),
+  });
+  return found.runs.slice(-answers.length);
 }

@@ -85,19 +85,19 @@ export async function* streamJSON(path, body, signal) {
   if (!ended) throw new ServerError("The answer broke off before its end; ask again.");
 }
 
-/** The data of server-sent events, as the HTML standard reads them: lines end with LF, CR or both. */
+/** The data of server-sent events, as the HTML standard reads them: lines end with LF, CR or both; one that is cut is none. */
 export async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", data = [];
   for (;;) {
     const { value, done } = await reader.read();
     rest += value ?? "";
-    if (done) rest += "\n\n";
     // A CR at the very end may be the first half of CR LF.
     const lines = rest.split(/\r\n|\n|\r(?!$)/);
     rest = lines.pop();
     for (const line of lines) {
-      if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
+      if (line === "data") data.push("");
+      else if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
       else if (line === "" && data.length) {
         yield data.join("\n");
         data = [];

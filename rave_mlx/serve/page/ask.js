@@ -4,7 +4,7 @@ import { Answer, lookAt } from "./answer.js";
 import { chosenPages } from "./documents.js";
 import { announce, at, h, percent, showError } from "./dom.js";
 import { SAMPLE_NAME, SAMPLE_QUESTIONS } from "./sample.js";
-import { chosen, limits } from "./settings.js";
+import { chosen, limits, ownAttention } from "./settings.js";
 
 const MAX_TOKENS = 512;
 let conversation = null;
@@ -65,9 +65,9 @@ class Turn {
     const word = answer.tokens[index], mass = token.mass;
     const probability = word.probability ?? token.probability;
     this.stage.say(
-      h("strong", {}, `“${word.text.replace("\n", "↵")}”`), ` ${percent(probability)} probable`,
-      mass ? `; attention: ${percent(mass.image)} on the page, ${percent(mass.text)} on the text` : "",
-      this.answers.length > 1 ? ` (${answer.name})` : "");
+      h("strong", {}, `“${word.text.replace("\n", "↵").slice(0, 24)}”`), ` ${percent(probability)} probable`,
+      mass ? ` · ${Math.round(100 * mass.image)} % of attention on the page` : "",
+      this.answers.length > 1 ? ` · ${answer.name}` : "");
   }
 }
 
@@ -112,8 +112,7 @@ async function ask(question, stage) {
     conversation = { pages, turns: [] };
   }
   const turn = new Turn(question, pages, stage);
-  turn.answers = bodiesFor(question).map((body, index) =>
-    new Answer(turn, index, body, body.attention ?? "the model's own attention"));
+  turn.answers = bodiesFor(question).map((body) => new Answer(turn, body, body.attention ?? ownAttention()));
   conversation.turns.push(turn);
   at("turns").append(h("li", { class: "turn" },
     h("p", { class: "question" }, h("span", { class: "sr" }, "You asked: "), question),

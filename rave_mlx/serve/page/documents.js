@@ -127,7 +127,7 @@ function documentElement(doc, several) {
   const small = (text, call) => h("button", { type: "button", class: "quiet", onclick: call }, text);
   const count = doc.pages.filter((page) => page.chosen).length;
   const head = h("div", { class: "doc-head" },
-    h("h3", { title: doc.name }, doc.name),
+    h("h2", { class: "name", title: doc.name }, doc.name),
     doc.pages.length > 1 ? h("span", { class: "muted" }, `${count} of ${plural(doc.pages.length, "page")} chosen`) : null,
     doc.pages.length > 2 ? [small("All", () => choose(doc.pages, true)), small("None", () => choose(doc.pages, false))] : null,
     h("button", { type: "button", class: "quiet remove", "aria-label": `Remove ${doc.name}`, onclick: () => remove(doc) },

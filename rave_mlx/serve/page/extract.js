@@ -59,7 +59,7 @@ class Result {
     this.error = h("p", { class: "error", role: "alert", hidden: true });
     this.body = h("div", { class: "result-body" });
     this.element = h("section", { class: "result", "aria-label": `Fields of ${doc.name}` },
-      h("h3", {}, doc.name), this.state, this.error, this.body);
+      h("h2", { class: "name" }, doc.name), this.state, this.error, this.body);
   }
 
   async fetch(schema, signal) {
@@ -163,7 +163,9 @@ async function extract(stage) {
   const results = chosenDocuments().map((doc) => new Result(doc, stage));
   at("results").replaceChildren(...results.map((result) => result.element));
   announce("Reading");
+  at("results").scrollIntoView({ block: "nearest" });
   for (const result of results) await result.fetch(schema, running.signal);
+  at("results").scrollIntoView({ block: "nearest" });
   running = null;
   at("extract-stop").hidden = true;
   at("extract-send").hidden = false;

@@ -22,6 +22,7 @@ function openTab(tab, focus = false) {
   }
   if (focus) tab.focus();
   stage.clear();
+  stage.show(shownPage());
 }
 
 for (const tab of tabs) {
@@ -35,6 +36,11 @@ for (const tab of tabs) {
 }
 
 at("opacity").addEventListener("input", () => at("stage").style.setProperty("--heat", at("opacity").valueAsNumber / 100));
+at("enlarge").addEventListener("click", () => {
+  const on = at("viewer").classList.toggle("large");
+  at("enlarge").setAttribute("aria-pressed", String(on));
+  at("enlarge").textContent = on ? "Fit" : "Enlarge";
+});
 at("sample").addEventListener("click", async () => {
   await addFiles([await sampleReceipt()]);
   at("question").focus({ preventScroll: true });

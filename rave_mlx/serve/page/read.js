@@ -12,7 +12,7 @@ const markdownOf = (row) => row.pages.map((page) => page.markdown).join("\n\n");
 /* What a block looks like: its text in the element that its kind names. */
 function blockContent(block) {
   if (block.kind === "title" || block.kind === "heading") {
-    return h("p", { class: `heading level-${Math.min(4, block.level ?? 2)}`, role: "heading", "aria-level": Math.min(6, 3 + (block.level ?? 1)) }, block.text);
+    return h("p", { class: `heading level-${Math.min(4, block.level ?? 2)}`, role: "heading", "aria-level": 3 }, block.text);
   }
   if (block.rows) {
     return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" },
@@ -30,7 +30,7 @@ class Reading {
     this.error = h("p", { class: "error", role: "alert", hidden: true });
     this.body = h("div", { class: "result-body" });
     this.element = h("section", { class: "result", "aria-label": `Text of ${doc.name}` },
-      h("h3", {}, doc.name), this.state, this.error, this.body);
+      h("h2", { class: "name" }, doc.name), this.state, this.error, this.body);
   }
 
   async fetch(signal) {

@@ -23,6 +23,9 @@ function policyOf(name) {
   return value === CUSTOM ? at(`${name}-custom`).value.trim() : value;
 }
 
+/** The attention policy that the model has where none is chosen. */
+export const ownAttention = () => modelRow()?.attention ?? "";
+
 /** What is chosen: the second policy is null where nothing is compared, empty values are the model's own. */
 export function chosen() {
   const attention = policyOf("attention") || null, compare = policyOf("compare") || null;
@@ -58,7 +61,7 @@ function fillPolicies() {
   const names = (model?.policies ?? []).map((policy) => policy.name);
   const kept = [at("attention").value, at("compare").value];
   const options = () => [...names.map((name) => new Option(name, name)), new Option(CUSTOM, CUSTOM)];
-  at("attention").replaceChildren(new Option("the model's own", ""), ...options());
+  at("attention").replaceChildren(new Option(ownAttention() ? `default (${ownAttention()})` : "default", ""), ...options());
   at("compare").replaceChildren(new Option("nothing", ""), ...options());
   ["attention", "compare"].forEach((id, i) => { if ([CUSTOM, ...names].includes(kept[i])) at(id).value = kept[i]; });
   const tokens = model?.image_tokens;
@@ -75,7 +78,7 @@ function describe() {
   for (const id of ["attention", "compare"]) at(`${id}-custom-field`).hidden = at(id).value !== CUSTOM;
   const { attention, compare, image_tokens: tokens } = chosen();
   at("settings-summary").textContent = [
-    chosenModel(), compare ? `${attention ?? "its own attention"} against ${compare}` : attention,
+    chosenModel(), compare ? `${attention ?? ownAttention()} against ${compare}` : attention,
     tokens ? `${whole(tokens)} visual tokens` : null,
   ].filter(Boolean).join(" · ");
 }

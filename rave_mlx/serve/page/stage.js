@@ -52,6 +52,7 @@ export class Stage {
     if (!view) return;
     view.latest = url;
     view.boxes.replaceChildren(...(peak ? [boxElement(peak, "peak")] : []));
+    if (peak) this.#reveal(view.boxes.firstChild);
     view.sheet.classList.toggle("looked", url !== null);
     if (url === null) return;
     const image = new Image();
@@ -75,8 +76,15 @@ export class Stage {
     for (const view of this.views) {
       const element = boxElement(box, "place");
       view.boxes.replaceChildren(element);
-      element.scrollIntoView({ block: "nearest", inline: "nearest" });
+      this.#reveal(element);
     }
+  }
+
+  /* Only the stage scrolls, where it is enlarged: the words that are pointed at stay where they are. */
+  #reveal(element) {
+    const room = this.root.getBoundingClientRect(), box = element.getBoundingClientRect();
+    if (box.top < room.top || box.bottom > room.bottom) this.root.scrollTop += box.top - room.top - room.height / 3;
+    if (box.left < room.left || box.right > room.right) this.root.scrollLeft += box.left - room.left - room.width / 3;
   }
 
   /** Take maps and boxes away. */
