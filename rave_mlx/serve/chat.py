@@ -25,6 +25,7 @@ from rave_mlx.serve.event_stream import DONE, EventStream, event
 from rave_mlx.serve.json_text import JsonResponse
 from rave_mlx.serve.shelf import ServedModel
 from rave_mlx.serve.token_chances import LikelyTokens, TokenTexts, entry
+from rave_mlx.serve.tools import read_tools
 
 
 class Watcher:
@@ -62,6 +63,7 @@ async def chat_completions(context: Context, request: Request) -> Response:
     fields = await read_json(request, ChatFields, limits)
     model = context.shelf.check(fields.model)
     check_choices(fields.n or 1, limits.choices)
+    tools = read_tools(fields.tools, fields.tool_choice)
     messages = await while_connected(
         request, read_client_messages(fields.messages, limits, remote_images=context.settings.remote_images)
     )  # fmt: skip
@@ -69,7 +71,7 @@ async def chat_completions(context: Context, request: Request) -> Response:
 
     def make(served: ServedModel) -> Sequence[Job]:
         watcher.texts = TokenTexts(served.lmm) if fields.logprobs else None
-        watcher.jobs = chat_jobs(served, fields, messages, limits)
+        watcher.jobs = chat_jobs(served, fields, messages, tools, limits)
         return watcher.jobs
 
     client = context.client(request, (fields.model_extra or {}).get("user"))
@@ -120,26 +122,28 @@ class ChatAnswers:
     ):
         lmm = context.shelf.base.lmm  # adapters have the base model's tokens
         self._fields, self._model, self._answering = fields, model, answering
-        self._choices = [Choice(i, job, fields.stops, lmm.config.tokens.stop) for i, job in enumerate(jobs)]
+        names = [tool["function"]["name"] for tool in read_tools(fields.tools, fields.tool_choice)]
+        stop = lmm.config.tokens.stop
+        self._choices = [Choice(i, job, fields.stops, stop, names) for i, job in enumerate(jobs)]
         self._texts = texts
         self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
 
     async def whole(self) -> dict[str, Any]:
         """The response, when all answers are there."""
         entries: list[list[dict[str, Any]]] = [[] for _ in self._choices]
-        finishes: list[str | None] = [None] * len(self._choices)
+        last: list[Piece | None] = [None] * len(self._choices)
         async for choice, piece in self._pieces():
             entries[choice.index] += self._entries(piece)
-            finishes[choice.index] = piece.finish
-        choices = [
-            {
-                "index": choice.index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                "logprobs": {"content": entries[choice.index], "refusal": None} if self._texts else None,
-                "finish_reason": finishes[choice.index],
-            }
-            for choice in self._choices
-        ]
+            last[choice.index] = piece
+        choices = []
+        for choice, ended in zip(self._choices, last, strict=True):
+            assert ended is not None
+            message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+            if ended.calls:
+                message |= {"content": choice.text.strip() or None, "tool_calls": ended.calls}
+            shown = {"content": entries[choice.index], "refusal": None} if self._texts else None
+            finish = ended.finish
+            choices.append({"index": choice.index, "message": message, "logprobs": shown, "finish_reason": finish})
         head = self._head("chat.completion")
         return {**head, "choices": choices, "usage": self._usage(), "rave": self._choices[0].figures()}
 
@@ -151,6 +155,9 @@ class ChatAnswers:
             async for choice, piece in self._pieces():
                 if piece.text or piece.tokens:
                     yield self._chunk(choice, {"content": piece.text}, piece)
+                if piece.calls:
+                    calls = [{"index": n, **call} for n, call in enumerate(piece.calls)]
+                    yield self._chunk(choice, {"tool_calls": calls})
                 if piece.finish is not None:
                     yield self._chunk(choice, {}, finish=piece.finish)
             if self._fields.with_usage:

@@ -23,13 +23,18 @@ from rave_mlx.serve.errors import ApiError
 from rave_mlx.serve.settings import Limits
 from rave_mlx.serve.shelf import ServedModel
 from rave_mlx.serve.token_chances import LikelyTokens
+from rave_mlx.serve.tools import call_constraint, check_template, split_calls, with_tools
 
 _PLAIN = ChatTemplate("{% for message in messages %}{{ message['content'] }}{% endfor %}")
 _SEEDS = 1 << 63
 
 
 def chat_jobs(
-    served: ServedModel, fields: ChatFields, messages: Sequence[Mapping[str, Any]], limits: Limits
+    served: ServedModel,
+    fields: ChatFields,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[dict[str, Any]],
+    limits: Limits,
 ) -> list[Job]:
     """The jobs of a chat completion, one a choice.
 
@@ -37,6 +42,7 @@ def chat_jobs(
         served: the model.
         fields: of the request.
         messages: with their images as bytes.
+        tools: that the answer may call.
         limits: how much is done for a request.
 
     Raises:
@@ -49,7 +55,13 @@ def chat_jobs(
         raise ApiError(400, f"image_tokens is {budget}, at most {limits.image_tokens} are read", param="image_tokens")
     default = lmm.config.attention if chosen is None else chosen
     originals = any(each.originals for each in steering(default).policies)
-    read = read_messages(messages, lmm.config.image, budget, originals=originals)
+    split = [split_calls(message, f"messages.{i}") for i, message in enumerate(messages)]
+    read = read_messages([rest for rest, _ in split], lmm.config.image, budget, originals=originals)
+    calls = [each for _, each in split]
+    if tools or any(calls):
+        check_template(lmm.template)
+        read = with_tools(read, calls, tools)
+    must_call = bool(tools) and fields.tool_choice not in (None, "auto")
     jobs = []
     for index in range(fields.n or 1):
         job = make_job(
@@ -60,7 +72,7 @@ def chat_jobs(
             sampling=sampling_of(fields, index),
             features=served.scheduler.features,
             prefixes=served.scheduler.prefixes,
-            constraint=_constraint(lmm, fields.response_format),
+            constraint=call_constraint(lmm, tools) if must_call else _constraint(lmm, fields.response_format),
             ends_loops=asked is None,
         )
         jobs.append(_watched(job, fields.top_logprobs or 0))

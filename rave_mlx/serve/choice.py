@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rave_mlx.errors import RaveError
 from rave_mlx.generation.job import Answer, Job, NewToken
 from rave_mlx.serve.engine import Update
 from rave_mlx.serve.errors import from_rave
 from rave_mlx.serve.stop_text import StopText
+from rave_mlx.serve.tools import CallText
 
 _FINISH = {"stop": "stop", "length": "length", "repetition": "stop", "cancelled": "stop"}
 
@@ -33,12 +33,14 @@ class Piece:
         tokens: that go with them.
         finish: why the answer ended, if it has.
         stopped: whether a stop text came just now: the model has to be told.
+        calls: of tools, with which the answer ended.
     """
 
     text: str
     tokens: Sequence[ShownToken]
     finish: str | None = None
     stopped: bool = False
+    calls: list[dict[str, Any]] | None = None
 
 
 class Choice:
@@ -49,6 +51,7 @@ class Choice:
         job: what the model was asked.
         stops: texts that end it.
         control: ids of tokens that are no text: the stop tokens.
+        tools: names of the tools that the answer may call.
 
     Attributes:
         text: what went out.
@@ -56,11 +59,12 @@ class Choice:
         answer: what the model wrote, when it has ended.
     """
 
-    def __init__(self, index: int, job: Job, stops: Sequence[str], control: Sequence[int]):
+    def __init__(self, index: int, job: Job, stops: Sequence[str], control: Sequence[int], tools: Sequence[str] = ()):
         self.index, self.job, self.text, self.tokens = index, job, "", 0
         self.answer: Answer | None = None
         self._control = frozenset(control)
         self._stop = StopText[ShownToken](stops)
+        self._calls = CallText(tools) if tools else None
         self._least = 1.0
         self._first = self._last = 0.0
 
@@ -70,7 +74,26 @@ class Choice:
         Raises:
             ApiError: when the model could not go on.
         """
-        text, shown, was_found = "", list[ShownToken](), self._stop.found
+        was_found, finish, calls = self._stop.found, None, None
+        text, shown = self._written(update)
+        if update.answer is not None:
+            self.answer, error = update.answer, update.answer.error
+            if error is not None:
+                raise from_rave(error)
+            more, entries = self._stop.finish()
+            text, shown = text + more, shown + entries
+            finish = "stop" if self._stop.found else _FINISH[update.answer.ending]
+        if self._calls is not None:
+            text = self._calls.add(text)
+            if finish is not None:
+                rest, calls = self._calls.finish()
+                text, finish = text + rest, "tool_calls" if calls else finish
+        self.text += text
+        return Piece(text, shown, finish, self._stop.found and not was_found, calls)
+
+    def _written(self, update: Update) -> tuple[str, list[ShownToken]]:
+        """The text of an update up to a stop text, and the tokens that go with it."""
+        text, shown = "", list[ShownToken]()
         likely = update.likely or ((),) * len(update.tokens)
         for token, others in zip(update.tokens, likely, strict=False):
             if self._stop.found:
@@ -79,17 +102,7 @@ class Choice:
             if token.id not in self._control:
                 more, entries = self._stop.add(token.text, ShownToken(token, others))
                 text, shown = text + more, shown + entries
-        finish = None
-        if update.answer is not None:
-            self.answer, error = update.answer, update.answer.error
-            if error is not None:
-                assert isinstance(error, RaveError)
-                raise from_rave(error)
-            more, entries = self._stop.finish()
-            text, shown = text + more, shown + entries
-            finish = "stop" if self._stop.found else _FINISH[update.answer.ending]
-        self.text += text
-        return Piece(text, shown, finish, self._stop.found and not was_found)
+        return text, shown
 
     def figures(self) -> dict[str, Any]:
         """How certain and how fast it was; the `rave` object of a response."""

@@ -201,8 +201,15 @@ def _reading_row(done: Done, written: str) -> dict[str, Any]:
     if written == "json":
         return result.as_row()
     text = result.markdown if written == "markdown" else result.text
-    return {"file": result.file, "sha256": result.sha256, "pages": done.pages, written: text,
-            "certainty": result.certainty, "ending": "error" if done.pages is None else result.ending, "error": result.error}  # fmt: skip
+    return {
+        "file": result.file,
+        "sha256": result.sha256,
+        "pages": done.pages,
+        written: text,
+        "certainty": result.certainty,
+        "ending": "error" if done.pages is None else result.ending,
+        "error": result.error,
+    }
 
 
 def _page(document: Document, number: int) -> dict[str, Any]:

@@ -6,10 +6,11 @@ steps and characters (`template_limits`), and whatever it does wrong is a prompt
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Template, TemplateError
+from jinja2 import Template, TemplateError, meta
 
 from rave_mlx.errors import PromptError
 from rave_mlx.inputs.prompt.template_environment import Environment
@@ -48,14 +49,35 @@ class ChatTemplate:
         except (TemplateError, SyntaxError, ValueError, OverflowError) as error:
             raise PromptError(f"the model's chat template does not compile: {error}") from None
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> str:
+    @functools.cached_property
+    def knows_tools(self) -> bool:
+        """Whether it shows the tools that a conversation offers."""
+        return "tools" in meta.find_undeclared_variables(Environment().parse(self.source))
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         """The conversation as one string.
+
+        Args:
+            messages: as the template sees them.
+            add_generation_prompt: end where the answer begins.
+            tools: that are offered, as OpenAI has them.
 
         Raises:
             PromptError: when the template refuses the messages (roles out of order, say) or fails.
             TemplateLimitError: when it takes too many steps or writes too much.
         """
-        given = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
+        given = {
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+            "tools": list(tools) or None,
+            "documents": None,
+        }
         try:
             with metered(len(messages)):
                 return self._template.render(self._tokens | given)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 from PIL import Image
 
@@ -52,11 +53,21 @@ class ImagePart:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `plain` when the content was given as a string and not as parts: templates may tell them apart."""
+    """One turn.
+
+    Attributes:
+        role: who speaks: system, developer, user, assistant; tool where the chat template knows tools.
+        parts: what is said and shown.
+        plain: when the content was given as a string and not as parts: templates may tell them apart.
+        calls: of tools, that an assistant made: {"name": ..., "arguments": {...}}.
+        tools: that a conversation offers, in its first message: JSON Schemas of functions as OpenAI has them.
+    """
 
     role: str
     parts: tuple[TextPart | ImagePart, ...]
     plain: bool = False
+    calls: tuple[Mapping[str, Any], ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 def latest_turn(messages: Sequence[Message]) -> list[Message]:

@@ -6,6 +6,7 @@ which characters are the template's (there, control tokens count) and which are 
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,8 @@ from rave_mlx.inputs.prompt.message import ImagePart, Message, Role, TextPart
 from rave_mlx.inputs.prompt.piece import Piece
 from rave_mlx.inputs.prompt.template_edits import follow_edits
 
-_ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
+_ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT,
+          "tool": Role.USER}  # fmt: skip
 
 
 def render(
@@ -40,12 +42,13 @@ def render(
 
     Raises:
         PromptError: when the template refuses the conversation or leaves a message out, or looks into messages that
-            hold the text of a control token.
+            hold the text of a control token; for tools where it knows none.
     """
     for message in messages:
-        if message.role not in _ROLES:
+        if message.role not in _ROLES or (message.role == "tool" and not template.knows_tools):
             number = messages.index(message) + 1
             raise PromptError(f"message {number}: unknown role {message.role!r}; use system, user or assistant")
+    _check_tools(messages, template, control)
     try:
         return _render_as(messages, template, add_generation_prompt, control)
     except TemplateLimitError:
@@ -73,7 +76,8 @@ def _render_as(
         if begun:
             _mark_end(contents[-1], end, len(messages) - 1)
         shown = [_content(message, content) for message, content in zip(messages, contents, strict=True)]
-        text = template.render(shown, add_generation_prompt=add_generation_prompt and not begun)
+        tools = messages[0].tools if messages else ()
+        text = template.render(shown, add_generation_prompt=add_generation_prompt and not begun, tools=tools)
         return _until(text, end, len(messages)) if begun else text
 
     pieces = _pieces(written(lambda part, i, role: _show(part, i, role, nonce, stand_ins)), nonce, stand_ins, messages)
@@ -83,7 +87,23 @@ def _render_as(
 def _content(message: Message, content: list[dict[str, Any]]) -> Mapping[str, Any]:
     """A message as the template sees it: one text where it was given as one."""
     plain = message.plain and all("text" in part for part in content)
-    return {"role": message.role, "content": "".join(p["text"] for p in content) if plain else content}
+    shown = {"role": message.role, "content": "".join(p["text"] for p in content) if plain else content}
+    if message.calls:
+        shown["tool_calls"] = [{"type": "function", "function": call} for call in message.calls]
+    return shown
+
+
+def _check_tools(messages: Sequence[Message], template: ChatTemplate, control: Collection[str]) -> None:
+    """Refuse tools that would be left out, or in whose words a control token stands: the template writes those."""
+    given = [*(messages[0].tools if messages else ()), *(call for message in messages for call in message.calls)]
+    if given and not template.knows_tools:
+        raise PromptError(
+            "the model's chat template knows no tools; leave them out, or use a model that was made for them"
+        )
+    words = json.dumps(given, ensure_ascii=False)
+    found = next((token for token in control if token in words), None)
+    if found is not None:
+        raise PromptError(f"the tools hold the control token {found!r}; write it differently")
 
 
 def _pieces(text: str, nonce: str, stand_ins: Mapping[str, Piece], messages: Sequence[Message]) -> list[Piece]:
