@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -92,7 +91,7 @@ def chat(
 
     Without --prompt a conversation starts (type /help in it); questions may also come from a pipe, one a line.
     """
-    from rave_mlx.api import MODEL_VARIABLE, load
+    from rave_mlx.api import load
     from rave_mlx.chat.session import Session
     from rave_mlx.cli.image_arguments import open_arguments
     from rave_mlx.cli.repl import Repl
@@ -116,7 +115,7 @@ def chat(
     session = Session(
         lmm, policy=policy, max_tokens=max_tokens, image_tokens=image_tokens, sampling=sampling, system=system
     )
-    repl = Repl(session, built_in=model is None and not os.environ.get(MODEL_VARIABLE), json=json)
+    repl = Repl(session, built_in=model is None, json=json)
     for each in images:
         repl.attach(each)
     if prompt is not None:

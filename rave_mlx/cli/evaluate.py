@@ -12,8 +12,14 @@ import typer
 from rave_mlx.cli import options
 from rave_mlx.cli.document_options import BatchSize
 
+app = typer.Typer(
+    invoke_without_command=True, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
+)
 
+
+@app.callback()
 def evaluate(
+    context: typer.Context,
     task: Annotated[
         str,
         typer.Option(
@@ -64,6 +70,8 @@ def evaluate(
 
     Answers are greedy, several are written at a time. Tables go to stdout, progress to stderr.
     """
+    if context.invoked_subcommand is not None:
+        return
     from rave_mlx.api import load
     from rave_mlx.checkpoint.fingerprint import adapter_fingerprint, fingerprint
     from rave_mlx.evaluate.answers_file import AnswersFile
@@ -99,3 +107,30 @@ def evaluate(
         )
     progress.close()
     print(as_json(results, breakdowns) if json else as_tables(results, breakdowns))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Answers of one run, as --out wrote them.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Answers of another run to the same questions.")],
+    by: Annotated[str, typer.Option("--by", metavar="TAG", help="Tag of the questions to break figures down by.")] = (
+        "kind"
+    ),
+    json: Annotated[bool, typer.Option("--json", help="Figures as one JSON object.")] = False,
+) -> None:
+    """Compare two runs question by question: difference, 95 % interval over pages, McNemar's exact test.
+
+    [bold]rave-mlx evaluate compare none.jsonl rave.jsonl[/bold]
+    """
+    import json as formats
+    from dataclasses import asdict
+
+    from rave_mlx.evaluate.compare import as_table, by_tag, paired
+    from rave_mlx.evaluate.compare import compare as compare_runs
+
+    pairs = paired(first, second)
+    whole, parts = compare_runs(pairs), by_tag(pairs, by)
+    if json:
+        print(formats.dumps({"all": asdict(whole), "by": {name: asdict(part) for name, part in parts.items()}}))
+        return
+    print(as_table(whole, parts))

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from rave_mlx.chat.jobs import make_job
@@ -32,6 +33,7 @@ class Result:
         errors, length: character errors, and characters of the closest right answer.
         seconds: since the answer before it was there: their mean is what an answer takes.
         certainty: probability of the answer's least likely token.
+        page: number of the image, from 0; questions that follow each other about one share it. -1 where not known.
     """
 
     question: str
@@ -44,6 +46,7 @@ class Result:
     length: int
     seconds: float
     certainty: float
+    page: int = -1
 
 
 class AnswersKept(Protocol):
@@ -83,21 +86,21 @@ def answer_all(
         ImageError, PromptError, MemoryLimitError: for an item that the model cannot take.
         UsageError: where `answers` holds answers to other questions.
     """
-    left = iter(items)
+    left = _numbered(items)
     if answers is not None:
         # Zipped this way round, no item is taken that has no answer yet.
-        for number, (result, item) in enumerate(zip(tuple(answers.done), left)):  # noqa: B905
+        for number, (result, (item, _)) in enumerate(zip(tuple(answers.done), left)):  # noqa: B905
             answers.check(item, number)
             yield result
     scheduler = Scheduler(lmm, rows=batch_size)
-    asked: deque[Item] = deque()
+    asked: deque[tuple[Item, int]] = deque()
     before = time.perf_counter()
     for answer in scheduler.run(_jobs(scheduler, left, asked, policy, image_tokens)):
-        item = asked.popleft()
+        item, page = asked.popleft()
         if answer.error is not None:
             raise type(answer.error)(f"{answer.error} (question {item.question!r})") from answer.error
         now = time.perf_counter()
-        result = _score(item, answer.text, now - before, answer.certainty)
+        result = _score(item, answer.text, now - before, answer.certainty, page)
         before = now
         if answers is not None:
             answers.add(result)
@@ -106,8 +109,26 @@ def answer_all(
         yield result
 
 
+def _numbered(items: Iterable[Item]) -> Iterator[tuple[Item, int]]:
+    """Items with the number of their image."""
+    number, image = -1, None
+    for item in items:
+        if number < 0 or not _is_same(item.image, image):
+            number, image = number + 1, item.image
+        yield item, number
+
+
+def _is_same(image: object, other: object) -> bool:
+    """Whether two items are about one image: the same object, or the same path."""
+    return image is other or (isinstance(image, (str, Path)) and image == other)
+
+
 def _jobs(
-    scheduler: Scheduler, items: Iterable[Item], asked: deque[Item], policy: Attention, image_tokens: int | None
+    scheduler: Scheduler,
+    items: Iterable[tuple[Item, int]],
+    asked: deque[tuple[Item, int]],
+    policy: Attention,
+    image_tokens: int | None,
 ) -> Iterator[Job | Failed]:
     """A job for each question, which goes to `asked` before."""
     lmm = scheduler.lmm
@@ -115,10 +136,10 @@ def _jobs(
     originals = any(each.originals for each in chosen.policies)
     image: object = None
     part: ImagePart | None = None
-    for item in items:
-        asked.append(item)
+    for item, number in items:
+        asked.append((item, number))
         try:
-            if part is None or item.image is not image:
+            if part is None or not _is_same(item.image, image):
                 image = item.image
                 part = read_image(item.image, lmm.config.image, image_tokens=image_tokens, original=originals)
             yield make_job(
@@ -135,7 +156,7 @@ def _jobs(
             yield Failed(error)
 
 
-def _score(item: Item, answer: str, seconds: float, certainty: float) -> Result:
+def _score(item: Item, answer: str, seconds: float, certainty: float, page: int) -> Result:
     """An answer measured against the right ones."""
     errors, length = character_errors(answer, item.answers)
     return Result(
@@ -149,4 +170,5 @@ def _score(item: Item, answer: str, seconds: float, certainty: float) -> Result:
         length=length,
         seconds=seconds,
         certainty=certainty,
+        page=page,
     )
