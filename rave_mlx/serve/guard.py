@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rave_mlx.serve.errors import ApiError
 from rave_mlx.serve.json_text import error_response
-from rave_mlx.serve.settings import LOOPBACK, ServeSettings
+from rave_mlx.serve.settings import ServeSettings, is_loopback
 
 _OPEN = frozenset({"/", "/health", "/v1/settings"})
 """Paths that need no key, beside the page's files."""
@@ -67,7 +67,7 @@ class Guard:
     def _check(self, headers: Headers, path: str, *, asks: bool) -> None:
         """Refuse what is not meant for this server, or may not ask."""
         host = headers.get("host", "")
-        if self._settings.is_local and _name(host) not in LOOPBACK and not _name(host).startswith("127."):
+        if self._settings.is_local and not is_loopback(_name(host)):
             raise ApiError(
                 403, f"this server answers to 127.0.0.1 and localhost, not to {host[:100]!r}", code="wrong_host"
             )

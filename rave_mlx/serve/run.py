@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+import signal
 import socket
 import sys
+from collections.abc import Iterator
 
 import uvicorn
 
@@ -40,10 +43,24 @@ def serve_at(bound: socket.socket, shelf: Shelf, settings: ServeSettings) -> Non
     context.start()
     try:
         print(f"rave-mlx: {shelf.base.name} at {address(bound)} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-        uvicorn.Server(config).run(sockets=[bound])
+        _Server(config).run(sockets=[bound])
     finally:
         context.stop()
         bound.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which by itself repeats the signal that ended it: the process would die of it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """End in good order for the time of a block: at the second signal at once."""
+        kept = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
 
 
 def bind(settings: ServeSettings) -> socket.socket:

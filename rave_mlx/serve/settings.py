@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rave_mlx.errors import UsageError
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Names of this machine under which nobody else can reach it."""
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address means this machine, and nobody else can reach it under that."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -86,4 +92,4 @@ class ServeSettings:
     @property
     def is_local(self) -> bool:
         """Whether only programs on this machine can reach the server."""
-        return self.host in LOOPBACK or self.host.startswith("127.")
+        return is_loopback(self.host)
