@@ -65,10 +65,10 @@ class Visit:
         self.wrong = []
         self.page.on("console", lambda m: self.wrong.append(m.text) if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.open(address)
+        self.address = address
 
-    def open(self, address):
-        self.page.goto(address)
+    def open(self, address=None):
+        self.page.goto(address or self.address)
         self.until("document.querySelector('#model').options.length > 0")
 
     def until(self, condition, argument=None, seconds=30):
@@ -76,7 +76,7 @@ class Visit:
         end = time.monotonic() + seconds
         while not self.page.evaluate(condition, argument):
             assert time.monotonic() < end, f"never true: {condition}"
-            self.page.wait_for_timeout(30)
+            self.page.wait_for_timeout(50)
 
     def sample(self):
         self.page.click("#sample")
@@ -98,7 +98,9 @@ class Visit:
         """Ask, and wait for the end of every answer; gives their texts."""
         self.page.fill("#question", question)
         self.page.press("#question", "Enter")
-        self.until("(n) => document.querySelectorAll('.turn:last-child .answer[aria-busy=false]').length === n", answers)
+        self.until(
+            "(n) => document.querySelectorAll('.turn:last-child .answer[aria-busy=false]').length === n", answers
+        )
         return self.page.locator(".turn:last-child .tokens").all_inner_texts()
 
     def looked(self, before=0):
@@ -131,9 +133,14 @@ class Visit:
             [kind, view],
         )
 
+    def end(self):
+        """The console has said nothing."""
+        wrong, self.wrong = self.wrong, []
+        assert wrong == []
+
     def close(self):
         self.context.close()
-        assert self.wrong == []
+        self.end()
 
 
 def axe_source(folder):

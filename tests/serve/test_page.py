@@ -5,8 +5,10 @@ Every visit ends with a look at the browser's console: errors, warnings and brea
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import os
 import shutil
 import subprocess
 
@@ -39,17 +41,19 @@ def browser():
         yield found
 
 
+@pytest.fixture(scope="module")
+def person(browser, address):
+    """One browser window for all tests: a page that is opened anew knows nothing of what was."""
+    found = Visit(browser, address, permissions=["clipboard-read", "clipboard-write"])
+    yield found
+    found.close()
+
+
 @pytest.fixture
-def visit(browser, address):
-    visits = []
-
-    def start(**options):
-        visits.append(Visit(browser, address, **options))
-        return visits[-1]
-
-    yield start
-    for each in visits:
-        each.close()
+def here(person):
+    person.open()
+    yield person
+    person.end()
 
 
 def pdf(*pages):
@@ -81,8 +85,7 @@ def middle(box):
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-def test_a_newcomer_asks_about_the_sample(visit):
-    here = visit()
+def test_a_newcomer_asks_about_the_sample(here):
     page = here.page
     assert page.locator(".drop h2").inner_text() == "Drop a document here"
     here.sample()
@@ -98,8 +101,7 @@ def test_a_newcomer_asks_about_the_sample(visit):
     assert page.locator(".token").first.get_attribute("aria-label").startswith("1, 9")
 
 
-def test_a_word_shows_where_the_model_looked(visit):
-    here = visit()
+def test_a_word_shows_where_the_model_looked(here):
     here.sample()
     (answer,) = here.ask("What is the total?")
     assert answer == "13.60"
@@ -121,8 +123,7 @@ def test_a_word_shows_where_the_model_looked(visit):
     here.until(f"{opacity} == 0")
 
 
-def test_the_keyboard_alone(visit):
-    here = visit()
+def test_the_keyboard_alone(here):
     press = here.page.keyboard.press
     for _ in range(20):
         if here.page.evaluate("document.activeElement.id") == "sample":
@@ -148,14 +149,16 @@ def test_the_keyboard_alone(visit):
     assert here.page.locator(".sheet.looked").count() == 0
 
 
-def test_a_pdf_is_dropped_and_a_page_of_it_asked_about(visit):
-    here = visit()
+def test_a_pdf_is_dropped_and_a_page_of_it_asked_about(here):
     here.drop("stay.pdf", "application/pdf", REPORT)
     here.page.wait_for_selector(".thumb >> nth=1")
-    assert here.page.locator(".thumbs .check").all_inner_texts() == ["ask about page 1", "ask about page 2"]
+    assert here.page.locator(".thumbs .check").all_inner_texts() == ["ask about\npage 1", "ask about\npage 2"]
     here.page.uncheck(".thumbs li:nth-child(1) input")
+    here.page.fill("#image-tokens", "400")
     (answer,) = here.ask("What is the total?")
     assert answer == "97.50"
+    visual = int(here.page.locator(".stats").inner_text().split()[0])
+    assert 300 < visual <= 400
     here.page.hover(".token >> nth=1")
     here.looked()
     assert here.page.locator("#stage img").get_attribute("alt") == "stay.pdf, page 2"
@@ -171,8 +174,7 @@ def test_a_pdf_is_dropped_and_a_page_of_it_asked_about(visit):
     assert here.page.locator(".cut").count() == 1
 
 
-def test_two_policies_beside_each_other(visit):
-    here = visit()
+def test_two_policies_beside_each_other(here):
     here.sample()
     here.page.select_option("#attention", "rave")
     here.page.select_option("#compare", "none")
@@ -188,8 +190,7 @@ def test_two_policies_beside_each_other(visit):
     assert len(set(maps)) == 2
 
 
-def test_fields_and_their_places(visit):
-    here = visit()
+def test_fields_and_their_places(here):
     here.drop("stay.pdf", "application/pdf", REPORT)
     here.page.wait_for_selector(".thumb >> nth=1")
     here.page.uncheck(".thumbs li:nth-child(1) input")
@@ -209,8 +210,7 @@ def test_fields_and_their_places(visit):
     assert "page 2" in here.page.locator("#note").inner_text()
 
 
-def test_a_schema_is_built_and_pasted(visit):
-    here = visit()
+def test_a_schema_is_built_and_pasted(here):
     here.sample()
     page = here.page
     page.click("#tab-extract")
@@ -219,7 +219,7 @@ def test_a_schema_is_built_and_pasted(visit):
     page.select_option(".field:nth-child(3) .kind >> nth=0", "rows")
     page.fill(".columns .name", "price")
     page.select_option(".columns .kind", "number")
-    page.click(".rows-part button.quiet:text('Add column')")
+    page.click(".rows-part button:text('Add column'):visible")
     page.keyboard.type("name")
     page.check("#by-json")
     assert json.loads(page.input_value("#schema-text")) == {
@@ -249,8 +249,7 @@ def test_a_schema_is_built_and_pasted(visit):
     assert page.locator("#schema-error").inner_text().startswith("The schema is no JSON")
 
 
-def test_text_is_read_and_is_text(visit):
-    here = visit()
+def test_text_is_read_and_is_text(here):
     here.drop("<b>bold</b>.pdf", "application/pdf", pdf([(20, 60, "Total 13.60"), (20, 120, "Harbour Cafe")]))
     here.page.wait_for_selector("#stage img")
     assert here.page.locator("#documents .name").inner_text() == "<b>bold</b>.pdf"
@@ -263,8 +262,7 @@ def test_text_is_read_and_is_text(visit):
     assert inside((60 / 320, 55 / 200), here.box("place"), (0.02, 0.03))
 
 
-def test_nothing_is_left_after_a_reload(visit, address):
-    here = visit()
+def test_nothing_is_left_after_a_reload(here):
     here.sample()
     here.ask("What is the total?")
     here.page.fill("#question", "something private")
@@ -278,46 +276,53 @@ def test_nothing_is_left_after_a_reload(visit, address):
     assert here.context.cookies() == []
 
 
-@pytest.mark.parametrize("width", [390, 320])
-def test_a_phone_scrolls_down_only(visit, width):
-    here = visit(width=width, height=844, has_touch=True, is_mobile=True)
+def test_a_phone_scrolls_down_only(browser, address):
+    here = Visit(browser, address, width=390, height=844, has_touch=True, is_mobile=True)
+    here.open()
     page = here.page
 
     def too_wide():
-        return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        """How far the page is wider than the screen of a phone and of a small one, with any of its tabs open."""
+        found = []
+        for width in (320, 390):
+            page.set_viewport_size({"width": width, "height": 844})
+            for tab in page.locator("[role=tab]").all():
+                tab.tap()
+                found.append(
+                    page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+                )
+        page.tap("#tab-ask")
+        return max(found)
 
     assert too_wide() == 0
     here.sample()
-    page.click("#settings summary")
+    page.tap("#settings summary")
     page.select_option("#compare", "none")
-    page.click("#settings summary")
+    page.tap("#settings summary")
     here.ask("What is the total?", answers=2)
     page.tap(".token >> nth=0")
     here.looked()
-    assert too_wide() == 0
     in_sight = "(e) => { const b = e.getBoundingClientRect(); return b.top >= 0 && b.bottom <= innerHeight; }"
     assert page.locator(".token").first.evaluate(in_sight)
     assert page.locator("#stage").evaluate(in_sight)  # the word and its map at once
-    page.click("#tab-extract")
-    page.click("#extract-send")
-    page.wait_for_selector(".values")
-    assert too_wide() == 0
-    page.click("#tab-read")
-    page.click("#read-send")
+    page.tap("#tab-extract")
+    page.tap("#extract-send")
+    page.tap("#tab-read")
+    page.tap("#read-send")
     page.wait_for_selector(".block")
+    page.wait_for_selector(".values", state="attached")
     assert too_wide() == 0
+    here.close()
 
 
-def test_no_serious_violation_of_accessibility(visit, pytestconfig):
+def test_no_serious_violation_of_accessibility(here, pytestconfig):
     source = axe_source(pytestconfig.cache.mkdir("axe"))
-    here = visit()
     page = here.page
 
     def serious(what):
         found = []
         for scheme, options in (("light", "{}"), ("dark", '{runOnly: ["color-contrast"]}')):
             page.emulate_media(color_scheme=scheme)
-            page.evaluate(source)
             violations = page.evaluate(f"axe.run(document, {options}).then((r) => r.violations)")
             found += [
                 (what, scheme, v["id"], n["target"])
@@ -328,10 +333,14 @@ def test_no_serious_violation_of_accessibility(visit, pytestconfig):
         page.emulate_media(color_scheme="light")
         return found
 
-    page.emulate_media(reduced_motion="reduce")
+    page.emulate_media(reduced_motion="reduce")  # colours are measured when they have settled
+    page.evaluate(source)
     found = serious("empty")
+    here.sample()
     here.drop("stay.pdf", "application/pdf", REPORT)
-    page.wait_for_selector(".thumb >> nth=1")
+    page.wait_for_selector(".thumb >> nth=2")
+    for page_of_pdf in page.locator(".thumbs input").all()[1:]:
+        page_of_pdf.uncheck()
     page.select_option("#compare", "none")
     here.ask("What is the total?", answers=2)
     page.click(".token >> nth=0")
@@ -348,8 +357,7 @@ def test_no_serious_violation_of_accessibility(visit, pytestconfig):
     assert found + serious("text") == []
 
 
-def test_errors_are_said_where_they_happened(visit):
-    here = visit()
+def test_errors_are_said_where_they_happened(here):
     here.page.fill("#question", "What is the total?")
     here.page.press("#question", "Enter")
     assert here.page.locator("#ask-error").inner_text().startswith("There is no page to ask about")
@@ -367,8 +375,7 @@ def test_errors_are_said_where_they_happened(visit):
     here.wrong.clear()  # browsers write every status of 400 to the console
 
 
-def test_an_answer_is_stopped(visit):
-    here = visit()
+def test_an_answer_is_stopped(here):
     here.sample()
     here.page.fill("#question", "What is the total?")
     here.page.evaluate("document.querySelector('#send').click(); document.querySelector('#stop').click()")
@@ -378,28 +385,11 @@ def test_an_answer_is_stopped(visit):
     assert here.ask("What is the total?") == ["13.60"]
 
 
-def test_the_copied_command_asks_the_same(visit, tmp_path):
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
-    here = visit(permissions=["clipboard-read", "clipboard-write"])
-    here.sample()
-    here.ask("What is the $HOME `total`?")
-    data = here.page.evaluate("document.querySelector('#stage img').src.split(',')[1]")
-    (tmp_path / "picture.b64").write_text(data)
-    subprocess.run("base64 -d < picture.b64 > sample-receipt.png", shell=True, cwd=tmp_path, check=True)
-    here.page.click(".answer button:text('Copy curl')")
-    here.page.wait_for_selector("button:text('Copied')")
-    command = here.page.evaluate("navigator.clipboard.readText()")
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
-    answer = json.loads(done.stdout)["choices"][0]["message"]["content"]
-    assert answer == here.page.locator(".tokens").inner_text()
-    assert "What is the \\$HOME \\`total\\`?" in command
-
-
-def test_events_are_read_however_they_are_cut(visit):
+def test_events_are_read_however_they_are_cut(here):
     """The text of the HTML standard's examples, in pieces of every size."""
-    here = visit()
-    text = ": comment\n\ndata: YHOO\ndata: +2\r\ndata:10\n\nid: 1\ndata\r\rdata:é {\"a\": 1}\r\n\r\ndata:  two\n\ndata: cut"
+    text = (
+        ': comment\n\ndata: YHOO\ndata: +2\r\ndata:10\n\nid: 1\ndata\r\rdata:é {"a": 1}\r\n\r\ndata:  two\n\ndata: cut'
+    )
     found = here.page.evaluate(
         """async (text) => {
           const { events } = await import("/page/api.js"), bytes = new TextEncoder().encode(text), out = [];
@@ -417,23 +407,38 @@ def test_events_are_read_however_they_are_cut(visit):
     assert found == [["YHOO\n+2\n10", "", 'é {"a": 1}', " two"]] * 6
 
 
-def test_colours_are_those_of_look(visit):
-    table = visit().page.evaluate("import('/page/colors.js').then((m) => [...m.attentionScale()])")
+def test_colours_are_those_of_look(here):
+    table = here.page.evaluate("import('/page/colors.js').then((m) => [...m.attentionScale()])")
     assert np.abs(np.array(table).reshape(256, 3) - attention_scale().astype(int)).max() <= 1
 
 
-def test_a_key_is_asked_for_and_not_kept(browser):
-    with serving("--api-key", "correct-horse") as address:
-        here = Visit(browser, address)
+def test_a_key_is_asked_for_and_not_kept(person, tmp_path):
+    """And the command that is copied asks the same as the page, with the key from where scripts have it."""
+    here = person
+    with serving(RAVE_MLX_API_KEY="correct-horse") as address:
+        here.open(address)
         here.sample()
-        here.page.fill("#question", "What is the total?")
+        here.page.fill("#question", "What is the $HOME `total`?")
         here.page.press("#question", "Enter")
         here.page.wait_for_selector(".answer .error:visible")
         assert "key" in here.page.locator(".answer .error").inner_text()
         here.wrong.clear()  # browsers write every status of 401 to the console
         here.page.fill("#key", "correct-horse")
-        assert here.ask("What is the total?") == ["13.60"]
-        here.page.reload()
-        here.until("document.querySelector('#model').options.length > 0")
+        (answer,) = here.ask("What is the $HOME `total`?")
+        assert answer
+        here.page.click(".turn:last-child button:text('Copy curl')")
+        here.page.wait_for_selector("button:text('Copied')")
+        command = here.page.evaluate("navigator.clipboard.readText()")
+        assert "correct-horse" not in command
+        if shutil.which("curl"):
+            picture = here.page.evaluate("document.querySelector('#stage img').src.split(',')[1]")
+            (tmp_path / "sample-receipt.png").write_bytes(base64.b64decode(picture))
+            environment = os.environ | {"RAVE_MLX_API_KEY": "correct-horse"}
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True, env=environment
+            )
+            assert json.loads(done.stdout)["choices"][0]["message"]["content"] == answer
+        here.open(address)
         assert here.page.input_value("#key") == ""
-        here.close()
+        here.page.goto("about:blank")
+    here.end()

@@ -4,7 +4,10 @@ import { postJSON, streamJSON } from "./api.js";
 import { chatCommand } from "./copy.js";
 import { announce, certaintyBadge, certaintyWords, copyText, h, percent, seconds, showError, whole } from "./dom.js";
 
+/** How often what has come is read out, in milliseconds. */
 const SPOKEN_EVERY = 3000;
+/** For how many tokens the server draws maps. */
+const MOST_LOOKED = 512;
 const NAMES = { " ": "space", "\n": "new line", "\t": "tab" };
 
 /** The words of a chunk with the probability of each; several at once where they do not line up with the text. */
@@ -58,9 +61,11 @@ export class Answer {
         if (!choice) continue;
         finish = choice.finish_reason ?? finish;
         tokensOf(choice).forEach((token) => this.#add(token));
-        if (Date.now() - last > SPOKEN_EVERY && this.text.length > spoken) {
-          announce(this.text.slice(spoken));
-          [spoken, last] = [this.text.length, Date.now()];
+        // Whole words only: a number that is said in two parts is another number.
+        const words = this.text.search(/\s\S*$/);
+        if (Date.now() - last > SPOKEN_EVERY && words > spoken) {
+          announce(this.text.slice(spoken, words));
+          [spoken, last] = [words, Date.now()];
         }
       }
       this.done = true;
@@ -199,7 +204,7 @@ export async function lookAt(answers) {
   const [{ body }] = answers, { model, messages, image_tokens: tokens } = body;
   const compare = answers.map((answer) => answer.policy);
   const found = await postJSON("/v1/look", {
-    model, messages, max_tokens: Math.max(...answers.map((answer) => answer.tokens.length)) + 1,
+    model, messages, max_tokens: Math.min(MOST_LOOKED, Math.max(...answers.map((answer) => answer.tokens.length)) + 1),
     ...(compare.every(Boolean) ? { compare } : {}), ...(tokens ? { image_tokens: tokens } : {}),
   });
   return found.runs.slice(-answers.length);

@@ -89,7 +89,8 @@ function bodiesFor(question) {
   const { model, attention, compare, image_tokens: tokens } = chosen();
   const turns = conversation.turns.filter((turn) => turn.answers[0].text);
   const most = Math.min(MAX_TOKENS, limits().max_tokens ?? MAX_TOKENS);
-  return [attention, ...(compare ? [compare] : [])].map((policy, index) => ({
+  const second = compare && compare !== (attention ?? ownAttention()) ? [compare] : [];
+  return [attention, ...second].map((policy, index) => ({
     model, messages: messagesFor(index, turns, question), max_tokens: most, temperature: 0, logprobs: true,
     ...(policy ? { attention: policy } : {}), ...(tokens ? { image_tokens: tokens } : {}),
     stream: true, stream_options: { include_usage: true },

@@ -13,12 +13,10 @@ function command(path, parts) {
 
 /** A file in which a page can be sent as a picture, and what has to be done first to have it. */
 function pictureOf(page) {
-  const { name, file, pages } = page.doc;
-  if (pages.length === 1 && file.type.startsWith("image/") && page.url.startsWith(`data:${file.type};`)) {
-    return { name, type: file.type, note: null };
-  }
-  const picture = `${name.replace(/\.[^.]*$/, "")}-page-${page.page}.png`;
-  return { name: picture, type: "image/png", note: `# first save page ${page.page} of ${name} as ${picture}` };
+  const { name, file, pages } = page.doc, type = page.url.slice(5, page.url.indexOf(";"));
+  if (pages.length === 1 && file.type === type) return { name, type, note: null };
+  const picture = `${name.replace(/\.[^.]*$/, "")}-page-${page.page}.${type.slice(6)}`;
+  return { name: picture, type, note: `# first save page ${page.page} of ${name} as ${picture}` };
 }
 
 /** The command for a question; pictures are read from files in the current folder. */

@@ -63,7 +63,8 @@ class Result {
   }
 
   async fetch(schema, signal) {
-    const own = [["schema", JSON.stringify(schema)]], fields = formFields(this.doc, own);
+    const { attention } = chosen(), own = [["schema", JSON.stringify(schema)], ...(attention ? [["attention", attention]] : [])];
+    const fields = formFields(this.doc, own);
     const began = performance.now();
     try {
       const answer = await postForm("/v1/extract", [["file", this.doc.file, this.doc.name], ...fields], signal);
