@@ -57,7 +57,7 @@ def settle(server, seconds=20.0):
 
 
 def test_answers_of_a_batch_are_those_of_single_requests(server):
-    """Ids, which the log-probabilities name, and those themselves up to rounding; greedy, drawn and held to a schema."""
+    """Ids, which the log-probabilities name, and those up to rounding; greedy, drawn, and held to a schema."""
     other = receipt(["SOUTH BAKERY", "Bread 3.20", "Rolls 1.80", "Total 5.00"])
     bodies = [{"messages": question(text), "max_tokens": 16, "attention": "rave"} for text in QUESTIONS]
     bodies += [{"messages": question(QUESTIONS[0], other), "max_tokens": 16}]
@@ -154,10 +154,12 @@ def test_a_full_line_turns_away_and_says_when_to_come_back(server):
 
 def test_a_repeated_page_is_not_read_again(server):
     fresh = receipt(["NORTH SHOP", "Milk 2.20", "Total 2.20"])
-    first = httpx.post(server.address + CHAT, timeout=60,
-                       json={"messages": question("Total?", fresh), "max_tokens": 4, "attention": "rave"}).json()  # fmt: skip
-    again = httpx.post(server.address + CHAT, timeout=60,
-                       json={"messages": question("Milk?", fresh), "max_tokens": 4, "attention": "rave"}).json()  # fmt: skip
+
+    def read(text):
+        body = {"messages": question(text, fresh), "max_tokens": 4, "attention": "rave"}
+        return httpx.post(server.address + CHAT, json=body, timeout=60).json()
+
+    first, again = read("Total?"), read("Milk?")
     assert first["usage"]["prompt_tokens_details"]["cached_tokens"] < first["rave"]["visual_tokens"]
     assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > again["rave"]["visual_tokens"]
     assert again["rave"]["prefill_seconds"] < first["rave"]["prefill_seconds"]
