@@ -38,10 +38,11 @@ class StopText(Generic[T]):
             return "", []
         self._entries.append((len(self._held), entry))
         self._held += text
-        starts = [at for stop in self.stops if (at := self._held.find(stop)) >= 0]
-        if starts:
+        # The one that is complete first, as if characters came one by one.
+        ends = [(at + len(stop), at) for stop in self.stops if (at := self._held.find(stop)) >= 0]
+        if ends:
             self.found = True
-            return self._release(min(starts))
+            return self._release(min(ends)[1])
         return self._release(len(self._held) - self._undecided())
 
     def finish(self) -> tuple[str, list[T]]:
