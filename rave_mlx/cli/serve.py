@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Annotated
 
 import typer
 
 from rave_mlx.cli import options
 
+_PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client")
 _WHO, _LIMITS, _MEMORY = "Who may ask", "Limits of a request", "Memory"
 
 
@@ -106,16 +108,15 @@ def serve(
     OpenAI's clients find the model at http://127.0.0.1:8080/v1 (chat/completions with images, streaming, JSON Schema,
     log-probabilities). Further: /v1/look, /v1/read, /v1/extract, /health, /metrics. Nothing that clients send is kept.
     """
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError:
-        from rave_mlx.errors import RaveError
-
-        raise RaveError("serve needs packages that are not installed; run: pip install 'rave-mlx[serve]'") from None
-    from rave_mlx.serve.open_models import model_name, parse_adapters
+    from rave_mlx.errors import RaveError, UsageError
+    from rave_mlx.serve.open_models import check_adapters, model_name, parse_adapters
     from rave_mlx.serve.settings import Limits, ServeSettings
-    from rave_mlx.serve.shelf import Shelf, check_adapters
+
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RaveError(f"serve needs {' and '.join(missing)}; run: pip install 'rave-mlx[serve]'")
+    if name is not None and (not name.strip() or ":" in name or not name.isprintable()):
+        raise UsageError(f"--name {name!r}: a name is text without a colon")
 
     limits = Limits(
         body_bytes=max_body << 20,
@@ -141,6 +142,7 @@ def serve(
 
     from rave_mlx.api import load
     from rave_mlx.serve.run import bind, serve_at
+    from rave_mlx.serve.shelf import Shelf
 
     bound = bind(settings)  # before a model is loaded, which may take long
     lmm = load(model, mmproj=mmproj)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rave_mlx.convert.open import MODEL_VARIABLE
-from rave_mlx.errors import UsageError
+from rave_mlx.errors import ModelError, UsageError
 
 BUILT_IN_NAME = "rave-mlx-builtin"
 _ADAPTER_NAME = re.compile(r"[\w.-]{1,64}")
@@ -20,14 +19,11 @@ def model_name(given: str | None, model: str | None) -> str:
     Args:
         given: with --name.
         model: with --model: a folder, a GGUF file or a Hub id.
-
-    Raises:
-        UsageError: for a name that is empty, or has a colon, behind which an adapter's stands.
     """
     if given is not None:
-        if not given.strip() or ":" in given or not given.isprintable():
-            raise UsageError(f"--name {given!r}: a name is text without a colon")
         return given
+    from rave_mlx.convert.open import MODEL_VARIABLE
+
     model = model or os.environ.get(MODEL_VARIABLE)
     if model is None:
         return BUILT_IN_NAME
@@ -54,3 +50,14 @@ def parse_adapters(given: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--adapter {name} is given twice; call one of them differently")
         found[name] = folder
     return found
+
+
+def check_adapters(adapters: Mapping[str, str]) -> None:
+    """Refuse folders that are not there, before the server starts.
+
+    Raises:
+        ModelError: naming the folder.
+    """
+    for name, folder in adapters.items():
+        if not Path(folder).expanduser().is_dir():
+            raise ModelError(f"--adapter {name}={folder}: no such folder")

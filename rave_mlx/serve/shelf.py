@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rave_mlx.checkpoint.adapters import put_on, twin
 from rave_mlx.convert.adapters import open_adapter
-from rave_mlx.errors import ModelError, RaveError
+from rave_mlx.errors import RaveError
 from rave_mlx.generation.scheduler import Scheduler
 from rave_mlx.generation.turns import COMPUTING
 from rave_mlx.models.lmm import LMM
@@ -163,14 +163,3 @@ class Shelf:
                     headers={"Retry-After": "5"},
                 )  # fmt: skip
             del self._loaded[idle.pop(0).name]
-
-
-def check_adapters(adapters: Mapping[str, str]) -> None:
-    """Refuse folders that are not there, before the server starts.
-
-    Raises:
-        ModelError: naming the folder.
-    """
-    for name, folder in adapters.items():
-        if not Path(folder).expanduser().is_dir():
-            raise ModelError(f"--adapter {name}={folder}: no such folder")
