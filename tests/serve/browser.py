@@ -61,6 +61,7 @@ class Visit:
 
     def __init__(self, browser, address, *, width=1280, height=860, **options):
         self.context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        self.context.set_default_timeout(90_000)  # a busy machine is no failure
         self.page = self.context.new_page()
         self.wrong = []
         self.page.on("console", lambda m: self.wrong.append(m.text) if m.type in ("error", "warning") else None)
@@ -71,7 +72,7 @@ class Visit:
         self.page.goto(address or self.address)
         self.until("document.querySelector('#model').options.length > 0")
 
-    def until(self, condition, argument=None, seconds=30):
+    def until(self, condition, argument=None, seconds=90):
         """Wait for a condition in the page. Playwright's own way would evaluate texts there, which the page forbids."""
         end = time.monotonic() + seconds
         while not self.page.evaluate(condition, argument):
@@ -88,8 +89,9 @@ class Visit:
             """([name, type, data]) => {
               const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0)), carried = new DataTransfer();
               carried.items.add(new File([bytes], name, { type }));
+              const options = { dataTransfer: carried, bubbles: true, cancelable: true };
               for (const kind of ["dragenter", "dragover", "drop"])
-                document.body.dispatchEvent(new DragEvent(kind, { dataTransfer: carried, bubbles: true, cancelable: true }));
+                document.body.dispatchEvent(new DragEvent(kind, options));
             }""",
             [name, kind, base64.b64encode(data).decode()],
         )
@@ -125,7 +127,8 @@ class Visit:
         """A box on the page as shares of its width and height: left, top, right, bottom."""
         return self.page.evaluate(
             """([kind, view]) => {
-              const sheet = document.querySelectorAll(".sheet")[view], page = sheet.querySelector("img").getBoundingClientRect();
+              const sheet = document.querySelectorAll(".sheet")[view];
+              const page = sheet.querySelector("img").getBoundingClientRect();
               const box = sheet.querySelector(`.box.${kind}`).getBoundingClientRect();
               return [(box.left - page.left) / page.width, (box.top - page.top) / page.height,
                       (box.right - page.left) / page.width, (box.bottom - page.top) / page.height];

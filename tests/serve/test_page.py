@@ -155,6 +155,7 @@ def test_a_pdf_is_dropped_and_a_page_of_it_asked_about(here):
     assert here.page.locator(".thumbs .check").all_inner_texts() == ["ask about\npage 1", "ask about\npage 2"]
     here.page.uncheck(".thumbs li:nth-child(1) input")
     here.page.fill("#image-tokens", "400")
+    here.page.select_option("#attention", "rave")
     (answer,) = here.ask("What is the total?")
     assert answer == "97.50"
     visual = int(here.page.locator(".stats").inner_text().split()[0])
@@ -181,6 +182,8 @@ def test_two_policies_beside_each_other(here):
     answers = here.ask("What is the total?", answers=2)
     assert answers[0] == "13.60"
     assert here.page.locator(".policy").all_inner_texts() == ["rave", "none"]
+    verdict = "Both answers are the same." if len(set(answers)) == 1 else "The answers differ: check this on the page."
+    assert here.page.locator(".verdict").inner_text() == verdict
     here.page.hover(".answer:nth-child(1) .token >> nth=0")
     here.looked(1)
     assert here.page.locator("#stage figcaption").all_inner_texts() == ["rave", "none"]

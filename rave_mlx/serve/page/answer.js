@@ -54,6 +54,10 @@ export class Answer {
   /** Ask, and show what comes; an abort keeps what has come. */
   async stream(signal) {
     let spoken = 0, last = Date.now(), finish = null;
+    const began = Date.now();
+    const clock = setInterval(() => {
+      if (!this.text) this.stats.textContent = `Reading … ${Math.round((Date.now() - began) / 1000)} s`;
+    }, 1000);
     try {
       for await (const chunk of streamJSON("/v1/chat/completions", this.body, signal)) {
         const choice = chunk.choices?.[0];
@@ -61,6 +65,7 @@ export class Answer {
         if (!choice) continue;
         finish = choice.finish_reason ?? finish;
         tokensOf(choice).forEach((token) => this.#add(token));
+        if (this.text) this.stats.textContent = "";
         // Whole words only: a number that is said in two parts is another number.
         const words = this.text.search(/\s\S*$/);
         if (Date.now() - last > SPOKEN_EVERY && words > spoken) {
@@ -71,9 +76,10 @@ export class Answer {
       this.done = true;
       this.#finish(finish, spoken);
     } catch (error) {
-      if (error.name === "AbortError") this.stats.textContent = "Stopped.";
-      else showError(this.error, error);
+      this.stats.textContent = error.name === "AbortError" ? "Stopped." : "";
+      if (error.name !== "AbortError") showError(this.error, error);
     }
+    clearInterval(clock);
     this.element.setAttribute("aria-busy", "false");
     this.actions.hidden = !this.text;
   }
@@ -123,7 +129,10 @@ export class Answer {
     current = this;
     this.wanted = index;
     [...this.list.children].forEach((span, i) => span.classList.toggle("shown", i === index));
-    if (!this.turn.maps) this.turn.stage.say("Looking up where the model looked …");
+    if (!this.turn.maps) {
+      this.turn.stage.clear();
+      this.turn.stage.say("Looking up where the model looked …");
+    }
     try {
       await this.turn.look();
     } catch (error) {

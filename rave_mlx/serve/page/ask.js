@@ -129,9 +129,20 @@ async function run(turn) {
   await Promise.all(turn.answers.map((answer) => answer.stream(running.signal)));
   running = null;
   setRunning(false);
+  compare(turn);
   if (!turn.answers.some((answer) => answer.text)) conversation.turns = conversation.turns.filter((each) => each !== turn);
   at("hint").hidden = !turn.answers.some((answer) => answer.done);
   at("turns").lastElementChild?.scrollIntoView({ block: "nearest" });
+}
+
+/* Two policies that agree are a reason to believe an answer, two that do not are one to look. */
+function compare(turn) {
+  const [one, other] = turn.answers;
+  if (!other?.done || !one.done) return;
+  const same = one.text.trim() === other.text.trim();
+  const text = same ? "Both answers are the same." : "The answers differ: check this on the page.";
+  one.element.parentElement.after(h("p", { class: same ? "muted verdict" : "advice verdict" }, text));
+  announce(text);
 }
 
 function setRunning(on) {

@@ -53,6 +53,8 @@ onDocuments(() => {
   at("viewer").hidden = shownPage() === null;
   suggest();
 });
+// The page that is looked at gets the height that the list of documents leaves.
+new ResizeObserver(() => at("viewer").style.setProperty("--above", `${at("stage").offsetTop}px`)).observe(at("documents"));
 if (matchMedia("(min-width: 900px)").matches) at("settings").open = true;
 listenForFiles();
 listenToSettings();

@@ -61,7 +61,7 @@ function fillPolicies() {
   const names = (model?.policies ?? []).map((policy) => policy.name);
   const kept = [at("attention").value, at("compare").value];
   const options = () => [...names.map((name) => new Option(name, name)), new Option(CUSTOM, CUSTOM)];
-  at("attention").replaceChildren(new Option(ownAttention() ? `default (${ownAttention()})` : "default", ""), ...options());
+  at("attention").replaceChildren(new Option("default", ""), ...options());
   at("compare").replaceChildren(new Option("nothing", ""), ...options());
   ["attention", "compare"].forEach((id, i) => { if ([CUSTOM, ...names].includes(kept[i])) at(id).value = kept[i]; });
   const tokens = model?.image_tokens;
@@ -72,8 +72,9 @@ function fillPolicies() {
 
 function describe() {
   const policies = modelRow()?.policies ?? [];
-  const about = ["attention", "compare"].map((id) => policies.find((policy) => policy.name === at(id).value))
-    .filter((policy) => policy?.summary).map((policy) => h("p", {}, h("strong", {}, policy.name), `: ${policy.summary}`));
+  const names = [at("attention").value || ownAttention(), at("compare").value];
+  const about = names.map((name) => policies.find((policy) => policy.name === name)).filter((policy) => policy?.summary)
+    .map((policy) => h("p", {}, h("strong", {}, policy.name), `: ${policy.summary}`));
   at("policy-about").replaceChildren(...about);
   for (const id of ["attention", "compare"]) at(`${id}-custom-field`).hidden = at(id).value !== CUSTOM;
   const { attention, compare, image_tokens: tokens } = chosen();
