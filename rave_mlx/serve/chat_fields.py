@@ -18,6 +18,8 @@ HARMLESS = frozenset((
 ))  # fmt: skip
 """They concern bookkeeping or speed."""
 
+_MOST = 1 << 31
+"""No number of tokens, or answers, is larger; the limits of the server are far below."""
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -61,15 +63,15 @@ class SamplingFields(BaseModel):
     model: str | None = Field(None, description="One of /v1/models; without it the base model.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, le=_MOST)
     temperature: float | None = Field(None, ge=0, le=100, description="0, the default: the most likely token.")
     top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1)
+    top_k: int | None = Field(None, ge=-1, le=_MOST)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=100)
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
     stop: str | list[str] | None = None
-    n: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1, le=_MOST)
     attention: str | None = Field(None, max_length=500, description="Attention policy, as of rave-mlx chat.")
 
     @model_validator(mode="after")
@@ -123,13 +125,13 @@ class ChatFields(SamplingFields):
         min_length=1,
         description='{"role", "content"}; images as {"type": "image_url", "image_url": {"url": "data:..."}}',
     )
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1, le=_MOST)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
-    image_tokens: int | None = Field(None, ge=1, description="Most visual tokens an image may take.")
+    image_tokens: int | None = Field(None, ge=1, le=_MOST, description="Most visual tokens an image may take.")
 
     @model_validator(mode="after")
     def _check_chat(self) -> Self:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 
 import uvicorn
+from h11 import LocalProtocolError
 
 from rave_mlx.errors import RaveError
 from rave_mlx.serve.app import make_app
@@ -34,9 +35,9 @@ def serve_at(bound: socket.socket, shelf: Shelf, settings: ServeSettings) -> Non
     """
     bound.listen(_BACKLOG)
     context = Context.make(shelf, settings)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    _keep_logs_short()
     config = uvicorn.Config(
-        make_app(context), http=PatientHttp, ws="none", lifespan="off", loop="asyncio", log_level="warning",
+        make_app(context), http=PatientHttp, ws="none", lifespan="off", loop="asyncio", log_level="error",
         access_log=False, server_header=False, timeout_graceful_shutdown=_FINISH_SECONDS, timeout_keep_alive=30,
         backlog=_BACKLOG, h11_max_incomplete_event_size=64 << 10, proxy_headers=False,
     )  # fmt: skip
@@ -47,6 +48,18 @@ def serve_at(bound: socket.socket, shelf: Shelf, settings: ServeSettings) -> Non
     finally:
         context.stop()
         bound.close()
+
+
+def _keep_logs_short() -> None:
+    """Log what is wrong with the server, and not what is wrong with requests: those are told so."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+
+    def is_ours(record: logging.LogRecord) -> bool:
+        # h11 refuses to answer a client whose request turned out to be no HTTP half-way.
+        return not (record.exc_info and isinstance(record.exc_info[1], LocalProtocolError))
+
+    logging.getLogger("uvicorn.error").addFilter(is_ours)
 
 
 class _Server(uvicorn.Server):
