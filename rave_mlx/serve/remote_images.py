@@ -6,10 +6,12 @@ name cannot mean another machine the second time. Redirects are not followed. Si
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from urllib.parse import urlsplit
 
@@ -38,15 +40,19 @@ def fetch(url: str, limits: Limits) -> bytes:
     until = time.monotonic() + limits.download_seconds
     address = public_address(parts.hostname, port, url)
     connection = _Connection(parts.hostname, port, address, secure=secure, seconds=limits.download_seconds)
+    # A limit for every part of the transfer is not one for the whole: a server could send a byte now and then.
+    timer = threading.Timer(max(0.0, until - time.monotonic()), connection.break_off)
+    timer.start()
     try:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", path, headers={"Accept": "image/*, application/pdf", "User-Agent": "rave-mlx"})
         return _body(connection.getresponse(), url, limits, until)
-    except TimeoutError:
-        raise _error(url, f"did not answer within {limits.download_seconds:g} s") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, TimeoutError) or time.monotonic() > until:
+            raise _error(url, f"did not answer within {limits.download_seconds:g} s") from None
         raise _error(url, f"cannot be fetched ({type(error).__name__})") from None
     finally:
+        timer.cancel()
         connection.close()
 
 
@@ -99,6 +105,12 @@ class _Connection(http.client.HTTPConnection):
         self.sock = plain
         if self._secure:
             self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
+
+    def break_off(self) -> None:
+        """End the transfer, from another thread."""
+        if self.sock is not None:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _body(response: http.client.HTTPResponse, url: str, limits: Limits, until: float) -> bytes:

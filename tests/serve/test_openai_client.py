@@ -19,7 +19,7 @@ MODEL = "rave-mlx-builtin"
 
 @pytest.fixture(scope="module")
 def server():
-    with running() as started:
+    with running("--allow-remote-images") as started:
         yield started
 
 
@@ -201,6 +201,14 @@ def test_completions(client):
         ({"extra_body": {"attention": "dyvte:router=/etc/passwd"}}, "a file of the server's is not taken"),
         ({"extra_body": {"image_tokens": 100_000}}, "image_tokens is 100000, at most 16384 are read"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "chat template knows no tools"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://0x7f.1/"}}]}
+                ]
+            },
+            "is on this machine or its network; only public addresses are fetched",
+        ),
         ({"max_completion_tokens": 3}, "max_tokens and max_completion_tokens differ"),
         ({"response_format": {"type": "json_schema"}}, "json_schema goes with type"),
     ],

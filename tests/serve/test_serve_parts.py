@@ -117,6 +117,10 @@ def test_this_machine_is_not_fetched_from_in_any_notation(address):
 
 class _Files(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/slow-head":
+            for _ in range(40):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n"[_ : _ + 1])
+                time.sleep(0.3)
         kind, data, status = "image/png", png(receipt()), 200
         if self.path == "/page":
             kind = "text/html"
@@ -157,6 +161,7 @@ def test_downloads_are_limited(files, monkeypatch):
         ("/page", "is text/html, not an image"),
         ("/large", "is larger than 1 MiB"),
         ("/slow", "did not answer within 1 s"),
+        ("/slow-head", "did not answer within 1 s"),
     ):
         with pytest.raises(ApiError, match=message):
             fetch(files + path, limits)
