@@ -127,7 +127,7 @@ async def throughput(address: str, model: str | None, tokens: int, rounds: int, 
 
 async def load(address: str, clients: int, seconds: float, more: dict[str, Any]) -> bool:
     """Many clients at once; whether all went as promised."""
-    tally, until, memory = Tally(), time.monotonic() + seconds, list[tuple[float, float]]()
+    tally, until, memory = Tally(), 0.0, list[tuple[float, float]]()
     wrong: list[str] = []
     expected: dict[int, str] = {}
     async with httpx.AsyncClient(base_url=address, timeout=600, limits=httpx.Limits(max_connections=clients)) as client:
@@ -152,13 +152,21 @@ async def load(address: str, clients: int, seconds: float, more: dict[str, Any])
         for place in range(40):  # what a request by itself gives
             expected[place] = (await ask(client, body(place, "What is the total?", 12, **more))).text
         right = sum(expected[place] == page(place)[1] for place in range(40))
-        began = time.perf_counter()
+        began, until = time.perf_counter(), time.monotonic() + seconds
+        used = await figure(address, "process_cpu_seconds_total")
         await asyncio.gather(watch(), *(one(number) for number in range(clients)))
         taken = time.perf_counter() - began
+        used = await figure(address, "process_cpu_seconds_total") - used
     settled = [size for _, size in memory[len(memory) // 3 :]]
     report = tally.report(taken)
     sizes = {"mb_first": memory[0][1], "mb_after_a_third": settled[0], "mb_most": max(settled), "mb_last": settled[-1]}
-    said = {"clients": clients, "seconds": round(taken, 1), **report, "other_than_alone": wrong[:5]}
+    said = {
+        "clients": clients,
+        "seconds": round(taken, 1),
+        **report,
+        "cpu_seconds": round(used, 1),
+        "other_than_alone": wrong[:5],
+    }
     print(json.dumps({**said, "right_totals_of_40": right, **{name: round(size) for name, size in sizes.items()}}))
     return set(report["statuses"]) <= {200, 429} and not wrong
 

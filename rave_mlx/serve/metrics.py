@@ -7,7 +7,7 @@ import time
 
 import mlx.core as mx
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,8 +25,8 @@ class _State:
     def __init__(self, engine: Engine):
         self._engine = engine
 
-    def collect(self) -> list[GaugeMetricFamily]:
-        """The gauges."""
+    def collect(self) -> list[Metric]:
+        """The gauges, and the processor's time."""
         loaded = self._engine.shelf.loaded
         kept = sum(model.scheduler.prefixes.nbytes for model in loaded)
         values = {
@@ -39,7 +39,8 @@ class _State:
             "rave_mlx_cache_bytes": ("memory of MLX kept for reuse", mx.get_cache_memory()),
             "process_resident_memory_bytes": ("memory of the process", _resident()),
         }
-        return [GaugeMetricFamily(name, text, value) for name, (text, value) in values.items()]
+        used = CounterMetricFamily("process_cpu_seconds", "processor time of the process", time.process_time())
+        return [used, *(GaugeMetricFamily(name, text, value) for name, (text, value) in values.items())]
 
 
 class Metrics:
