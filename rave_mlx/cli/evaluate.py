@@ -134,3 +134,22 @@ def compare(
         print(formats.dumps({"all": asdict(whole), "by": {name: asdict(part) for name, part in parts.items()}}))
         return
     print(as_table(whole, parts))
+
+
+@app.command()
+def certainty(
+    answers: Annotated[Path, typer.Argument(metavar="FILE", help="Answers of a run, as --out wrote them.")],
+    json: Annotated[bool, typer.Option("--json", help="Figures as one JSON object.")] = False,
+) -> None:
+    """Show what certainties are worth: right answers by certainty, and the threshold for a wanted precision.
+
+    [bold]rave-mlx evaluate certainty answers.jsonl[/bold]
+    """
+    import json as formats
+    from dataclasses import asdict
+
+    from rave_mlx.evaluate.compare import read_answers
+    from rave_mlx.evaluate.reliability import as_table, reliability
+
+    found = reliability(read_answers(answers))
+    print(formats.dumps(asdict(found)) if json else as_table(found))
