@@ -3,6 +3,10 @@
     python -m recipes.builtin.measure --run RUN --pages 60
     python -m recipes.builtin.measure --run RUN --natural FOLDER        # drawn by recipes.builtin.natural --out FOLDER
     python -m recipes.builtin.measure --run RUN --export RAVE_DIR       # then: rave-mlx evaluate --model RAVE_DIR ...
+    python -m recipes.builtin.measure --run RUN --blend 0.7 --export RAVE_DIR
+
+`--blend` takes the mean of the run's weights and those it started from, so many parts of the former: a short run on
+other pages learns them at the cost of the earlier ones; a mean keeps most of both (Wortsman et al., arXiv 2109.01903).
 
 `--run` may be a running training, whose last saved state is read. Pages are seen at one size, without panes and
 views: it is quick, and lower than what the package reaches; compare runs with each other.
@@ -26,6 +30,7 @@ from rave_mlx.inputs.images.decode import open_image
 from rave_mlx.synthetic.meaning import QUOTE_MARK
 from recipes.builtin import packed
 from recipes.builtin.infer import Reader
+from recipes.builtin.model import Nano
 from recipes.builtin.natural.table import table
 
 MOST = 160
@@ -51,6 +56,13 @@ def answers(reader: Reader, items: Iterable[Item]) -> Iterator[Mapping[str, Any]
             }  # fmt: skip
 
 
+@torch.no_grad()
+def blend(model: Nano, start: Nano, share: float) -> None:
+    """Replace the weights of a model by the mean of its own, `share` parts, and those of the model it started from."""
+    for own, first in zip(model.parameters(), start.parameters(), strict=True):
+        own.lerp_(first, 1 - share)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Measure a run of the built-in reader.")
@@ -60,10 +72,13 @@ def main() -> None:
     parser.add_argument("--by", default="split,kind,layout,style,role", help="tags to break figures down by")
     parser.add_argument("--natural", type=Path, help="a JSONL file of recipes.builtin.natural to measure instead")
     parser.add_argument("--export", type=Path, help="write a rave directory instead of measuring")
+    parser.add_argument("--blend", type=float, default=1.0, help="share of the run's weights; the rest is the built-in")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     reader = Reader(options.run)
+    if options.blend != 1:
+        blend(reader.model, Reader(packed.BUILT_IN).model, options.blend)
     if options.export is not None:
         packed.save(reader.model, packed.BUILT_IN, options.export)
         return

@@ -13,6 +13,7 @@ from rave_mlx import synthetic  # noqa: E402
 from rave_mlx.errors import ModelError  # noqa: E402
 from recipes.builtin import packed  # noqa: E402
 from recipes.builtin.infer import Reader  # noqa: E402
+from recipes.builtin.measure import blend  # noqa: E402
 from recipes.builtin.model import Nano  # noqa: E402
 
 
@@ -52,6 +53,17 @@ def test_certainty_is_the_probability_of_the_least_likely_token(reader):
     title = next(q for q in page.questions if q.kind == "title")
     (_, sure), (_, other) = (reader.sure_answers(image, [title.text])[0] for image in (page.image, blank))
     assert 0 < other <= 1 and 0.5 < sure <= 1
+
+
+def test_a_blend_is_the_mean_of_two_models():
+    ours, start = Reader(packed.BUILT_IN).model, Reader(packed.BUILT_IN).model
+    with torch.no_grad():
+        for p in ours.parameters():
+            p.add_(1.0)
+    before = [p.detach().clone() for p in start.parameters()]
+    blend(ours, start, 0.75)
+    assert all(torch.allclose(p, first + 0.75, atol=1e-5) for p, first in zip(ours.parameters(), before, strict=True))
+    assert all(torch.equal(p, first) for p, first in zip(start.parameters(), before, strict=True))
 
 
 def test_names_are_those_of_the_package():
