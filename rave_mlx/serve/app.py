@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from rave_mlx.errors import RaveError
 from rave_mlx.serve import info
@@ -32,6 +32,7 @@ _LOG = logging.getLogger("rave_mlx.serve")
 _GONE = 499
 """The status of a request whose client went, as nginx has it; nobody receives it."""
 
+_STREAMED = ("/v1/chat/completions", "/v1/completions")
 Route = Callable[[Context, Request], Awaitable[Response]]
 
 
@@ -68,6 +69,7 @@ def _post(app: FastAPI, context: Context, path: str, route: Route, body: dict[st
 
     summary = (route.__doc__ or "").partition("\n")[0]
     responses: dict[int | str, Any] = dict.fromkeys((400, 401, 403, 404, 408, 413, 415, 429, 500, 503), _ERROR)
+    responses[200] = _object("What was asked for.", streamed=path in _STREAMED)
     app.add_api_route(
         path, endpoint, methods=["POST"], summary=summary, openapi_extra={"requestBody": body}, responses=responses,
         response_class=JsonResponse, operation_id=getattr(route, "__name__", path),
@@ -105,8 +107,11 @@ def _add_gets(app: FastAPI, context: Context, metrics: Metrics) -> None:
         ("/health", health, "Whether the server runs."),
         ("/metrics", figures, "Figures for Prometheus."),
     ):
-        app.add_api_route(path, endpoint, methods=["GET"], summary=summary, response_class=JsonResponse,
-                          responses={401: _ERROR, 403: _ERROR, 404: _ERROR})  # fmt: skip
+        known: dict[int | str, Any] = {401: _ERROR, 403: _ERROR, 404: _ERROR}
+        kind: type[Response] = PlainTextResponse if path == "/metrics" else JsonResponse
+        if kind is JsonResponse:
+            known[200] = _object("What it says.")
+        app.add_api_route(path, endpoint, methods=["GET"], summary=summary, response_class=kind, responses=known)
     for path, endpoint in (("/", page), ("/page/{name}", page_file)):
         app.add_api_route(path, endpoint, methods=["GET"], include_in_schema=False)
 
@@ -156,6 +161,14 @@ def _form_body(*names: str) -> dict[str, Any]:
         "additionalProperties": False,
     }
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+
+
+def _object(description: str, *, streamed: bool = False) -> dict[str, Any]:
+    """A response that is a JSON object, or a stream of them, in the words of OpenAPI."""
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    if streamed:
+        content["text/event-stream"] = {}
+    return {"description": description, "content": content}
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
