@@ -83,17 +83,19 @@ class Visit:
         self.page.click("#sample")
         self.page.wait_for_selector("#stage img")
 
-    def drop(self, name, kind, data):
-        """Drop a file on the page as a file manager does."""
+    def drop(self, name, kind, data, *, paste=False):
+        """Drop a file on the page as a file manager does, or paste it."""
         self.page.evaluate(
-            """([name, type, data]) => {
+            """([name, type, data, paste]) => {
               const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0)), carried = new DataTransfer();
               carried.items.add(new File([bytes], name, { type }));
               const options = { dataTransfer: carried, bubbles: true, cancelable: true };
-              for (const kind of ["dragenter", "dragover", "drop"])
+              const pasted = new ClipboardEvent("paste", { clipboardData: carried, bubbles: true, cancelable: true });
+              if (paste) document.body.dispatchEvent(pasted);
+              else for (const kind of ["dragenter", "dragover", "drop"])
                 document.body.dispatchEvent(new DragEvent(kind, options));
             }""",
-            [name, kind, base64.b64encode(data).decode()],
+            [name, kind, base64.b64encode(data).decode(), paste],
         )
 
     def ask(self, question, answers=1):

@@ -154,12 +154,12 @@ def test_a_pdf_is_dropped_and_a_page_of_it_asked_about(here):
     here.page.wait_for_selector(".thumb >> nth=1")
     assert here.page.locator(".thumbs .check").all_inner_texts() == ["ask about\npage 1", "ask about\npage 2"]
     here.page.uncheck(".thumbs li:nth-child(1) input")
-    here.page.fill("#image-tokens", "400")
+    here.page.fill("#image-tokens", "300")
     here.page.select_option("#attention", "rave")
     (answer,) = here.ask("What is the total?")
     assert answer == "97.50"
     visual = int(here.page.locator(".stats").inner_text().split()[0])
-    assert 300 < visual <= 400
+    assert 200 < visual <= 300
     here.page.hover(".token >> nth=1")
     here.looked()
     assert here.page.locator("#stage img").get_attribute("alt") == "stay.pdf, page 2"
@@ -253,7 +253,9 @@ def test_a_schema_is_built_and_pasted(here):
 
 
 def test_text_is_read_and_is_text(here):
-    here.drop("<b>bold</b>.pdf", "application/pdf", pdf([(20, 60, "Total 13.60"), (20, 120, "Harbour Cafe")]))
+    here.drop(
+        "<b>bold</b>.pdf", "application/pdf", pdf([(20, 60, "Total 13.60"), (20, 120, "Harbour Cafe")]), paste=True
+    )
     here.page.wait_for_selector("#stage img")
     assert here.page.locator("#documents .name").inner_text() == "<b>bold</b>.pdf"
     here.page.click("#tab-read")
@@ -310,10 +312,7 @@ def test_a_phone_scrolls_down_only(browser, address):
     assert page.locator("#stage").evaluate(in_sight)  # the word and its map at once
     page.tap("#tab-extract")
     page.tap("#extract-send")
-    page.tap("#tab-read")
-    page.tap("#read-send")
-    page.wait_for_selector(".block")
-    page.wait_for_selector(".values", state="attached")
+    page.wait_for_selector(".values")
     assert too_wide() == 0
     here.close()
 
@@ -344,8 +343,7 @@ def test_no_serious_violation_of_accessibility(here, pytestconfig):
     page.wait_for_selector(".thumb >> nth=2")
     for page_of_pdf in page.locator(".thumbs input").all()[1:]:
         page_of_pdf.uncheck()
-    page.select_option("#compare", "none")
-    here.ask("What is the total?", answers=2)
+    here.ask("What is the total?")
     page.click(".token >> nth=0")
     here.looked()
     found += serious("conversation")

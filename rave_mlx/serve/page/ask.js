@@ -45,20 +45,16 @@ class Turn {
 
   /* Answers can be compared word by word up to the first that differs: it was chosen after the same words. */
   #same(one, other, index) {
-    const before = (answer) => answer.tokens.slice(0, index).map((token) => token.text).join("");
-    return before(one) === before(other) && one.tokens.length > index;
+    return one.tokens.length > index && textOf(one.tokens.slice(0, index)) === textOf(other.tokens.slice(0, index));
   }
 
+  /* The token of the reading with maps that wrote the same characters; null where it came to others. */
   #token(answer, index) {
-    const run = this.maps[this.answers.filter((each) => each.done).indexOf(answer)];
-    const before = answer.tokens.slice(0, index).map((token) => token.text).join("").length;
+    const run = this.maps[this.answers.filter((each) => each.done).indexOf(answer)], tokens = run?.tokens ?? [];
+    const before = textOf(answer.tokens.slice(0, index)), wanted = before + answer.tokens[index].text;
+    if (!textOf(tokens).startsWith(wanted)) return null;
     let length = 0;
-    for (const token of run?.tokens ?? []) {
-      if (length >= before && token.text === answer.tokens[index].text) return token;
-      length += token.text.length;
-      if (length > before) return null;
-    }
-    return null;
+    return tokens.find((token) => (length += token.text.length) > before.length) ?? null;
   }
 
   #say(answer, index, token) {
@@ -71,6 +67,7 @@ class Turn {
   }
 }
 
+const textOf = (tokens) => tokens.map((token) => token.text).join("");
 const samePages = (a, b) => a.length === b.length && a.every((page, i) => page === b[i]);
 
 /** The messages of a conversation for one of the answers that are compared. */

@@ -8,7 +8,7 @@ const inHeredoc = (text) => text.replace(/[\\$`]/g, "\\$&");
 
 function command(path, parts) {
   const key = needsKey() ? [`-H "Authorization: Bearer $RAVE_MLX_API_KEY"`] : [];
-  return [`curl ${quoted(location.origin + path)}`, ...key, ...parts].join(" \\\n  ");
+  return [`curl -sS ${quoted(location.origin + path)}`, ...key, ...parts].join(" \\\n  ");
 }
 
 /** A file in which a page can be sent as a picture, and what has to be done first to have it. */

@@ -44,6 +44,7 @@ export async function loadSettings() {
   const bases = [...new Set(offered.models.map((model) => baseOf(model.id)))];
   at("model").replaceChildren(...bases.map((id) => new Option(id, id)));
   at("key-field").hidden = !offered.api_key;
+  if (offered.api_key) at("settings").open = true;
   fillAdapters();
 }
 
