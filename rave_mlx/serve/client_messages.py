@@ -11,6 +11,7 @@ from typing import Any
 
 from rave_mlx.errors import ImageError
 from rave_mlx.inputs.images.header import header_size
+from rave_mlx.inputs.images.open_document import OpenDocument
 from rave_mlx.inputs.images.sources import resolve_source
 from rave_mlx.serve.errors import ApiError
 from rave_mlx.serve.remote_images import fetch
@@ -20,7 +21,9 @@ _TEXT_TYPES = ("text", "input_text", "output_text")
 _SOURCES = ("image_url", "image", "url", "data", "base64", "bytes", "path", "source", "file_id")
 _MOST_SCALED = 16_384 * 28 * 28
 """Pixels that a message may ask an image to be scaled to: the most that Qwen's own tools do."""
+_FILE_TYPES = ("file", "input_file")
 _DOWNLOADS = ThreadPoolExecutor(8, thread_name_prefix="download")
+_READERS = ThreadPoolExecutor(2, thread_name_prefix="messages")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ async def read_client_messages(
     Raises:
         ApiError: for a path or another source that is not taken; for too many or too large images.
     """
-    taken = [_message(message, f"messages.{i}") for i, message in enumerate(messages)]
+    loop = asyncio.get_running_loop()
+    # In a thread: the base64 text of a large scan takes a while, and files are opened to count their pages.
+    taken = await loop.run_in_executor(_READERS, _taken, messages, limits)
     parts = [part for message in taken if isinstance(message.get("content"), list) for part in message["content"]]
     images = [part for part in parts if isinstance(part, dict) and part.get("type") == "image" and "image" in part]
     if len(images) > limits.images:
@@ -59,8 +64,7 @@ async def read_client_messages(
             "URLs, or start the server with --allow-remote-images", param=remote[0]["image"].where,
         )  # fmt: skip
     await _download(remote, limits)
-    for part in images:
-        check_pixels(part["image"], limits)
+    await loop.run_in_executor(_READERS, _check_all, images, limits)
     return taken
 
 
@@ -86,12 +90,52 @@ async def _download(parts: Sequence[dict[str, Any]], limits: Limits) -> None:
         part["image"] = data
 
 
-def _message(message: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A message with its images in one form."""
+def _taken(messages: Sequence[Mapping[str, Any]], limits: Limits) -> list[dict[str, Any]]:
+    """Messages with their images in one form."""
+    return [_message(message, f"messages.{i}", limits) for i, message in enumerate(messages)]
+
+
+def _check_all(images: Sequence[Mapping[str, Any]], limits: Limits) -> None:
+    for part in images:
+        check_pixels(part["image"], limits)
+
+
+def _message(message: Mapping[str, Any], where: str, limits: Limits) -> dict[str, Any]:
     content = message.get("content")
     if not isinstance(content, list):
         return dict(message)
-    return {**message, "content": [_part(part, f"{where}.content.{i}") for i, part in enumerate(content)]}
+    parts: list[Any] = []
+    for index, part in enumerate(content):
+        place = f"{where}.content.{index}"
+        if isinstance(part, dict) and part.get("type") in _FILE_TYPES:
+            parts += _file_pages(part, place, limits)
+        else:
+            parts.append(_part(part, place))
+    return {**message, "content": parts}
+
+
+def _file_pages(part: Mapping[str, Any], where: str, limits: Limits) -> list[dict[str, Any]]:
+    """Every page of a file as an image: a PDF, TIFF or picture as OpenAI's clients send it."""
+    file = part.get("file", part)
+    data = file.get("file_data") if isinstance(file, dict) else None
+    if not isinstance(data, str) or data[:5].lower() != "data:":
+        raise ApiError(
+            400, f'{where}: a file comes as {{"file_data": "data:application/pdf;base64,..."}}; there are no uploads',
+            param=where,
+        )  # fmt: skip
+    content = _source(data, where)
+    assert isinstance(content, bytes)
+    try:
+        with OpenDocument(content) as opened:
+            count = len(opened)
+    except ImageError as error:
+        raise ApiError(400, f"{where}: {error}", param=where, code="invalid_image") from None
+    if count > limits.images:
+        raise ApiError(
+            400, f"{where}: the file has {count} pages, at most {limits.images} images are taken; send some of "
+            "its pages", param=where, code="too_many_images",
+        )  # fmt: skip
+    return [{"type": "image", "image": content, "page": page} for page in range(1, count + 1)]
 
 
 def _part(part: Any, where: str) -> Any:

@@ -137,6 +137,23 @@ def test_extract_gives_what_the_package_extracts(client, pdf):
     assert named["documents"][0]["fields"]["date"]["value"] == "2024-03-02"
 
 
+def test_a_pdf_in_a_conversation_is_its_pages(client, pdf):
+    """As an image with a page, and as a file of OpenAI's form, which is all pages."""
+    data = "data:application/pdf;base64," + base64.b64encode(pdf).decode()
+
+    def ask(*parts):
+        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "Date?"}]}]
+        body = {"messages": messages, "max_tokens": 12, "attention": "rave"}
+        return client.post("/v1/chat/completions", json=body)
+
+    second = ask({"type": "image_url", "image_url": {"url": data}, "page": 2}).json()
+    assert second["choices"][0]["message"]["content"] == "2024-03-02"
+    whole = ask({"type": "file", "file": {"filename": "a.pdf", "file_data": data}}).json()
+    assert whole["rave"]["visual_tokens"] == 2 * second["rave"]["visual_tokens"]
+    for file in ({"file_id": "x"}, {"file_data": "/etc/passwd"}, {"file_data": "data:application/pdf;base64,AAAA"}):
+        assert ask({"type": "file", "file": file}).status_code == 400
+
+
 def test_pages_are_drawn_for_the_browser(client, pdf):
     pages = client.post("/v1/pages", files={"file": ("a.pdf", pdf)}).json()["pages"]
     assert [page["page"] for page in pages] == [1, 2]
