@@ -11,26 +11,24 @@ function command(path, parts) {
   return [`curl -sS ${quoted(location.origin + path)}`, ...key, ...parts].join(" \\\n  ");
 }
 
-/** A file in which a page can be sent as a picture, and what has to be done first to have it. */
-function pictureOf(page) {
-  const { name, file, pages } = page.doc, type = page.url.slice(5, page.url.indexOf(";"));
-  if (pages.length === 1 && file.type === type) return { name, type, note: null };
-  const picture = `${name.replace(/\.[^.]*$/, "")}-page-${page.page}.${type.slice(6)}`;
-  return { name: picture, type, note: `# first save page ${page.page} of ${name} as ${picture}` };
+/** A part of a message with a picture or a page of a document that is read from its file in the current folder. */
+function fromFile({ page, doc: { file, pages } }, number) {
+  const one = pages.length === 1 && file.type.startsWith("image/");
+  return { type: "image_url", image_url: { url: `@file ${number}@` }, ...(one ? {} : { page }) };
 }
 
-/** The command for a question; pictures are read from files in the current folder. */
+/** The command for a question about pages of documents. */
 export function chatCommand(body, pages) {
-  const pictures = pages.map(pictureOf), notes = pictures.map((picture) => picture.note).filter(Boolean);
   let number = 0;
-  const text = JSON.stringify({ ...body, stream: undefined, stream_options: undefined }, (name, value) =>
-    (name === "image_url" ? { url: `@picture ${number++}@` } : value), 2);
-  const filled = inHeredoc(text).replace(/@picture (\d+)@/g, (_, index) => {
-    const { name, type } = pictures[index];
-    return `data:${type};base64,$(base64 < ${quoted(name)} | tr -d '\\n')`;
+  const part = (each) => (each.type === "image_url" ? fromFile(pages[number], number++) : each);
+  const messages = body.messages.map((message) =>
+    (Array.isArray(message.content) ? { ...message, content: message.content.map(part) } : message));
+  const text = JSON.stringify({ ...body, messages, stream: undefined, stream_options: undefined }, null, 2);
+  const filled = inHeredoc(text).replace(/@file (\d+)@/g, (_, index) => {
+    const { name, file } = pages[index].doc;
+    return `data:${file.type || "application/octet-stream"};base64,$(base64 < ${quoted(name)} | tr -d '\\n')`;
   });
-  const call = command("/v1/chat/completions", ["-H 'Content-Type: application/json'", "-d @- <<JSON"]);
-  return [...notes, `${call}\n${filled}\nJSON\n`].join("\n");
+  return `${command("/v1/chat/completions", ["-H 'Content-Type: application/json'", "-d @- <<JSON"])}\n${filled}\nJSON\n`;
 }
 
 /** The command for a form with files; `fields` are pairs of name and text. */
