@@ -18,6 +18,7 @@ class TrainConfig:
     `counting_layer`. `meaning`: share of pages of `rave_mlx.synthetic.meaning`, the rest being the generator's older
     ones. `quote`: whether answers about those quote the line that they come from before the value.
     `decoder_only`: leave the tower as it is and ask each page several times; `visits_per_step`: pages of such a step.
+    `workers`: processes that draw pages.
     """
 
     minutes: float = 70.0
@@ -42,4 +43,5 @@ class TrainConfig:
     visits_per_step: int = 6
     seed: int = 0
     threads: int = 2
+    workers: int = 1
     save_minutes: float = 4.0

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recipes.builtin.config import TrainConfig
 from recipes.builtin.data import CHARACTERS, SLOTS, UNCOUNTED, Batch
+from recipes.builtin.device import autocast, is_fast, put
 from recipes.builtin.layers import normalise
 from recipes.builtin.model import Nano
 from recipes.builtin.vision import make_grid, pixels
@@ -75,11 +76,6 @@ class Losses:
         return self.answer + supervision * self.cells + config.counting * self.rows + config.looking * self.look
 
 
-def is_fast() -> bool:
-    """Whether the processor multiplies bfloat16; without its instructions it is emulated, many times slower."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def see(model: Nano, image: Tensor) -> Tensor:
     """Visual tokens (B, N, width) of grey pages (B, H, W), bytes."""
     height, width = image.shape[1:]
@@ -98,11 +94,11 @@ def losses(model: Nano, batch: Batch, head_only: bool, config: TrainConfig) -> L
         head_only: only the characters of visual tokens, without a gradient for the tower.
         config: which layers and heads are taught to look.
     """
-    with torch.autocast("cpu", torch.bfloat16, enabled=is_fast()):
-        tokens = see(model, torch.from_numpy(batch.image))
+    with autocast():
+        tokens = see(model, put(batch.image))
         if head_only:
             tokens = tokens.detach()
-        cells = cell_loss(model, tokens, torch.from_numpy(batch.cells))
+        cells = cell_loss(model, tokens, put(batch.cells))
         if head_only:
             return Losses(torch.zeros(()), cells, torch.zeros(()), torch.zeros(()))
         return replace(answer_losses(model, tokens, batch, config), cells=cells)
@@ -118,12 +114,12 @@ def answer_losses(model: Nano, tokens: Tensor, batch: Batch, config: TrainConfig
         config: which layers and heads are taught to look.
     """
     height, width = batch.rows.shape[1:]
-    ids, segment, place, target = (torch.from_numpy(a) for a in (batch.ids, batch.segment, batch.place, batch.target))
+    ids, segment, place, target = (put(a) for a in (batch.ids, batch.segment, batch.place, batch.target))
     layers = config.looking_layers, config.counting_layer
     hidden, looks, visual = model.decode(tokens, (height, width), ids, segment, place, target, *layers)
     zero = torch.zeros(())
-    rows = row_loss(model, visual, torch.from_numpy(batch.rows).flatten(1)) if config.counting else zero
-    label, weight = torch.from_numpy(batch.label), torch.from_numpy(batch.weight)
+    rows = row_loss(model, visual, put(batch.rows).flatten(1)) if config.counting else zero
+    label, weight = put(batch.label), put(batch.weight)
     asked = label >= 0
     loss = F.cross_entropy(model.logits(hidden[asked]).float(), label[asked], reduction="none")
     answer = (loss * weight[asked]).sum() / weight[asked].sum()

@@ -234,7 +234,7 @@ class Nano(nn.Module):
         """Multimodal rotary tables (B, L, 1, head_dim) of positions (3, B, L)."""
         half = self.c.head_dim // 2
         frequency = self.c.rope_theta ** (-torch.arange(half).float() / half)
-        axis = torch.repeat_interleave(torch.arange(3), torch.tensor(self.c.rope_sections))
+        axis = torch.tensor([axis for axis, count in enumerate(self.c.rope_sections) for _ in range(count)])
         angle = positions.float()[axis].permute(1, 2, 0) * frequency
         angle = torch.cat([angle, angle], -1)[:, :, None]
         return angle.cos(), angle.sin()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rave_mlx.synthetic import PageConfig
 from recipes.builtin.data import Batch, Mixture, Page, collate, meaning_page_for, page_for
+from recipes.builtin.device import put
 from recipes.builtin.losses import see
 from recipes.builtin.model import Nano
 
@@ -56,7 +57,7 @@ def look_at(model: Nano, page: Page, canvas: tuple[int, int]) -> SeenPage:
     """
     shown = page.image if page.image.size == canvas[::-1] else page.image.resize(canvas[::-1], Image.Resampling.BICUBIC)
     with torch.no_grad():
-        tokens = see(model, torch.from_numpy(np.array(shown))[None])[0].float().numpy().astype(np.float16)
+        tokens = see(model, put(np.array(shown))[None])[0].float().numpy().astype(np.float16)
     return SeenPage(replace(page, image=Image.new("1", page.image.size)), canvas, tokens)
 
 
@@ -112,4 +113,4 @@ class Replay:
         batch = collate(self.rng, [seen.page], *seen.canvas, length=TEXT)
         used = max(32, int((batch.segment[0] >= 0).sum()))
         short = {name: getattr(batch, name)[:, :used] for name in OF_TEXT}
-        return torch.from_numpy(seen.tokens.astype(np.float32))[None], replace(batch, **short)
+        return put(seen.tokens.astype(np.float32))[None], replace(batch, **short)

@@ -25,6 +25,9 @@ A processor without bfloat16 instructions takes eight seconds for a step of thre
 taught other questions and layouts: `--decoder-only` sees each page once with the tower as it is, and asks it five
 times. `--threads 1` leaves a core to other work.
 
+On a GPU (not tried yet): `--device cuda --workers 15 --cells-per-step 24000`, with the fonts of
+`rave_mlx.synthetic.fonts.DEBIAN_PACKAGES` on that machine.
+
 Weights that can read already want lower rates: the last run took `--muon 7e-4 --adamw 2.8e-4 --gates 1.6e-3`. A tenth
 of the time goes into the C library's allocator; preload another one (tcmalloc, jemalloc) where you can.
 """
@@ -46,11 +49,11 @@ from torch import Tensor, nn
 from torch._inductor import config as inductor
 
 from rave_mlx.synthetic import PageConfig
-from recipes.builtin import packed, weights
+from recipes.builtin import device, packed, weights
 from recipes.builtin.config import TrainConfig
 from recipes.builtin.data import CHARACTERS, LINES, SLOTS, Batch, Mixture, batches
 from recipes.builtin.layers import NanoConfig
-from recipes.builtin.losses import Losses, answer_losses, is_fast, losses
+from recipes.builtin.losses import Losses, answer_losses, losses
 from recipes.builtin.model import DecoderBlock, Nano
 from recipes.builtin.muon import Muon
 from recipes.builtin.replay import Replay
@@ -72,7 +75,7 @@ def groups(model: Nano, config: TrainConfig) -> list[torch.optim.Optimizer]:
         else:
             vectors.append(p)
     out: list[torch.optim.Optimizer] = [
-        Muon(muon, config.muon, config.weight_decay, dtype=torch.bfloat16 if is_fast() else torch.float32),
+        Muon(muon, config.muon, config.weight_decay, dtype=torch.bfloat16 if device.is_fast() else torch.float32),
         torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": config.weight_decay, "lr": config.adamw},
@@ -103,15 +106,23 @@ def _produce(queue: Any, most: Any, seed: int, cells_per_step: int, mixture: Mix
 
 
 class Feed:
-    """A process that draws batches ahead of the trainer."""
+    """Processes that draw batches ahead of the trainer."""
 
     def __init__(self, seed: int, config: TrainConfig) -> None:
         context = mp.get_context("fork")
         self.most = context.Value("i", config.growth[0][1])
-        self.queue = context.Queue(8)
-        arguments = (self.queue, self.most, seed, config.cells_per_step, Mixture(config.meaning, config.quote))
-        self.process = context.Process(target=_produce, args=arguments, daemon=True)
-        self.process.start()
+        self.queue = context.Queue(8 * config.workers)
+        mixture = Mixture(config.meaning, config.quote)
+        self.processes = []
+        for number in range(config.workers):
+            arguments = (self.queue, self.most, seed + 1_000_003 * number, config.cells_per_step, mixture)
+            self.processes.append(context.Process(target=_produce, args=arguments, daemon=True))
+            self.processes[-1].start()
+
+    def stop(self) -> None:
+        """End the processes."""
+        for process in self.processes:
+            process.terminate()
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
@@ -143,7 +154,7 @@ class Run:
         return self.spent + (time.time() - self.begun) / 60
 
     def _resume(self) -> None:
-        saved = torch.load(self.state, weights_only=True)
+        saved = torch.load(self.state, weights_only=True, map_location=torch.get_default_device())
         self.model.load_state_dict(saved["model"])
         for optimizer, kept in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
@@ -182,7 +193,7 @@ class Run:
         """One step of the decoder alone: visual tokens of pages, and questions about each; as `learn`."""
         self._set_rates(self.minutes)
         sums: dict[str, float] = {}
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_fast()):
+        with device.autocast():
             for tokens, batch in visits:
                 loss = answer_losses(self.model, tokens, batch, self.config)
                 (loss.total(0.0, self.config) / len(visits)).backward()
@@ -249,14 +260,15 @@ def _steps(run: Run) -> Iterator[dict[str, float]]:
     """Train everything until the time is over; what each step measured."""
     config = run.config
     feed = Feed(config.seed * 1000 + run.step, config)  # a resumed run draws pages that it has not seen
-    _compile()
+    if device.is_cpu():
+        _compile()
     for batch in feed:
         progress = run.minutes / config.minutes
         if progress >= 1:
             break
         feed.most.value = next(cells for share, cells in config.growth if progress <= share)
         yield run.learn(batch)
-    feed.process.terminate()
+    feed.stop()
 
 
 def _decoder_steps(run: Run) -> Iterator[dict[str, float]]:
@@ -286,13 +298,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory for state, log and weights")
     for name in ("minutes", "muon", "adamw", "gates", "meaning", "head_minutes"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(TrainConfig, name))
-    for name in ("threads", "seed", "cells_per_step", "visits_per_step"):
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda: bfloat16 there, with more --workers")
+    for name in ("threads", "seed", "workers", "cells_per_step", "visits_per_step"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(TrainConfig, name))
     parser.add_argument("--decoder-only", action="store_true", help="leave the tower as it is; for slow processors")
     parser.add_argument("--quote", action="store_true", help="answers quote the line that they come from")
     options = vars(parser.parse_args())
     start, out = options.pop("start"), options.pop("out")
+    device.use(options.pop("device"))
     config = TrainConfig(**options)
+    if config.decoder_only and not device.is_cpu():
+        parser.error("--decoder-only is for processors without bfloat16; a GPU trains everything")
     if config.decoder_only:  # the head that counts lines is not part of saved weights
         config = replace(config, head_minutes=0.0, counting=0.0)
     train(config, start, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -89,7 +90,7 @@ class Grid:
 
 
 def make_grid(height: int, width: int, head_dim: int, theta: float = 10000.0) -> Grid:
-    """The grid of a page, padded to whole windows.
+    """The grid of a page, padded to whole windows, on torch's default device; kept, since pages have few sizes.
 
     Args:
         height: in pixels, a multiple of 16.
@@ -97,6 +98,19 @@ def make_grid(height: int, width: int, head_dim: int, theta: float = 10000.0) ->
         head_dim: of the tower's attention.
         theta: base of the rotary frequencies.
     """
+    return _make_grid(height, width, head_dim, theta, torch.get_default_device())
+
+
+@functools.lru_cache(maxsize=256)
+def _make_grid(height: int, width: int, head_dim: int, theta: float, device: torch.device) -> Grid:
+    # What is inside decides shapes, so it is computed where looking at it costs nothing.
+    with torch.device("cpu"):
+        grid = _grid(height, width, head_dim, theta)
+    valid, bias = (None if part is None else part.to(device) for part in (grid.valid, grid.bias))
+    return Grid(grid.cos.to(device), grid.sin.to(device), valid, bias, grid.shape)
+
+
+def _grid(height: int, width: int, head_dim: int, theta: float) -> Grid:
     rows, columns = -(-height // (CELL * WINDOW)), -(-width // (CELL * WINDOW))
     y = torch.arange(rows * 8)[:, None].expand(rows * 8, columns * 8)
     x = torch.arange(columns * 8)[None].expand(rows * 8, columns * 8)
