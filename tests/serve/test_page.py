@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,6 +227,32 @@ def test_fields_and_their_places(here):
     assert (left * 320, right * 320) == pytest.approx((250, 287.5), abs=4)
     assert (top * 200, bottom * 200) == pytest.approx((139, 150), abs=5)
     assert "page 2" in here.page.locator("#note").inner_text()
+
+
+def test_rows_of_a_table_and_their_places(here):
+    stock = Path(__file__).parents[2] / "examples" / "documents" / "stock.png"
+    if not stock.exists():
+        pytest.skip("not in a checkout")
+    page = here.page
+    here.drop("stock.png", "image/png", stock.read_bytes())
+    page.wait_for_selector("#stage img")
+    page.click("#tab-extract")
+    page.click(".field:nth-child(2) .remove")
+    page.fill(".field:nth-child(1) .name", "items")
+    page.select_option(".field:nth-child(1) .kind >> nth=0", "rows")
+    page.fill(".columns .name", "Item")
+    page.click(".rows-part button:text('Add column'):visible")
+    page.keyboard.type("Qty")
+    page.select_option(".columns li:nth-child(2) .kind", "integer")
+    page.click("#extract-send")
+    page.wait_for_selector("table.rows")
+    assert page.locator("table.rows caption").inner_text().startswith("items · 3 rows")
+    cells = page.locator("table.rows .value").evaluate_all("(all) => all.map((e) => e.firstChild.data)")
+    assert cells == ["Hammer", "12", "Screws", "240", "Paint", "8"]
+    page.click("table.rows button.value:text('240')")
+    left, top, right, bottom = here.box("place")
+    assert 0.46 < left < right < 0.57  # the second column
+    assert 0.66 < (top + bottom) / 2 < 0.76  # the second of three rows
 
 
 def test_a_schema_is_built_and_pasted(here):

@@ -33,7 +33,7 @@ export function formFields(doc, own) {
 
 export const chosenDocuments = () => documents.filter((doc) => doc.pages.some((page) => page.chosen));
 
-const isLeaf = (node) => node !== null && typeof node === "object" && "certainty" in node && "value" in node;
+const isLeaf = (node) => node !== null && node !== undefined && typeof node === "object" && "certainty" in node && "value" in node;
 const isTable = (node) => Array.isArray(node) && node.length > 0 && node.every((item) => !isLeaf(item) && !Array.isArray(item));
 
 /** The single values of a tree with their paths, and its tables apart. */
@@ -110,8 +110,9 @@ class Result {
       if (row[name] === undefined) return "";
       return isLeaf(row[name]) ? this.#value(`${path}[${i}].${name}`, row[name], true) : JSON.stringify(plain(row[name]));
     };
+    const unsure = rows.some((row) => names.some((name) => isLeaf(row[name]) && row[name].value !== null && doubtful(row[name])));
     return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": path }, h("table", { class: "rows" },
-      h("caption", {}, `${path} · ${plural(rows.length, "row")}`),
+      h("caption", {}, `${path} · ${plural(rows.length, "row")}${unsure ? " · check what is dashed on the page" : ""}`),
       h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, rows.map((row, i) => h("tr", {}, names.map((name) => h("td", {}, cell(row, name, i))))))));
   }

@@ -11,7 +11,7 @@ const KINDS = {
   boolean: { label: "yes or no", schema: () => ({ type: "boolean" }) },
   choice: { label: "one of …", schema: (row) => ({ type: "string", enum: choicesOf(row) }) },
   texts: { label: "list of texts", schema: () => ({ type: "array", items: { type: "string" } }) },
-  rows: { label: "rows of a table", schema: (row) => ({ type: "array", items: objectOf(rowsIn(row.querySelector(".columns"))) }) },
+  rows: { label: "table rows", schema: (row) => ({ type: "array", items: objectOf(rowsIn(row.querySelector(".columns"))) }) },
 };
 
 const rowsIn = (list) => [...list.children];
