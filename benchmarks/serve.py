@@ -14,6 +14,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import random
 import re
 import subprocess
@@ -22,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -79,7 +81,8 @@ def body(number: int, text: str, tokens: int, **more: Any) -> dict[str, Any]:
     """The body of a question about a page."""
     content = [{"type": "image_url", "image_url": {"url": page(number)[0]}}, {"type": "text", "text": text}]
     messages = [{"role": "user", "content": content}]
-    return {"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True, **more}
+    fields = {"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True, **more}
+    return {**fields, "stream_options": {"include_usage": True}}
 
 
 async def ask(client: httpx.AsyncClient, asked: dict[str, Any]) -> Asked:
@@ -97,17 +100,22 @@ async def ask(client: httpx.AsyncClient, asked: dict[str, Any]) -> Asked:
             if "error" in chunk:
                 found.status = 500
                 return found
-            piece = chunk["choices"][0]["delta"].get("content") if chunk["choices"] else None
-            if piece:
+            if chunk.get("usage"):
+                counts = chunk["usage"]
+                found.tokens = counts.get("completion_tokens") or counts.get("output_tokens", 0)
+            delta = chunk["choices"][0]["delta"] if chunk["choices"] else {}
+            # The first chunk may say who speaks, before there is a token.
+            if delta.get("content") or (chunk["choices"] and "role" not in delta):
                 found.first = found.first or time.perf_counter() - began
-                found.tokens += 1
-                found.text += piece
+            found.text += delta.get("content") or ""
     found.seconds = time.perf_counter() - began
     return found
 
 
-async def throughput(address: str, model: str | None, tokens: int, rounds: int, more: dict[str, Any]) -> None:
-    """Figures for 1, 4 and 16 clients."""
+async def throughput(
+    address: str, model: str | None, tokens: int, rounds: int, more: dict[str, Any], pid: int | None = None
+) -> None:
+    """Figures for 1, 4 and 16 clients; `pid` is the server's, for its processor time."""
     named = {} if model is None else {"model": model}
     async with httpx.AsyncClient(base_url=address, timeout=600, limits=httpx.Limits(max_connections=64)) as client:
         await ask(client, body(0, "Read all of it.", tokens, **named, **more))
@@ -120,9 +128,11 @@ async def throughput(address: str, model: str | None, tokens: int, rounds: int, 
                     for text in ("Read all of it.", "What is the total of it?"):
                         tally.asked.append(await ask(client, body(place, text, tokens, **named, **more)))
 
-            began = time.perf_counter()
+            began, used = time.perf_counter(), processor_seconds(pid)
             await asyncio.gather(*(one(number) for number in range(clients)))
-            print(json.dumps({"clients": clients, **tally.report(time.perf_counter() - began)}), flush=True)
+            report = tally.report(time.perf_counter() - began)
+            report["cpu_seconds"] = round(processor_seconds(pid) - used, 2)
+            print(json.dumps({"clients": clients, **report}), flush=True)
 
 
 async def load(address: str, clients: int, seconds: float, more: dict[str, Any]) -> bool:
@@ -205,6 +215,14 @@ async def figure(address: str, name: str) -> float:
     return 0.0 if found is None else float(found[1])
 
 
+def processor_seconds(pid: int | None) -> float:
+    """Processor time of a process so far; 0 where it is not known."""
+    if pid is None or not Path(f"/proc/{pid}/stat").exists():
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def resident(address: str) -> float:
     """Megabytes of the server's memory."""
     return await figure(address, "process_resident_memory_bytes") / 1e6
@@ -240,6 +258,7 @@ def main() -> int:
     options.add_argument("--address", help="of a server that runs, rave-mlx's or another one")
     options.add_argument("--model", help="for a server that is started")
     options.add_argument("--name", help="model that requests name")
+    options.add_argument("--pid", type=int, help="of a server that runs, for its processor time")
     options.add_argument("--clients", type=int, default=200)
     options.add_argument("--seconds", type=float, default=120)
     options.add_argument("--count", type=int, default=1000)
@@ -251,7 +270,7 @@ def main() -> int:
     arguments = [] if given.model is None else ["--model", given.model]
     with contextlib.nullcontext(given.address) if given.address else server(arguments) as address:
         if given.what == "throughput":
-            asyncio.run(throughput(address, given.name, given.tokens, given.rounds, more))
+            asyncio.run(throughput(address, given.name, given.tokens, given.rounds, more, given.pid))
             return 0
         if given.what == "load":
             return 0 if asyncio.run(load(address, given.clients, given.seconds, more)) else 1
