@@ -287,8 +287,8 @@ def verified(lmm, prompt, source, most_tokens: int) -> tuple[list[int], int]:
 @pytest.mark.parametrize("right", [True, False])
 def test_the_built_in_model_writes_the_same_with_and_without(lmm, right):
     """With the page's own text as draft, and with that of another page."""
-    page = make(11)
-    question = {"type": "text", "text": "Transcribe the text of this page."}
+    page = make(14)
+    question = {"type": "text", "text": "Read the whole text."}
     prompt = lmm.prepare([{"role": "user", "content": [{"type": "image", "image": page.image}, question]}])
     cache = lmm.make_cache()
     plain = list(decode(lmm, prompt, cache, prefill(lmm, prompt, cache), Sampling(), max_tokens=72))

@@ -99,9 +99,19 @@ def test_whoever_stops_early_ends_the_iterable_and_the_answers(lmm, prompt):
 
     scheduler = Scheduler(lmm, rows=3)
     answers = scheduler.run(jobs())
-    thread = threading.Timer(0.5, lambda: [scheduler.cancel(ticket) for ticket in range(3)])
+    came = threading.Event()
+
+    def cancel():
+        # Again and again: a slow machine may take its time until there are answers to cancel.
+        while not came.wait(0.1):
+            for ticket in range(3):
+                scheduler.cancel(ticket)
+
+    thread = threading.Thread(target=cancel)
     thread.start()
     assert next(answers).ending == "cancelled"
+    came.set()
+    thread.join()
     answers.close()
     assert ended == ["jobs"]
     assert not workers()
