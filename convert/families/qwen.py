@@ -103,21 +103,38 @@ def read_multimodal_rope(
 def read_tower(vision: Keys, **fields: Any) -> VisionConfig:
     """The tower; `fields` are what differs between the families."""
     vision.require("in_channels", 3)
-    rope = Keys(vision.get("rope_parameters", dict, {}), f"{vision.where}.rope_parameters")
-    rope.require("rope_type", "axial")
     return VisionConfig(
         depth=vision.need("depth", int),
         num_heads=vision.need("num_heads", int),
         patch_size=vision.need("patch_size", int),
         temporal_patch_size=vision.need("temporal_patch_size", int),
         merge_size=vision.need("spatial_merge_size", int),
-        rope_theta=rope.get("rope_theta", float, 10000.0),
+        rope_theta=read_axial_theta(vision),
         **fields,
     )
 
 
-def read_images(source: Source, tower: VisionConfig) -> ImageConfig:
-    """Pre-processing of Qwen2VLImageProcessor, which all three families use, and its defaults.
+def read_axial_theta(vision: Keys) -> float:
+    """The base of a tower's rotary positions, which turn with the row and the column of a patch."""
+    rope = Keys(vision.get("rope_parameters", dict, {}), f"{vision.where}.rope_parameters")
+    rope.choice("rope_type", {"axial": "axial", "default": "axial", None: "axial"}, None)
+    theta: float = rope.get("rope_theta", float, vision.get("rope_theta", float, 10000.0))
+    return theta
+
+
+def read_images(
+    source: Source,
+    tower: VisionConfig,
+    pixels: tuple[int, int] = (56 * 56, 28 * 28 * 1280),
+    **fields: Any,
+) -> ImageConfig:
+    """Pre-processing of Qwen2VLImageProcessor, which all three families use, and of processors like it.
+
+    Args:
+        source: the checkpoint.
+        tower: the tower that reads the images.
+        pixels: smallest and largest area where none is given.
+        fields: what differs in a processor like it.
 
     Raises:
         ConfigError: for settings of the image processor that are not supported.
@@ -136,11 +153,12 @@ def read_images(source: Source, tower: VisionConfig) -> ImageConfig:
         patch_size=tower.patch_size,
         temporal_patch_size=tower.temporal_patch_size,
         merge_size=tower.merge_size,
-        min_pixels=_pixels(keys, size, "min_pixels", "shortest_edge", 56 * 56),
-        max_pixels=_pixels(keys, size, "max_pixels", "longest_edge", 28 * 28 * 1280),
+        min_pixels=_pixels(keys, size, "min_pixels", "shortest_edge", pixels[0]),
+        max_pixels=_pixels(keys, size, "max_pixels", "longest_edge", pixels[1]),
         mean=keys.numbers("image_mean", ImageConfig.mean),
         std=keys.numbers("image_std", ImageConfig.std),
         resample=keys.choice("resample", {1: "lanczos", 2: "bilinear", 3: "bicubic"}, 3),
+        **fields,
     )
 
 

@@ -87,6 +87,7 @@ class TextConfig(Part):
         max_positions: length of the context in positions, the answer included.
         norm_eps: epsilon of the RMS norms.
         qkv_bias, qk_norm: whether queries, keys and values have a bias, and whether queries and keys are normed.
+        output_bias, mlp_bias: whether the joined heads' projection, and the matrices of the MLP, have a bias.
         tie_embeddings: whether logits are computed with the embedding's weights.
         head_bias: whether the logits have a bias (AKI).
         sliding_window: in `sliding_layers`, a token sees itself and the tokens before it, this many in all; None: all.
@@ -105,6 +106,8 @@ class TextConfig(Part):
     norm_eps: float = 1e-6
     qkv_bias: bool = False
     qk_norm: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
     tie_embeddings: bool = False
     head_bias: bool = False
     sliding_window: int | None = None
@@ -118,6 +121,10 @@ class TextConfig(Part):
             raise ConfigError("text: tied embeddings have no head, so head_bias must be false")
         if self.head_dim % 2:
             raise ConfigError(f"text: head_dim {self.head_dim} is odd; rotary positions need pairs")
+        if self.rope.sections is not None and len(self.rope.sections) != 3:
+            raise ConfigError(
+                f"text.rope.sections {list(self.rope.sections)}: one of time, one of rows and one of columns are needed"
+            )
         if self.rope.sections is not None and sum(self.rope.sections) * 2 != self.head_dim:
             raise ConfigError(
                 f"text.rope.sections {list(self.rope.sections)} must add up to head_dim / 2 = {self.head_dim // 2}"

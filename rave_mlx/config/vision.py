@@ -1,4 +1,4 @@
-"""The two vision towers: patches at the image's own resolution, and square tiles."""
+"""The vision towers: patches at the image's own resolution (two shapes), and square tiles."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ class VisionConfig(Part):
         norm: RMS or layer norm; layer norm has biases.
         mlp: "gated" (act(gate) * up) or "plain" (two layers).
         patch_bias: whether the patch embedding has a bias.
+        fused_qkv: whether queries, keys and values are one matrix; else three (PaddleOCR-VL).
+        post_norm: whether a norm follows the last layer.
         position_side: side of a square of learned positions, interpolated to the image's grid and added (Qwen3-VL);
             None without.
+        position_fit: what of that square falls on what of the image: "corners" on corners, or the edges of the first
+            and last cell on the image's edges ("edges", PaddleOCR-VL).
         deepstack_layers: layers after which features are also merged and added to the decoder's first layers, one
             each (DeepStack, arXiv 2406.04334).
     """
@@ -45,7 +49,10 @@ class VisionConfig(Part):
     mlp: Literal["gated", "plain"] = "gated"
     activation: Activation = "silu"
     patch_bias: bool = False
+    fused_qkv: bool = True
+    post_norm: bool = False
     position_side: int | None = None
+    position_fit: Literal["corners", "edges"] = "corners"
     deepstack_layers: tuple[int, ...] = ()
     kind: Literal["native"] = "native"
 
@@ -128,4 +135,47 @@ class TileVisionConfig(Part):
         return self.hidden_size * len(self.feature_layers)
 
 
-Tower = VisionConfig | TileVisionConfig
+@dataclass(frozen=True)
+class GridVisionConfig(Part):
+    """A tower of the Pixtral shape (arXiv 2410.07073): patches at native resolution, RMS norms, gated MLPs, no biases,
+    2-D rotary positions, attention over the whole image.
+
+    Attributes:
+        patch_size: in pixels.
+        merge_size: patches a side of the square that becomes one visual token; here it only says in which order the
+            patches come.
+        feature_layers: which states are the features, side by side: i is the state after i layers, 0 the normed
+            embeddings.
+        rope_theta: base of the frequencies, of which every other one turns with the row, the rest with the column.
+    """
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    patch_size: int
+    feature_layers: tuple[int, ...]
+    merge_size: int = 1
+    channels: int = 3
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    activation: Activation = "silu"
+    kind: Literal["grid"] = "grid"
+
+    def __post_init__(self) -> None:
+        positive(self, "depth", "hidden_size", "intermediate_size", "num_heads", "patch_size", "merge_size", "channels")
+        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
+            raise ConfigError(
+                f"vision: hidden_size {self.hidden_size} must split over {self.num_heads} heads of an even width"
+            )
+        outside = [i for i in self.feature_layers if not 0 <= i <= self.depth]
+        if outside or not self.feature_layers:
+            raise ConfigError(f"vision.feature_layers {list(self.feature_layers)}: give states from 0 to {self.depth}")
+
+    @property
+    def feature_size(self) -> int:
+        """Width of a feature."""
+        return self.hidden_size * len(self.feature_layers)
+
+
+Tower = VisionConfig | TileVisionConfig | GridVisionConfig

@@ -52,7 +52,7 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(text.hidden_size, heads * width, bias=text.qkv_bias)
         self.k_proj = nn.Linear(text.hidden_size, kv_heads * width, bias=text.qkv_bias)
         self.v_proj = nn.Linear(text.hidden_size, kv_heads * width, bias=text.qkv_bias)
-        self.o_proj = nn.Linear(heads * width, text.hidden_size, bias=False)
+        self.o_proj = nn.Linear(heads * width, text.hidden_size, bias=text.output_bias)
         if text.qk_norm:
             self.q_norm = RMSNorm(width, text.norm_eps)
             self.k_norm = RMSNorm(width, text.norm_eps)
@@ -117,9 +117,9 @@ class MLP(nn.Module):
 
     def __init__(self, text: TextConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(text.hidden_size, text.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(text.hidden_size, text.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(text.intermediate_size, text.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(text.hidden_size, text.intermediate_size, bias=text.mlp_bias)
+        self.up_proj = nn.Linear(text.hidden_size, text.intermediate_size, bias=text.mlp_bias)
+        self.down_proj = nn.Linear(text.intermediate_size, text.hidden_size, bias=text.mlp_bias)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.down_proj(silu_mul(self.gate_proj(x), self.up_proj(x)))

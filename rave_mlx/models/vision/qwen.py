@@ -1,4 +1,5 @@
 """Vision tower of the Qwen-VL models: Qwen2-VL (arXiv 2409.12191), Qwen2.5-VL (2502.13923), Qwen3-VL (2511.21631).
+PaddleOCR-VL (2510.14528) has it with other switches.
 
 Patches keep the image's own resolution. Layers attend over the whole image, or, in Qwen2.5-VL, most of them within
 square windows (see `windows`).
@@ -24,9 +25,19 @@ class VisionAttention(nn.Module):
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self._heads = config.num_heads
+        width = config.hidden_size
+        if config.fused_qkv:
+            self.qkv = nn.Linear(width, 3 * width)
+        else:
+            self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
+        self.proj = nn.Linear(width, width)
+        self._heads, self._fused = config.num_heads, config.fused_qkv
+
+    def project(self, x: mx.array) -> mx.array:
+        """Queries, keys and values side by side (patches, 3 * hidden) from normalized states (patches, hidden)."""
+        if self._fused:
+            return self.qkv(x)
+        return mx.concatenate([self.q_proj(x), self.k_proj(x), self.v_proj(x)], axis=-1)
 
     def __call__(self, qkv: mx.array, table: RotaryTable, runs: Runs) -> mx.array:
         """qkv (patches, 3 * hidden) -> heads side by side (patches, hidden); `runs` as in WindowPlan."""
@@ -76,19 +87,22 @@ class PlainMLP(nn.Module):
         return self.fc2(self._activate(self.fc1(x)))
 
 
+def _norm(config: VisionConfig) -> nn.Module:
+    kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
+    return kind(config.hidden_size, config.norm_eps)
+
+
 class VisionLayer(nn.Module):
     """Pre-norm attention and MLP."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        norm = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
-        self.norm1 = norm(config.hidden_size, config.norm_eps)
-        self.norm2 = norm(config.hidden_size, config.norm_eps)
+        self.norm1, self.norm2 = _norm(config), _norm(config)
         self.attention = VisionAttention(config)
         self.mlp = GatedMLP(config) if config.mlp == "gated" else PlainMLP(config)
 
     def __call__(self, x: mx.array, table: RotaryTable, runs: Runs) -> mx.array:
-        (qkv,) = by_rows(lambda x: [self.attention.qkv(self.norm1(x))], x, axis=0)
+        (qkv,) = by_rows(lambda x: [self.attention.project(self.norm1(x))], x, axis=0)
         attended = self.attention(qkv, table, runs)
         return by_rows(self._finish, x, attended, axis=0)[0]
 
@@ -108,6 +122,8 @@ class QwenVision(nn.Module):
         if config.position_side is not None:
             self.positions = mx.zeros((config.position_side**2, config.hidden_size))
         self.layers = [VisionLayer(config) for _ in range(config.depth)]
+        if config.post_norm:
+            self.post_norm = _norm(config)
         self._config = config
 
     def __call__(self, pixels: mx.array, grid: Grid) -> list[mx.array]:
@@ -134,6 +150,8 @@ class QwenVision(nn.Module):
             x = layer(x, table, whole if index in config.full_attention_layers else plan.runs)
             if index in config.deepstack_layers:
                 deep.append(x)
+        if config.post_norm:
+            x = self.post_norm(x)
         back = np.argsort(plan.order).astype(np.int32)
         return [self._reorder(state, back) for state in (x, *deep)]
 
@@ -145,9 +163,9 @@ class QwenVision(nn.Module):
 
     def _learned_positions(self, plan: WindowPlan, grid: Grid, side: int) -> mx.array:
         """(patches, hidden) in the tower's order."""
-        table = self.positions
+        table, fit = self.positions, self._config.position_fit
 
         def mix(places: mx.array, weights: mx.array) -> list[mx.array]:
             return [(table[places] * weights[..., None]).sum(axis=1).astype(table.dtype)]
 
-        return by_rows(mix, *map(mx.array, interpolation(plan, grid, side)), axis=0)[0]
+        return by_rows(mix, *map(mx.array, interpolation(plan, grid, side, fit)), axis=0)[0]

@@ -8,6 +8,7 @@ depend on the order, which is undone after the last layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from rave_mlx.config import VisionConfig
 
 Grid = tuple[int, int, int]
+Fit = Literal["corners", "edges"]
 Runs = tuple[tuple[int, int], ...]
 """(windows, patches a window) of runs of equally large windows."""
 
@@ -59,31 +61,40 @@ def plan_windows(grid: Grid, config: VisionConfig) -> WindowPlan:
     return WindowPlan(order, runs, rows, columns)
 
 
-def interpolation(plan: WindowPlan, grid: Grid, side: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def interpolation(
+    plan: WindowPlan, grid: Grid, side: int, fit: Fit = "corners"
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Where patches fall in a square of side x side learned positions that is stretched over the image.
 
-    Corners fall on corners; in between, the four nearest positions count as in bilinear interpolation (Qwen3-VL).
-    The arithmetic is transformers' own, in float32.
+    The four nearest positions count as in bilinear interpolation. The arithmetic is transformers' own, in float32.
 
     Args:
         plan: from `plan_windows`.
         grid: frames, patch rows and patch columns of the image.
         side: of the square of learned positions.
+        fit: as `VisionConfig.position_fit`.
 
     Returns:
         (patches, 4) places in the square, row by row, and (patches, 4) weights, in the tower's order.
     """
     _, high, wide = grid
-    (up, upper), (left, lefter) = _neighbours(plan.rows, high, side), _neighbours(plan.columns, wide, side)
+    (up, upper), (left, lefter) = _neighbours(plan.rows, high, side, fit), _neighbours(plan.columns, wide, side, fit)
     places = up[:, :, None] * side + left[:, None]
     weights = upper[:, :, None] * lefter[:, None]
     return places.reshape(-1, 4), weights.reshape(-1, 4)
 
 
-def _neighbours(index: NDArray[np.int32], size: int, side: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def _neighbours(
+    index: NDArray[np.int32], size: int, side: int, fit: Fit
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The two learned positions around each patch along one axis of `size` patches, and their weights."""
-    place = index.astype(np.float32) * np.float32(side - 1) / np.float32(max(size - 1, 1))
+    half = np.float32(0.5)
+    place = index.astype(np.float32)
+    if fit == "corners":
+        place = place * np.float32(side - 1) / np.float32(max(size - 1, 1))
+    else:
+        place = (place + half) * np.float32(side) / np.float32(size) - half
     first = np.floor(place)
     step = np.arange(2, dtype=np.float32)
     weights = 1 - np.abs((place - first)[:, None] - step)
-    return (first[:, None] + step).clip(max=side - 1).astype(np.int32), weights
+    return (first[:, None] + step).clip(0, side - 1).astype(np.int32), weights
