@@ -1,11 +1,20 @@
-"""LLaVA 1.5 (arXiv 2310.03744), and what LLaVA-NeXT and LLaVA-OneVision share with it."""
+"""LLaVA 1.5 (arXiv 2310.03744) and Pixtral in its layout, and what LLaVA-NeXT and LLaVA-OneVision share with it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from rave_mlx.config import LMMConfig, MlpConnectorConfig, TextConfig, TileConfig, TileVisionConfig
+from rave_mlx.config import (
+    GridVisionConfig,
+    Images,
+    LMMConfig,
+    MlpConnectorConfig,
+    TextConfig,
+    TileConfig,
+    TileVisionConfig,
+)
+from rave_mlx.convert.families import pixtral
 from rave_mlx.convert.families.base import Family, HubConfig, Origin
 from rave_mlx.convert.families.square_images import processor_keys, read_fit, read_levels
 from rave_mlx.convert.families.text import read_gate, read_text, read_tokens, text_origin
@@ -66,7 +75,13 @@ def read_features(whole: Keys, kind: str, layer: int, strategy: str) -> TileVisi
 
 
 def read_model(
-    source: Source, family: str, tower: TileVisionConfig, image: TileConfig, *, text: str, placeholder: int
+    source: Source,
+    family: str,
+    tower: TileVisionConfig | GridVisionConfig,
+    image: Images,
+    *,
+    text: str,
+    placeholder: int,
 ) -> LMMConfig:
     """The canonical configuration, once the tower and the images are known.
 
@@ -87,7 +102,9 @@ def read_model(
         text=decoder,
         tokens=read_tokens(source, whole, part, image=index),
         vision=tower,
-        connector=_connector(whole, tower, decoder, newline=image.plan == "pinpoints"),
+        connector=pixtral.read_connector(whole, tower, decoder, join=False)
+        if isinstance(tower, GridVisionConfig)
+        else _connector(whole, tower, decoder, newline=isinstance(image, TileConfig) and image.plan == "pinpoints"),
         image=image,
         gate=read_gate(whole, source.config),
     )
@@ -102,8 +119,10 @@ def _connector(whole: Keys, tower: TileVisionConfig, decoder: TextConfig, *, new
 
 
 def config(source: Source) -> LMMConfig:
-    """The canonical configuration of LLaVA 1.5: every image is one tile."""
+    """The canonical configuration: every image is one tile, or (Pixtral) is read at its own resolution."""
     whole = Keys(source.config, str(source.path / "config.json"))
+    if whole.section("vision_config").get("model_type", str, "clip_vision_model") == "pixtral":
+        return _read_pixtral(source, whole)
     tower = read_features(whole, "clip_vision_model", -2, "default")
     keys = processor_keys(source)
     image = TileConfig(
@@ -112,6 +131,22 @@ def config(source: Source) -> LMMConfig:
         tower.features,
         **{"fit": read_fit(keys, tower.tile_size)} | read_levels(keys),
     )
+    return read_model(source, "llava", tower, image, text="llama", placeholder=32000)
+
+
+def _read_pixtral(source: Source, whole: Keys) -> LMMConfig:
+    """Pixtral-12B in the layout of transformers.
+
+    Raises:
+        ConfigError: for features without their first patch, which a tower without a class token cannot spare.
+    """
+    layers = whole.get("vision_feature_layer", (int, list), -2)
+    tower = pixtral.read_tower(whole.section("vision_config"), layers, 1)
+    if whole.choice("vision_feature_select_strategy", {"default": "", "full": "all"}, "default") != "all":
+        raise ConfigError(
+            f"{whole.where}: vision_feature_select_strategy 'default' drops the first patch of a Pixtral tower"
+        )
+    image = pixtral.read_images(source, tower, ends=True)
     return read_model(source, "llava", tower, image, text="llama", placeholder=32000)
 
 
@@ -125,6 +160,8 @@ def origin(canonical: str, config: LMMConfig, hub: HubConfig) -> Origin:
     """
     if canonical.startswith("decoder."):
         return text_origin(canonical, config, hub)
+    if isinstance(config.vision, GridVisionConfig):
+        return pixtral.pixtral_origin(canonical, config, hub)
     if canonical.startswith("vision."):
         assert isinstance(config.vision, TileVisionConfig)
         return tower_origin(canonical, config.vision)
@@ -134,4 +171,4 @@ def origin(canonical: str, config: LMMConfig, hub: HubConfig) -> Origin:
     return Origin(f"model.multi_modal_projector.{_PROJECTOR[stem]}.{leaf}")
 
 
-FAMILY = Family(config, origin, ERAS, IGNORED)
+FAMILY = Family(config, origin, ERAS, (*IGNORED, *pixtral.IGNORED))

@@ -20,6 +20,7 @@ from PIL import Image
 from rave_mlx.chat.session import Session
 from rave_mlx.config import ImageConfig, Images
 from rave_mlx.errors import PromptError
+from rave_mlx.inputs.images.patch_order import in_reading_order
 from rave_mlx.inputs.images.preprocess import ImagePatches
 from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
 from rave_mlx.inputs.prompt.parse_messages import read_messages
@@ -99,9 +100,9 @@ def to_image(patches: ImagePatches, config: Images) -> Image.Image:
         assert patches.original is not None
         return patches.original
     _, rows, columns = patches.grid
-    merge, side, frames = config.merge_size, config.patch_size, config.temporal_patch_size
-    blocks = (rows // merge, columns // merge, merge, merge)
-    cut = patches.pixels.reshape(*blocks, len(config.mean), frames, side, side)[:, :, :, :, :, 0]
-    pixels = cut.transpose(0, 2, 5, 1, 3, 6, 4).reshape(rows * side, columns * side, -1)
+    side, frames = config.patch_size, config.temporal_patch_size
+    cut = patches.pixels.reshape(rows * columns, len(config.mean), frames, side, side)[:, :, 0]
+    grid = in_reading_order(cut, rows, columns, config.merge_size)
+    pixels = grid.transpose(0, 3, 1, 4, 2).reshape(rows * side, columns * side, -1)
     levels = (pixels * np.array(config.std) + np.array(config.mean)) * 255
     return Image.fromarray(np.rint(levels).astype(np.uint8))

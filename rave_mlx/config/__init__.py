@@ -4,6 +4,7 @@
 """
 
 from rave_mlx.config.connector import (
+    CellConnectorConfig,
     Connector,
     ConnectorConfig,
     MlpConnectorConfig,
@@ -13,15 +14,17 @@ from rave_mlx.config.connector import (
 from rave_mlx.config.image import ImageConfig, Images, Resample, TileConfig
 from rave_mlx.config.model import FORMAT, AddedTokenConfig, GateConfig, LMMConfig, QuantizationConfig, TokenConfig
 from rave_mlx.config.text import RopeConfig, RopeScaling, TextConfig
-from rave_mlx.config.vision import Activation, TileVisionConfig, Tower, VisionConfig
+from rave_mlx.config.vision import Activation, GridVisionConfig, TileVisionConfig, Tower, VisionConfig
 
 __all__ = [
     "FORMAT",
     "Activation",
     "AddedTokenConfig",
+    "CellConnectorConfig",
     "Connector",
     "ConnectorConfig",
     "GateConfig",
+    "GridVisionConfig",
     "ImageConfig",
     "Images",
     "LMMConfig",

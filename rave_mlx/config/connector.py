@@ -7,6 +7,7 @@ from typing import Literal
 
 from rave_mlx.config.part import Part, positive
 from rave_mlx.config.vision import Activation
+from rave_mlx.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -96,4 +97,35 @@ class ResamplerConfig(Part):
         positive(self, "hidden_size", "output_size", "latents", "depth", "num_heads", "head_dim", "mlp_ratio")
 
 
-Connector = ConnectorConfig | MlpConnectorConfig | ShuffleConnectorConfig | ResamplerConfig
+@dataclass(frozen=True)
+class CellConnectorConfig(Part):
+    """Features of patches at native resolution to the decoder: a two-layer MLP (Pixtral, arXiv 2410.07073), before
+    which a norm and a linear layer without bias can join the patches of a cell (Mistral Small 3.1, LightOnOCR).
+
+    Attributes:
+        input_size: width of a feature of the tower.
+        hidden_size: width between the two layers of the MLP.
+        output_size: width of the decoder.
+        merge_size: patches a side of a cell.
+        join: whether the patches of a cell are normed and joined; without, a cell is one patch.
+        activation, bias: of the MLP.
+        norm_eps: epsilon of the norm.
+    """
+
+    input_size: int
+    hidden_size: int
+    output_size: int
+    merge_size: int = 1
+    join: bool = False
+    activation: Activation = "gelu"
+    bias: bool = True
+    norm_eps: float = 1e-5
+    kind: Literal["cells"] = "cells"
+
+    def __post_init__(self) -> None:
+        positive(self, "input_size", "hidden_size", "output_size", "merge_size")
+        if self.merge_size > 1 and not self.join:
+            raise ConfigError(f"connector: the {self.merge_size**2} patches of a cell are not joined to one")
+
+
+Connector = ConnectorConfig | MlpConnectorConfig | ShuffleConnectorConfig | ResamplerConfig | CellConnectorConfig

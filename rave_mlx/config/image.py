@@ -30,6 +30,15 @@ class ImageConfig(Part):
         merge_size: patches a side of the square that becomes one visual token.
         mean, std: of red, green and blue, levels in [0, 1].
         resample: filter that images are resized with.
+        max_sides: (height, width) in pixels (Pixtral, arXiv 2410.07073): instead of keeping an area, images that do
+            not fit into it are reduced until they do, and both sides are rounded up to multiples of `step`; None: the
+            area counts.
+        step: with max_sides, the multiple in pixels; None: `cell`. Patches that fill no cell at the right and bottom
+            are seen by the tower and give no visual token.
+        grow_sides: whether a side shorter than a visual token is first taken for as long as one, the other side in
+            proportion (PaddleOCR-VL), which decides how strips are rounded.
+        row_end, image_end: text of the tokens after every row of visual tokens and, in the place of the last one,
+            after the image; empty for none.
     """
 
     patch_size: int
@@ -40,11 +49,23 @@ class ImageConfig(Part):
     mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     resample: Resample = "bicubic"
+    max_sides: tuple[int, ...] | None = None
+    step: int | None = None
+    grow_sides: bool = False
+    row_end: str = ""
+    image_end: str = ""
     kind: Literal["native"] = "native"
 
     def __post_init__(self) -> None:
         positive(self, "patch_size", "temporal_patch_size", "merge_size", "max_pixels")
         _check_channels(self)
+        sides = self.max_sides
+        if sides is not None and (len(sides) != 2 or not all(1 <= side <= _LARGEST_SIDE for side in sides)):
+            raise ConfigError(f"image.max_sides {list(sides)}: height and width from 1 to {_LARGEST_SIDE} are needed")
+        if self.step is not None and (sides is None or self.step < 1 or self.step % self.patch_size):
+            raise ConfigError(
+                f"image.step {self.step} belongs to max_sides and is a multiple of patch_size {self.patch_size}"
+            )
 
     @property
     def cell(self) -> int:

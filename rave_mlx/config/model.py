@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rave_mlx.config.connector import Connector
+from rave_mlx.config.connector import CellConnectorConfig, Connector
 from rave_mlx.config.image import Images
 from rave_mlx.config.part import Part
 from rave_mlx.config.text import TextConfig
-from rave_mlx.config.vision import Tower
+from rave_mlx.config.vision import GridVisionConfig, Tower
 from rave_mlx.errors import ConfigError
 
 FORMAT = 1
@@ -24,6 +24,14 @@ _MODES = {
     "nvfp4": ((4,), (16,)),
 }
 """Widths in bits and group sizes of each mode of `mx.quantize`."""
+
+
+_FITTING: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "native": ("native", ("merger",), ("patch_size", "merge_size", "temporal_patch_size")),
+    "grid": ("native", ("cells",), ("patch_size", "merge_size")),
+    "tiles": ("tiles", ("mlp", "shuffle", "resampler"), ("patch_size", "tile_size")),
+}
+"""By kind of tower: the images it reads, the connectors that follow it, and the sizes it shares with the images."""
 
 
 @dataclass(frozen=True)
@@ -235,14 +243,19 @@ class LMMConfig(Part):
 
     def _check_images(self, vision: Tower, image: Images, connector: Connector) -> None:
         """Refuse parts that do not fit each other."""
-        if vision.kind != image.kind or (vision.kind == "native") != (connector.kind == "merger"):
+        images, connectors, same = _FITTING[vision.kind]
+        if image.kind != images or connector.kind not in connectors:
             raise ConfigError(
                 f"config: a {vision.kind} tower does not go with {image.kind} images and a {connector.kind} connector"
             )
-        same = ("patch_size", "merge_size", "temporal_patch_size") if vision.kind == "native" else ("patch_size",)
-        for name in (*same, "tile_size") if vision.kind == "tiles" else same:
+        for name in same:
             if getattr(vision, name) != getattr(image, name):
                 raise ConfigError(f"vision.{name} and image.{name} differ")
+        if isinstance(vision, GridVisionConfig) and isinstance(connector, CellConnectorConfig):
+            if vision.merge_size != connector.merge_size:
+                raise ConfigError("vision.merge_size and connector.merge_size differ")
+            if image.kind == "native" and image.temporal_patch_size != 1:
+                raise ConfigError("image.temporal_patch_size must be 1 for a grid tower")
 
     def _check_gate(self, gate: GateConfig) -> None:
         outside = [g for g in gate.groups(self.text.num_kv_heads) if not 0 <= g < self.text.num_kv_heads]

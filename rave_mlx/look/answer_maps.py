@@ -16,6 +16,7 @@ from rave_mlx.generation.decode import decode
 from rave_mlx.generation.prefill import prefill
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.generation.turns import COMPUTING
+from rave_mlx.inputs.images.patch_order import in_reading_order
 from rave_mlx.inputs.images.patches import ImagePatches, normalised
 from rave_mlx.inputs.images.preprocess import open_image
 from rave_mlx.inputs.images.token_boxes import locate_tokens
@@ -188,12 +189,12 @@ def seen_by_model(image: ImagePatches, config: Images) -> Image.Image:
     if image.original is not None:
         return image.original
     assert isinstance(config, ImageConfig)
-    (_, rows, columns), patch, merge = image.grid, config.patch_size, config.merge_size
+    (_, rows, columns), patch = image.grid, config.patch_size
     pixels = image.pixels.reshape(-1, 3, config.temporal_patch_size, patch**2)[:, :, 0]
     table = normalised(config)
     levels = np.stack([np.interp(pixels[:, c], table[c], np.arange(256)) for c in range(3)], axis=1)
-    levels = levels.reshape(rows // merge, columns // merge, merge, merge, 3, patch, patch)
-    page = levels.transpose(0, 2, 5, 1, 3, 6, 4).reshape(rows * patch, columns * patch, 3)
+    grid = in_reading_order(levels.reshape(-1, 3, patch, patch), rows, columns, config.merge_size)
+    page = grid.transpose(0, 3, 1, 4, 2).reshape(rows * patch, columns * patch, 3)
     return Image.fromarray(page.round().astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
 
 

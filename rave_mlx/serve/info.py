@@ -95,5 +95,6 @@ def _default_tokens(lmm: LMM) -> int:
     """Visual tokens that an image may take where a request says nothing."""
     image = lmm.config.image
     if isinstance(image, ImageConfig):
-        return min(DEFAULT_IMAGE_TOKENS, max(1, image.max_pixels // image.cell**2))
+        most = max(1, image.max_pixels // image.cell**2)
+        return most if image.max_sides is not None else min(DEFAULT_IMAGE_TOKENS, most)
     return TILED_IMAGE_TOKENS

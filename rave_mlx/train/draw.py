@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rave_mlx.config import ImageConfig, Images
 from rave_mlx.errors import ModelError
+from rave_mlx.inputs.images.patch_order import in_reading_order
 from rave_mlx.inputs.images.preprocess import ImagePatches
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.dataset import Dataset
@@ -93,11 +94,9 @@ def seen(patches: ImagePatches, config: Images) -> list[Image.Image]:
     tiles, rows, columns = patches.grid
     side = config.patch_size
     if isinstance(config, ImageConfig):
-        merge = config.merge_size
-        split = patches.pixels.reshape(rows // merge, columns // merge, merge, merge, 3, -1, side, side)[
-            :, :, :, :, :, 0
-        ]
-        levels = split.transpose(0, 2, 5, 1, 3, 6, 4).reshape(1, rows * side, columns * side, 3)
+        split = patches.pixels.reshape(rows * columns, 3, -1, side, side)[:, :, 0]
+        grid = in_reading_order(split, rows, columns, config.merge_size)
+        levels = grid.transpose(0, 3, 1, 4, 2).reshape(1, rows * side, columns * side, 3)
     else:
         split = patches.pixels.reshape(tiles, rows, columns, 3, side, side)
         levels = split.transpose(0, 1, 4, 2, 5, 3).reshape(tiles, rows * side, columns * side, 3)

@@ -22,6 +22,7 @@ from rave_mlx.config import ImageConfig, Images, TileConfig
 from rave_mlx.errors import ImageError
 from rave_mlx.inputs.image_reference import ImageReference
 from rave_mlx.inputs.images.header import header_size
+from rave_mlx.inputs.images.native_grid import native_layout
 from rave_mlx.inputs.images.preprocess import ImagePatches, cut_patches, fit_size, read_patches
 from rave_mlx.inputs.images.sources import named
 from rave_mlx.inputs.images.tiling import PLANS, TILED_IMAGE_TOKENS
@@ -136,7 +137,8 @@ def _sized(size: tuple[int, int], config: Images, image_tokens: int | None) -> I
     if isinstance(config, ImageConfig):
         width, height = fit_size(*size, config, image_tokens)
         rows, columns = height // config.patch_size, width // config.patch_size
-        return ImagePatches(_NONE, (1, rows, columns), "", size, (rows * columns // config.merge_size**2,))
+        placed = native_layout(rows // config.merge_size, columns // config.merge_size, config)
+        return ImagePatches(_NONE, (1, rows, columns), "", size, placed)
     return _tiled(size, config, TILED_IMAGE_TOKENS if image_tokens is None else image_tokens)
 
 

@@ -16,6 +16,8 @@ from PIL import Image
 from rave_mlx.config import ImageConfig, Images, TileConfig
 from rave_mlx.errors import ImageError
 from rave_mlx.inputs.images.decode import open_image
+from rave_mlx.inputs.images.native_grid import fit_sides, native_layout
+from rave_mlx.inputs.images.patch_order import patch_order
 from rave_mlx.inputs.images.patches import DEFAULT_IMAGE_TOKENS, RESAMPLE, ImagePatches, check_sides, digest, normalised
 from rave_mlx.inputs.images.requested_size import LOW_DETAIL_SIDE, RequestedSize
 from rave_mlx.inputs.images.sources import ImageSource, named
@@ -45,19 +47,30 @@ def fit_size(width: int, height: int, config: ImageConfig, image_tokens: int | N
     Args:
         width: of the image, in pixels.
         height: of the image, in pixels.
-        config: cell size and the range of areas.
+        config: cell size and the range of areas, or the largest sides.
         image_tokens: the largest number of visual tokens; replaces `config.max_pixels`. None: DEFAULT_IMAGE_TOKENS,
-            or `config.max_pixels` where that is less.
+            or `config.max_pixels` where that is less or the sides are limited.
 
     Raises:
         ImageError: without pixels, for a ratio of sides above 200, for a budget below 1.
     """
-    return _fit_area(width, height, config.cell, config.min_pixels, _budget(config, image_tokens))
+    if config.max_sides is not None:
+        sides = fit_sides(width, height, config)
+        area = _budget(config, image_tokens)
+        if (sides[0] // config.cell) * (sides[1] // config.cell) * config.cell**2 <= area:
+            return sides
+        return _fit_area(*sides, config, 1, area)
+    return _fit_area(width, height, config, config.min_pixels, _budget(config, image_tokens))
 
 
-def _fit_area(width: int, height: int, cell: int, smallest: int, largest: int) -> tuple[int, int]:
+def _fit_area(width: int, height: int, config: ImageConfig, smallest: int, largest: int) -> tuple[int, int]:
     """`fit_size` for a range of areas in pixels."""
     check_sides(width, height)
+    cell = config.cell
+    if config.grow_sides and height < cell:
+        width, height = round(width * cell / height), cell
+    if config.grow_sides and width < cell:
+        width, height = cell, round(height * cell / width)
     columns, rows = round(width / cell), round(height / cell)
     if columns * rows * cell**2 > largest:
         shrink = math.sqrt(width * height / largest)
@@ -76,7 +89,7 @@ def _fit_area(width: int, height: int, cell: int, smallest: int, largest: int) -
 def _budget(config: ImageConfig, image_tokens: int | None) -> int:
     """Largest area in pixels."""
     if image_tokens is None:
-        return min(config.max_pixels, DEFAULT_IMAGE_TOKENS * config.cell**2)
+        return config.max_pixels if config.max_sides else min(config.max_pixels, DEFAULT_IMAGE_TOKENS * config.cell**2)
     if image_tokens < 1:
         raise ImageError(f"a budget of {image_tokens} tokens leaves nothing of an image; give at least 1")
     return image_tokens * config.cell**2
@@ -115,8 +128,12 @@ def cut_patches(
     patch, merge, frames = config.patch_size, config.merge_size, config.temporal_patch_size
     rows, columns = height // patch, width // patch
     levels = np.asarray(rgb.resize((width, height), RESAMPLE[config.resample]))
-    levels = levels.reshape(rows // merge, merge, patch, columns // merge, merge, patch, 3)
-    levels = np.ascontiguousarray(levels.transpose(0, 3, 1, 4, 6, 2, 5)).reshape(rows * columns, 3, patch**2)
+    if rows % merge or columns % merge:
+        grid = levels.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 4, 1, 3)
+        levels = grid[patch_order(rows, columns, merge)].reshape(rows * columns, 3, patch**2)
+    else:
+        levels = levels.reshape(rows // merge, merge, patch, columns // merge, merge, patch, 3)
+        levels = np.ascontiguousarray(levels.transpose(0, 3, 1, 4, 6, 2, 5)).reshape(rows * columns, 3, patch**2)
     pixels = np.empty((rows * columns, 3, frames, patch**2), np.float32)
     for channel, table in enumerate(normalised(config)):
         pixels[:, channel] = np.take(table, levels[:, channel])[:, None]
@@ -125,7 +142,7 @@ def cut_patches(
         grid=(1, rows, columns),
         digest=digest(levels, rows, columns, config),
         size=full.size,
-        layout=(rows * columns // merge**2,),
+        layout=native_layout(rows // merge, columns // merge, config),
     )
 
 
@@ -136,12 +153,17 @@ def _fit(
     if requested is None or not (requested.in_pixels or requested.low_detail):
         return fit_size(*size, config, image_tokens)
     largest = config.max_pixels if image_tokens is None else _budget(config, image_tokens)
+    if config.max_sides is not None:
+        if requested.low_detail:
+            largest = min(largest, LOW_DETAIL_SIDE**2)
+        sides = requested.fit(*size, config.cell) if requested.in_pixels else size
+        return fit_size(*sides, config, max(1, largest // config.cell**2))
     if not requested.in_pixels:
         largest = min(_budget(config, image_tokens), LOW_DETAIL_SIDE**2)
-        return _fit_area(*size, config.cell, config.min_pixels, largest)
+        return _fit_area(*size, config, config.min_pixels, largest)
     if requested.low_detail:
         largest = min(largest, LOW_DETAIL_SIDE**2)
-    return _fit_area(*requested.fit(*size, config.cell), config.cell, config.min_pixels, largest)
+    return _fit_area(*requested.fit(*size, config.cell), config, config.min_pixels, largest)
 
 
 def _tile_budget(config: TileConfig, image_tokens: int | None, requested: RequestedSize | None) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.nn as nn
 
 from rave_mlx.config import (
+    CellConnectorConfig,
     Connector,
     ConnectorConfig,
     MlpConnectorConfig,
@@ -12,6 +13,7 @@ from rave_mlx.config import (
     Tower,
     VisionConfig,
 )
+from rave_mlx.models.connectors.cells import CellConnector
 from rave_mlx.models.connectors.merger import PatchMerger
 from rave_mlx.models.connectors.mlp import MlpConnector
 from rave_mlx.models.connectors.resampler import Resampler
@@ -25,4 +27,6 @@ def build_connector(config: Connector, vision: Tower) -> nn.Module:
         return PatchMerger(config, vision)
     if isinstance(config, MlpConnectorConfig):
         return MlpConnector(config)
+    if isinstance(config, CellConnectorConfig):
+        return CellConnector(config)
     return ShuffleConnector(config) if isinstance(config, ShuffleConnectorConfig) else Resampler(config)

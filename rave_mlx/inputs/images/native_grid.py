@@ -1,0 +1,46 @@
+"""Images at native resolution whose longest sides are bounded (Pixtral, arXiv 2410.07073): their size, and what stands
+in the prompt for them."""
+
+from __future__ import annotations
+
+import math
+
+from rave_mlx.config import ImageConfig
+from rave_mlx.inputs.images.patches import check_sides
+
+
+def fit_sides(width: int, height: int, config: ImageConfig) -> tuple[int, int]:
+    """(width, height) in pixels: reduced until it fits into `config.max_sides`, then up to whole steps.
+
+    As PixtralImageProcessor does it. An image that would fill no cell becomes one cell.
+
+    Args:
+        width, height: of the image, in pixels.
+        config: with max_sides.
+
+    Raises:
+        ImageError: without pixels, or for a ratio of sides above 200.
+    """
+    assert config.max_sides is not None
+    check_sides(width, height)
+    ratio = max(height / config.max_sides[0], width / config.max_sides[1])
+    if ratio > 1:
+        width, height = math.floor(width / ratio), math.floor(height / ratio)
+    step = config.step or config.cell
+    wide, high = (max(-(-side // step) * step, config.cell) for side in (width, height))
+    return wide, high
+
+
+def native_layout(rows: int, columns: int, config: ImageConfig) -> tuple[str | int, ...]:
+    """What stands in the prompt for an image: numbers of visual tokens, and the text between and after its rows.
+
+    Args:
+        rows, columns: of visual tokens.
+        config: the text after a row, and after the image.
+    """
+    if not config.row_end:
+        return (rows * columns, config.image_end) if config.image_end else (rows * columns,)
+    parts: list[str | int] = []
+    for _ in range(rows):
+        parts += [columns, config.row_end]
+    return (*parts[:-1], config.image_end or config.row_end)
