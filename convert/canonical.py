@@ -13,6 +13,7 @@ from rave_mlx.convert.families.base import Family
 from rave_mlx.convert.plausible import check_layers, check_plausible, unused_stops
 from rave_mlx.convert.quantization_settings import foreign_method
 from rave_mlx.convert.source import Source
+from rave_mlx.convert.split_tensors import SplitTensors
 from rave_mlx.convert.stored import Stored
 from rave_mlx.convert.tensor_names import modern_names
 from rave_mlx.convert.tied_head import settle_head
@@ -31,9 +32,10 @@ def canonical(source: Source) -> Stored:
     check_layers(source)
     config = _read_config(family, source)
     check_plausible(config, source)
-    config, names = settle_head(source, family, config, modern_names(source, family, config))
+    weights = replace(source, tensors=SplitTensors(source.tensors, family.stacked)) if family.stacked else source
+    config, names = settle_head(weights, family, config, modern_names(weights, family, config))
     lmm = build.build(config, source.tokenizer, _template(family, source), source.path)
-    translation, notes = _translation(source, family, lmm, names)
+    translation, notes = _translation(weights, family, lmm, names)
     lmm.config = replace(config, quantization=translation.quantization())
     return Stored(
         path=source.path,

@@ -18,6 +18,7 @@ from rave_mlx.convert.families import (
     llava_next,
     llava_onevision,
     mistral3,
+    paddleocr_vl,
     qwen2_5_vl,
     qwen2_vl,
     qwen3_vl,
@@ -41,6 +42,7 @@ FAMILIES: dict[str, Family] = {
     "smolvlm": idefics3.FAMILY,
     "internvl": internvl.FAMILY,
     "aki": aki.FAMILY,
+    "paddleocr_vl": paddleocr_vl.FAMILY,
     **dict.fromkeys(BACKBONES, text_only.FAMILY),
 }
 """By `model_type` of config.json."""

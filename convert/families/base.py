@@ -48,6 +48,7 @@ class Family:
             first that fits is replaced.
         ignored: regular expressions of modern names that are no weights of the model (unused heads).
         template: the chat template of checkpoints that bring none as a file of its own, or None.
+        stacked: modules that MLX packages stack into one: how its name ends, and those of its equal parts.
     """
 
     config: Callable[[Source], LMMConfig]
@@ -55,6 +56,7 @@ class Family:
     eras: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     template: str | None = None
+    stacked: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def modern(self, name: str) -> str:
         """The name of transformers 5 for a tensor's name in a checkpoint of any era."""
