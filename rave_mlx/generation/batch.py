@@ -14,6 +14,7 @@ from rave_mlx.generation.answer_row import AnswerRow, greedy
 from rave_mlx.generation.batch_cache import BatchCache, CachedRow
 from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.lmm import LMM
+from rave_mlx.models.rope import Consecutive
 
 _HOLES = 0.5
 """Share of real slots below which a batch is written anew without holes."""
@@ -168,16 +169,15 @@ class Batch:
 
         Args:
             ids: (B, n).
-            positions: (B, n) rotary positions.
+            positions: (B, n) rotary positions, each one more than the one before.
             counts: how many tokens of each row are real; the first of them.
         """
         cache = self._cache
         assert cache is not None
-        where = mx.array(np.array(positions, np.int32))
         ends = [at[n - 1] for row, at, n in zip(self._rows, positions, counts, strict=True) if row.ending is None]
         return self._lmm.decoder.hidden(
             self._lmm.decoder.embed_ids(ids),
-            mx.broadcast_to(where[:, None], (len(counts), 3, ids.shape[1])),
+            Consecutive(tuple(row[0] for row in positions), ids.shape[1]),
             None,
             cache=cache,
             gate_span=cache.visual_span if cache.gated else None,

@@ -18,6 +18,7 @@ from rave_mlx.inputs.prompt.message import Role
 from rave_mlx.inputs.prompt.prompt import Prompt, TokenMap
 from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.lmm import LMM
+from rave_mlx.models.rope import Consecutive
 from rave_mlx.models.rope_scaling import outgrows
 
 Finish = Literal["stop", "length"]
@@ -146,7 +147,7 @@ def step(lmm: LMM, cache: Cache, token: mx.array, position: int, *, path: Path |
         cache.hooks.write(position)
     hidden = lmm.decoder.hidden(
         lmm.decoder.embed_ids(token[None]),
-        mx.full((1, 3, 1), position, dtype=mx.int32),
+        Consecutive((position,), 1),
         None,
         cache=cache,
         gate_span=cache.visual_span if cache.gated else None,

@@ -19,7 +19,7 @@ from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import LMMConfig, TextConfig
 from rave_mlx.models.hooks import KeptTokens, LayerHooks, PassHooks
 from rave_mlx.models.kv_cache import Cache, LayerCache
-from rave_mlx.models.rope import RotaryTable, text_table
+from rave_mlx.models.rope import Consecutive, Positions, RotaryTable, Rotation, text_rotation, text_table
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Step:
     """What every layer needs to know about the tokens of one forward pass.
 
     Attributes:
-        table: rotary table of the new tokens.
+        rotation: rotary positions of the new tokens; with policies, a table.
         mask: attention mask over all keys, old and new.
         sliding_mask: the same for layers with a sliding window.
         visual: (B, L) marks of the new tokens that are visual; None when none is.
@@ -35,7 +35,7 @@ class Step:
         path: forced attention path, None for the backend's choice.
     """
 
-    table: RotaryTable
+    rotation: Rotation
     mask: Mask
     sliding_mask: Mask
     visual: mx.array | None
@@ -95,7 +95,7 @@ class Attention(nn.Module):
         # Gates read queries and keys before rotation (`GateConfig.features`).
         u = self.gate.query_features(q, None if cache is None else cache.map_of(self.gate)) if gated else None
         features = self.gate.key_features(k, step.visual) if gated and step.visual is not None else None
-        queries, keys = step.table.apply_both(q, k)
+        queries, keys = step.rotation.apply_both(q, k)
         if layer_hooks is not None:
             queries, keys, v = layer_hooks.edit(q, k, queries, keys, v)
         if cache is not None:
@@ -175,7 +175,7 @@ class Decoder(nn.Module):
     def hidden(
         self,
         x: mx.array,
-        positions: mx.array,
+        positions: Positions,
         visual: mx.array | None,
         *,
         cache: Cache | None = None,
@@ -192,7 +192,7 @@ class Decoder(nn.Module):
 
         Args:
             x: embeddings of the new tokens (B, L, hidden).
-            positions: their rotary positions (B, 3, L).
+            positions: their rotary positions (B, 3, L), or `Consecutive` ones.
             visual: marks of the visual ones among them (B, L); None when there are none.
             cache: what came before; extended in place. None: the new tokens are all there is.
             gate_span: key positions with visual tokens among all keys, (0, 0) when there are none yet; None
@@ -214,8 +214,10 @@ class Decoder(nn.Module):
         keys = length + (0 if cache is None else cache.length)
         mask = decoder_mask(length, keys, valid=valid, lookahead=lookahead)
         sliding = decoder_mask(length, keys, valid=valid, lookahead=lookahead, window=text.sliding_window)
-        table = text_table(text.rope, text.head_dim, positions, longest)
-        step = Step(table, mask, sliding, visual, gate_span, path)
+        if hooks is not None and isinstance(positions, Consecutive):
+            positions = positions.array()
+        rotation = text_rotation(text.rope, text.head_dim, positions, longest, x.dtype)
+        step = Step(rotation, mask, sliding, visual, gate_span, path)
         for index, layer in enumerate(self.layers):
             layer_hooks = None
             if hooks is not None:
@@ -237,9 +239,11 @@ class Decoder(nn.Module):
 
     def _narrow(self, step: Step, hooks: PassHooks, layer: int, kept: KeptTokens) -> Step:
         """The step of the layers from `layer` on, for the tokens that a policy kept."""
-        table, index = step.table, kept.index
+        table, index = step.rotation, kept.index
+        assert isinstance(table, RotaryTable)
         if kept.positions is not None:
-            table = text_table(self.text.rope, self.text.head_dim, kept.positions, _longest(hooks))
+            made = text_table(self.text.rope, self.text.head_dim, kept.positions, _longest(hooks))
+            table = made.astype(table.cos.dtype)
         else:
             table = RotaryTable(_taken(table.cos, index, 2), _taken(table.sin, index, 2))
         masks = [
@@ -259,7 +263,7 @@ class Decoder(nn.Module):
         table = text_table(text.rope, text.head_dim, mx.array(tokens.positions[..., -length:]), _longest(hooks))
         sliding = decoder_mask(length, len(tokens), window=text.sliding_window)
         span = None if step.gate_span is None else (0, len(tokens))
-        return replace(step, table=table, mask="causal", sliding_mask=sliding, gate_span=span)
+        return replace(step, rotation=table, mask="causal", sliding_mask=sliding, gate_span=span)
 
     def embed_ids(self, ids: mx.array) -> mx.array:
         """Embeddings (..., hidden) of token ids, in the model's type: packed ones may come out in another."""

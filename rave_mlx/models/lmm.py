@@ -24,6 +24,7 @@ from rave_mlx.models.connectors import build_connector
 from rave_mlx.models.decoder import Decoder
 from rave_mlx.models.hooks import PassHooks
 from rave_mlx.models.kv_cache import Cache
+from rave_mlx.models.rope import text_positions
 from rave_mlx.models.vision import build_tower
 
 
@@ -189,7 +190,7 @@ class LMM(nn.Module):
         lookahead = None if tokens.lookahead is None else tokens.lookahead[None, :, start:stop]
         return self.decoder.hidden(
             x,
-            mx.array(tokens.positions[None, :, start:stop]),
+            text_positions(tokens.positions[:, start:stop]) or mx.array(tokens.positions[None, :, start:stop]),
             mx.array(tokens.visual[None, start:stop]),
             cache=cache,
             gate_span=cache.visual_span if cache.gated else None,

@@ -1,19 +1,53 @@
 """Rotary positions (RoFormer, arXiv 2104.09864) in the rotate-half layout: one-dimensional, multimodal
 (Qwen2-VL, arXiv 2409.12191) and two-dimensional for image patches. Tables are float32; how fast the pairs turn is
-decided in `rope_scaling`."""
+decided in `rope_scaling`.
+
+Tokens that follow one another at the same position on all axes, which written text does, need no table on a GPU:
+`mx.fast.rope` takes one number for them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx import backend
 from rave_mlx.backend.decode_ops import is_one_token, rotate
 from rave_mlx.config import RopeConfig
 from rave_mlx.models.rope_scaling import frequencies, rope_bucket
+
+
+@dataclass(frozen=True)
+class Consecutive:
+    """Positions of text: tokens that follow one another, each at one position on all three axes.
+
+    Attributes:
+        first: position of the first token of each row (B,).
+        count: tokens of a row.
+    """
+
+    first: tuple[int, ...]
+    count: int
+
+    def array(self) -> mx.array:
+        """The same as positions (B, 3, count)."""
+        rows = np.array(self.first, np.int32)[:, None] + np.arange(self.count, dtype=np.int32)
+        return mx.array(np.broadcast_to(rows[:, None], (len(self.first), 3, self.count)))
+
+
+def text_positions(positions: NDArray[np.int32]) -> Consecutive | None:
+    """Positions (3, L) of one prompt's tokens as consecutive ones; None where they are not."""
+    plain = positions[0, 0] + np.arange(positions.shape[1])
+    return Consecutive((int(positions[0, 0]),), positions.shape[1]) if (positions == plain).all() else None
+
+
+Positions = mx.array | Consecutive
+"""Positions of decoder tokens: temporal, vertical and horizontal (B, 3, L), or those of text."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +57,17 @@ class RotaryTable:
     cos: mx.array
     sin: mx.array
 
+    def astype(self, dtype: mx.Dtype) -> RotaryTable:
+        """The table in the type of what it rotates, so that not every layer casts it."""
+        return self if self.cos.dtype == dtype else RotaryTable(self.cos.astype(dtype), self.sin.astype(dtype))
+
     def apply(self, x: mx.array) -> mx.array:
         """Rotate (B, H, L, d): pairs are (i, i + d / 2)."""
         half = x.shape[-1] // 2
         first, second = x[..., :half], x[..., half:]
+        if backend.current().kind != "cpu":
+            cos, sin = (y.astype(x.dtype) for y in self._full_width)
+            return _turned()(x, mx.concatenate([second, first], axis=-1), cos, sin)
         cos, sin = self.cos.astype(x.dtype), self.sin.astype(x.dtype)
         return mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
@@ -41,6 +82,65 @@ class RotaryTable:
     def _full_width(self) -> tuple[mx.array, mx.array]:
         """What a head and the head with its halves swapped are multiplied by (B, 1, L, d)."""
         return mx.concatenate([self.cos, self.cos], axis=-1), mx.concatenate([-self.sin, self.sin], axis=-1)
+
+
+@dataclass(frozen=True)
+class ConsecutiveRotation:
+    """The rotation of `Consecutive` positions by `mx.fast.rope`, one operation an array on a GPU.
+
+    Attributes:
+        divisors: (d / 2,) positions a radian, for every pair.
+        first: position of the first token; (B,) where rows differ.
+        strength: factor of the result.
+    """
+
+    divisors: mx.array
+    first: int | mx.array
+    strength: float = 1.0
+
+    def apply_both(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
+        """Rotate queries (B, H, L, d) and keys (B, G, L, d)."""
+        return self._apply(q), self._apply(k)
+
+    def _apply(self, x: mx.array) -> mx.array:
+        width, first = x.shape[-1], self.first
+        x = mx.fast.rope(x, width, traditional=False, base=None, scale=1.0, offset=first, freqs=self.divisors)
+        return x if self.strength == 1 else x * self.strength
+
+
+Rotation = RotaryTable | ConsecutiveRotation
+
+
+def text_rotation(
+    config: RopeConfig, head_dim: int, positions: Positions, longest: int | None, dtype: mx.Dtype
+) -> Rotation:
+    """How a pass over decoder tokens rotates queries and keys.
+
+    Args:
+        config, head_dim, longest: as of `text_table`.
+        positions: of the tokens.
+        dtype: type of queries and keys.
+    """
+    if not isinstance(positions, Consecutive) or backend.current().kind == "cpu":
+        positions = positions.array() if isinstance(positions, Consecutive) else positions
+        return text_table(config, head_dim, positions, longest).astype(dtype)
+    return consecutive_rotation(config, head_dim, positions, longest)
+
+
+def consecutive_rotation(
+    config: RopeConfig, head_dim: int, positions: Consecutive, longest: int | None = None
+) -> ConsecutiveRotation:
+    """The rotation of text, whatever the backend; arguments as of `text_table`."""
+    longest = max(positions.first) + positions.count if longest is None else longest
+    bucket = rope_bucket(config, longest)
+    one = len(set(positions.first)) == 1
+    first = positions.first[0] if one else mx.array(positions.first, mx.int32)
+    return ConsecutiveRotation(_divisors(config, head_dim, bucket), first, frequencies(config, head_dim, bucket)[1])
+
+
+@lru_cache(maxsize=64)
+def _divisors(config: RopeConfig, head_dim: int, bucket: int) -> mx.array:
+    return mx.array((1 / frequencies(config, head_dim, bucket)[0]).astype(np.float32))
 
 
 def text_table(config: RopeConfig, head_dim: int, positions: mx.array, longest: int | None = None) -> RotaryTable:
@@ -87,3 +187,9 @@ def patch_table(theta: float, head_dim: int, rows: NDArray[np.int32], columns: N
     frequencies = theta ** (-np.arange(quarter, dtype=np.float64) / quarter)
     angles = np.concatenate([rows[:, None] * frequencies, columns[:, None] * frequencies], axis=1)[None, None]
     return RotaryTable(mx.array(np.cos(angles).astype(np.float32)), mx.array(np.sin(angles).astype(np.float32)))
+
+
+@cache
+def _turned() -> Callable[..., mx.array]:
+    """x * cos + swapped * sin as one operation of a GPU."""
+    return mx.compile(lambda x, swapped, cos, sin: x * cos + swapped * sin, shapeless=True)

@@ -1,0 +1,49 @@
+"""What a written token costs a GPU, in operations: literals, so that nobody adds one unseen (see docs/performance.md)."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from benchmarks import decode_operations
+from benchmarks.decode_operations import as_on_a_gpu, lm, operations, rave
+from rave_mlx.config import RopeConfig
+
+
+def a_layer(**options):
+    """Operations of one layer, and of everything outside of the layers."""
+    one, two = (rave(layers=n, **options).total() for n in (1, 2))
+    return two - one, 2 * one - two
+
+
+def test_a_layer_of_the_decoder():
+    # 7 products, 3 biases, 2 norms, 2 rotations, keys and values into the cache, attention, SwiGLU, 2 sums; outside
+    # the embedding (3 lookups, 1 expansion), a norm, the vocabulary and the choice.
+    assert a_layer(gated=False) == (20, 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"qkv_bias": False}, 17),
+        ({"qkv_bias": False, "qk_norm": True, "rope": RopeConfig(5e6, (12, 10, 10), interleaved=True)}, 19),
+    ],
+    ids=["llama", "qwen3_vl"],
+)
+def test_a_layer_of_other_decoders(changes, expected):
+    assert a_layer(gated=False, **changes)[0] == expected
+
+
+def test_no_more_than_mlx_lm(monkeypatch):
+    monkeypatch.setattr(decode_operations, "LAYERS", 2)
+    monkeypatch.setitem(decode_operations.QWEN2, "num_hidden_layers", 2)
+    assert rave(gated=False, layers=2).total() <= lm().total()
+
+
+def test_what_is_counted():
+    x = mx.ones((4, 4))
+    mx.eval(x)
+    assert dict(operations(mx.exp(x.T.reshape(2, 8)[:1]) + 1)) == {"Exp": 1, "Add": 1}
+    with as_on_a_gpu():
+        assert operations(mx.fast.rms_norm(x, None, 1e-5)).total() == 1
+    assert operations(mx.fast.rms_norm(x, None, 1e-5)).total() > 1
