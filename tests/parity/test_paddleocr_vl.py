@@ -18,8 +18,11 @@ from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import P
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights  # noqa: E402
 
 import rave_mlx  # noqa: E402
+from parity import golden as reference  # noqa: E402
+from rave_mlx.checkpoint import adapters  # noqa: E402
 from rave_mlx.checkpoint.directory import BUILT_IN  # noqa: E402
 from rave_mlx.config import VisionConfig  # noqa: E402
+from rave_mlx.convert.adapters import import_peft  # noqa: E402
 from rave_mlx.convert.families import detect, paddleocr_vl  # noqa: E402
 from rave_mlx.convert.source import Source  # noqa: E402
 from rave_mlx.errors import ConfigError, ModelError  # noqa: E402
@@ -223,3 +226,22 @@ def test_unused_tensors_are_left_out_and_strange_ones_named(tmp_path):
     mx.save_safetensors(file, dict(mx.load(file)) | {"mlp_AR.linear_3.weight": mx.zeros((8, 8))})
     with pytest.raises(ModelError, match=r"linear_3"):
         rave_mlx.load(folder)
+
+
+def test_an_adapter_of_peft_that_names_projections_finds_the_towers_as_well(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = reference.hf_model(PLAIN)
+    base = reference.checkpoint(PLAIN, model, tmp_path / "hf")
+    torch.manual_seed(3)
+    tuned = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "linear_1"])).eval()
+    with torch.no_grad():
+        for name, p in tuned.named_parameters():
+            if "lora_" in name:
+                p.add_(torch.randn_like(p) * 0.1)
+        tuned.save_pretrained(tmp_path / "peft")
+        import_peft(tmp_path / "peft", base, tmp_path / "ours")
+        lmm = adapters.load_adapter(rave_mlx.load(base), tmp_path / "ours")
+        prompt = lmm.prepare(CONVERSATIONS["one image"])
+        expected = tuned(**reference.batch(PLAIN, [prompt])).logits.numpy()
+    assert any(name.startswith("vision.") for name in adapters.read_config(tmp_path / "ours").modules)
+    assert relative(lmm.logits(prompt), expected) <= 1e-5

@@ -93,11 +93,11 @@ def our_gradients(lmm, batch):
     return float(value), {n: np.array(g.astype(mx.float32)) for n, g in tree_flatten(grads)}
 
 
-def their_gradients(model, adapter, examples, batch):
+def their_gradients(case, model, adapter, examples, batch):
     """The same of torch and peft, by our names, factors turned round."""
     theirs = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)
     theirs.train()
-    inputs = reference.batch(CASE, [e.prompt for e in examples])
+    inputs = reference.batch(case, [e.prompt for e in examples])
     dtype = next(p.dtype for n, p in theirs.named_parameters() if "lora" not in n)
     inputs = {n: x.to(dtype) if x.is_floating_point() else x for n, x in inputs.items()}
     found = theirs(**inputs, labels=labels(examples))
@@ -114,15 +114,17 @@ def their_gradients(model, adapter, examples, batch):
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_gradients_are_pefts(kind, tmp_path):
-    model = reference.hf_model(CASE)
-    base = reference.checkpoint(CASE, model, tmp_path / "hf")
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "paddleocr_vl"])
+def test_gradients_are_pefts(name, kind, tmp_path):
+    case = CASES[name]
+    model = reference.hf_model(case)
+    base = reference.checkpoint(case, model, tmp_path / "hf")
     lmm, config = adapted(base, kind)
-    examples = rows(CASE, lmm)
+    examples = rows(case, lmm)
     batch = collate(examples)
     adapters.save(lmm, config, tmp_path / "ours")
     export_peft(tmp_path / "ours", base, tmp_path / "peft")
-    right, expected = their_gradients(model, tmp_path / "peft", examples, batch)
+    right, expected = their_gradients(case, model, tmp_path / "peft", examples, batch)
     value, ours = our_gradients(lmm, batch)
     assert abs(value / right - 1) < 1e-5
     assert ours.keys() == expected.keys() and len(ours) == len(MODULES) * (2 if kind == "lora" else 3)
@@ -146,7 +148,7 @@ def test_bfloat16_costs_no_more_than_in_torch(tmp_path):
     losses, errors = {}, {}
     for name, (value, found) in {
         "ours": our_gradients(half, batch),
-        "torch": their_gradients(rounded.to(torch.bfloat16), tmp_path / "peft", examples, batch),
+        "torch": their_gradients(CASE, rounded.to(torch.bfloat16), tmp_path / "peft", examples, batch),
     }.items():
         assert found.keys() == expected.keys()
         losses[name] = abs(value / right - 1)

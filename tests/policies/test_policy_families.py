@@ -22,7 +22,8 @@ from rave_mlx.policies.methods.vhr import VHR
 from rave_mlx.policies.methods.visiondrop import VisionDrop
 from rave_mlx.policies.runtime import attach
 
-ONE_EACH = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
+ONE_EACH = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl",
+            "paddleocr_vl"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*ONE_EACH, "smolvlm", "qwen2"])
@@ -50,7 +51,7 @@ def test_every_method_answers_or_says_why_not(name, tmp_path):
         VFlowOpt(later=(0.5, 0.5)),
     ):
         takes = (sees or isinstance(policy, ACT | IRI)) and (not isinstance(policy, PAINT) or name == "llava")
-        takes = takes and not (isinstance(policy, VFlowOpt) and name.startswith("qwen"))
+        takes = takes and not (isinstance(policy, VFlowOpt) and sees and lmm.config.vision.kind != "tiles")
         if not takes:
             with pytest.raises(UsageError, match=f"^--attention {policy.name}: .*this") as caught:
                 Session(lmm, policy=policy)

@@ -37,7 +37,8 @@ from rave_mlx.policies.rereading.page_maps import enlarged, page_maps
 from rave_mlx.policies.rereading.regions import bounds, components, heaviest, highest
 from rave_mlx.policies.runtime import attach
 
-FAMILIES = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
+FAMILIES = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl",
+            "paddleocr_vl"]  # fmt: skip
 GATE = GateConfig(rank=4, kv_groups=0.5)
 BOTH = pytest.mark.parametrize("policy", [CARVE(), CARVE.preset("released"), VisualFunnel(size=24)], ids=str)
 
