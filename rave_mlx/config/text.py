@@ -58,19 +58,27 @@ class RopeConfig(Part):
 
     Attributes:
         theta: base of the frequencies.
-        sections: for multimodal RoPE (Qwen2-VL, arXiv 2409.12191), how many of the head_dim / 2 frequencies turn with
+        sections: for multimodal RoPE (Qwen2-VL, arXiv 2409.12191), how many of the frequencies turn with
             the temporal, vertical and horizontal position, one after the other; None for plain one-dimensional
             positions.
         interleaved: the sections are dealt out instead (Qwen3-VL): frequency i turns with the vertical position where
             i % 3 is 1 and with the horizontal one where it is 2, below three times that section's size, else with the
             temporal one.
         scaling: how frequencies are stretched for long contexts; None: not at all.
+        width: numbers of a head that are rotated, the first ones; the others stay as they are. None: all.
+        pairs: which numbers turn together: i and i + half of them ("halves"), or 2 i and 2 i + 1 ("neighbours", GLM-4).
     """
 
     theta: float
     sections: tuple[int, ...] | None = None
     interleaved: bool = False
     scaling: RopeScaling | None = None
+    width: int | None = None
+    pairs: Literal["halves", "neighbours"] = "halves"
+
+    def rotated(self, head_dim: int) -> int:
+        """Numbers of a head of this width that are rotated."""
+        return head_dim if self.width is None else self.width
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ class TextConfig(Part):
         norm_eps: epsilon of the RMS norms.
         qkv_bias, qk_norm: whether queries, keys and values have a bias, and whether queries and keys are normed.
         output_bias, mlp_bias: whether the joined heads' projection, and the matrices of the MLP, have a bias.
+        sublayer_norms: whether what attention and MLP give is normed before it is added (GLM-4).
         tie_embeddings: whether logits are computed with the embedding's weights.
         head_bias: whether the logits have a bias (AKI).
         sliding_window: in `sliding_layers`, a token sees itself and the tokens before it, this many in all; None: all.
@@ -108,6 +117,7 @@ class TextConfig(Part):
     qk_norm: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    sublayer_norms: bool = False
     tie_embeddings: bool = False
     head_bias: bool = False
     sliding_window: int | None = None
@@ -125,13 +135,17 @@ class TextConfig(Part):
             raise ConfigError(
                 f"text.rope.sections {list(self.rope.sections)}: one of time, one of rows and one of columns are needed"
             )
-        if self.rope.sections is not None and sum(self.rope.sections) * 2 != self.head_dim:
+        rotated = self.rope.rotated(self.head_dim)
+        if not 2 <= rotated <= self.head_dim or rotated % 2:
+            raise ConfigError(f"text.rope.width {rotated}: an even number from 2 to head_dim {self.head_dim} is needed")
+        if self.rope.sections is not None and sum(self.rope.sections) * 2 != rotated:
+            width = "head_dim" if rotated == self.head_dim else "the rotated width"
             raise ConfigError(
-                f"text.rope.sections {list(self.rope.sections)} must add up to head_dim / 2 = {self.head_dim // 2}"
+                f"text.rope.sections {list(self.rope.sections)} must add up to {width} / 2 = {rotated // 2}"
             )
         scaling = self.rope.scaling
-        if scaling is not None and scaling.kind == "longrope" and len(scaling.short_factors) * 2 != self.head_dim:
-            raise ConfigError(f"text.rope.scaling: {len(scaling.short_factors)} factors for head_dim {self.head_dim}")
+        if scaling is not None and scaling.kind == "longrope" and len(scaling.short_factors) * 2 != rotated:
+            raise ConfigError(f"text.rope.scaling: {len(scaling.short_factors)} factors for {rotated} rotated numbers")
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ConfigError(f"text.sliding_window is {self.sliding_window}; it must be at least 1")
 

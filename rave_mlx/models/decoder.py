@@ -126,7 +126,7 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm attention and MLP."""
+    """Pre-norm attention and MLP, whose outputs are normed as well where `TextConfig.sublayer_norms` says so."""
 
     def __init__(self, text: TextConfig, layer: int, gate: PairGate | None):
         super().__init__()
@@ -134,6 +134,10 @@ class DecoderLayer(nn.Module):
         self.attention = Attention(text, layer, gate)
         self.post_attention_norm = RMSNorm(text.hidden_size, text.norm_eps)
         self.mlp = MLP(text)
+        if text.sublayer_norms:
+            self.attention_out_norm = RMSNorm(text.hidden_size, text.norm_eps)
+            self.mlp_out_norm = RMSNorm(text.hidden_size, text.norm_eps)
+        self._out_norms = text.sublayer_norms
 
     def __call__(
         self, x: mx.array, step: Step, cache: LayerCache | None, layer_hooks: LayerHooks | None = None
@@ -141,14 +145,24 @@ class DecoderLayer(nn.Module):
         q, k, v = by_rows(lambda x: self.attention.project(self.input_norm(x)), x, axis=1)
         attended = self.attention(q, k, v, step, cache, layer_hooks)
         if layer_hooks is not None and layer_hooks.edits_sublayers:
-            x = x + layer_hooks.sublayer("attention", self.attention.o_proj(attended))
-            return x + layer_hooks.sublayer("mlp", self.mlp(self.post_attention_norm(x)))
-        return by_rows(self._finish, x, attended, axis=1)[0]
+            x = x + layer_hooks.sublayer("attention", self.attention_output(attended))
+            return x + layer_hooks.sublayer("mlp", self.mlp_output(x))
+        return by_rows(self.finish, x, attended, axis=1)[0]
 
-    def _finish(self, x: mx.array, attended: mx.array) -> list[mx.array]:
-        """The layer from the joined heads (B, L, H * d) on."""
-        x = x + self.attention.o_proj(attended)
-        return [x + self.mlp(self.post_attention_norm(x))]
+    def finish(self, x: mx.array, attended: mx.array) -> list[mx.array]:
+        """The layer from its input (B, L, hidden) and the joined heads (B, L, H * d) on."""
+        x = x + self.attention_output(attended)
+        return [x + self.mlp_output(x)]
+
+    def attention_output(self, attended: mx.array) -> mx.array:
+        """What attention adds to the stream, from the joined heads."""
+        out: mx.array = self.attention.o_proj(attended)
+        return self.attention_out_norm(out) if self._out_norms else out
+
+    def mlp_output(self, x: mx.array) -> mx.array:
+        """What the MLP adds to the stream x (B, L, hidden)."""
+        out: mx.array = self.mlp(self.post_attention_norm(x))
+        return self.mlp_out_norm(out) if self._out_norms else out
 
 
 class Decoder(nn.Module):
@@ -245,7 +259,7 @@ class Decoder(nn.Module):
             made = text_table(self.text.rope, self.text.head_dim, kept.positions, _longest(hooks))
             table = made.astype(table.cos.dtype)
         else:
-            table = RotaryTable(_taken(table.cos, index, 2), _taken(table.sin, index, 2))
+            table = replace(table, cos=_taken(table.cos, index, 2), sin=_taken(table.sin, index, 2))
         masks = [
             m if m is None or isinstance(m, str) else _taken(_taken(m, index, 2), index, 3)
             for m in (step.mask, step.sliding_mask)

@@ -9,7 +9,7 @@ Tokens that follow one another at the same position on all axes, which written t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 
 import mlx.core as mx
@@ -52,36 +52,54 @@ Positions = mx.array | Consecutive
 
 @dataclass(frozen=True)
 class RotaryTable:
-    """cos and sin of the angles, broadcastable to (B, H, L, d / 2)."""
+    """cos and sin of the angles, broadcastable to (B, H, L, r / 2) for the r <= d numbers of a head that are rotated.
+
+    `neighbours`: pairs are (2 i, 2 i + 1) instead of (i, i + r / 2).
+    """
 
     cos: mx.array
     sin: mx.array
+    neighbours: bool = False
 
     def astype(self, dtype: mx.Dtype) -> RotaryTable:
         """The table in the type of what it rotates, so that not every layer casts it."""
-        return self if self.cos.dtype == dtype else RotaryTable(self.cos.astype(dtype), self.sin.astype(dtype))
+        same = self.cos.dtype == dtype
+        return self if same else replace(self, cos=self.cos.astype(dtype), sin=self.sin.astype(dtype))
 
     def apply(self, x: mx.array) -> mx.array:
-        """Rotate (B, H, L, d): pairs are (i, i + d / 2)."""
+        """Rotate (B, H, L, d)."""
+        width = 2 * self.cos.shape[-1]
+        if width == x.shape[-1]:
+            return self._turn(x)
+        return mx.concatenate([self._turn(x[..., :width]), x[..., width:]], axis=-1)
+
+    def _turn(self, x: mx.array) -> mx.array:
+        """`apply` to numbers that are all rotated."""
         half = x.shape[-1] // 2
-        first, second = x[..., :half], x[..., half:]
+        first, second = (x[..., ::2], x[..., 1::2]) if self.neighbours else (x[..., :half], x[..., half:])
         if backend.current().kind != "cpu":
             cos, sin = (y.astype(x.dtype) for y in self._full_width)
-            return _turned()(x, mx.concatenate([second, first], axis=-1), cos, sin)
+            return _turned()(x, self._joined(second, first), cos, sin)
         cos, sin = self.cos.astype(x.dtype), self.sin.astype(x.dtype)
-        return mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+        return self._joined(first * cos - second * sin, second * cos + first * sin)
+
+    def _joined(self, first: mx.array, second: mx.array) -> mx.array:
+        """The first and the second numbers of all pairs in their places."""
+        if not self.neighbours:
+            return mx.concatenate([first, second], axis=-1)
+        return mx.stack([first, second], axis=-1).flatten(-2)
 
     def apply_both(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
         """Rotate queries (B, H, L, d) and keys (B, G, L, d)."""
-        if not is_one_token(q):
+        if self.neighbours or not is_one_token(q) or 2 * self.cos.shape[-1] != q.shape[-1]:
             return self.apply(q), self.apply(k)
         rotated = rotate(mx.concatenate([q, k], axis=1), *self._full_width)
         return rotated[:, : q.shape[1]], rotated[:, q.shape[1] :]
 
     @cached_property
     def _full_width(self) -> tuple[mx.array, mx.array]:
-        """What a head and the head with its halves swapped are multiplied by (B, 1, L, d)."""
-        return mx.concatenate([self.cos, self.cos], axis=-1), mx.concatenate([-self.sin, self.sin], axis=-1)
+        """What numbers, and these with those of each pair swapped, are multiplied by (B, 1, L, r)."""
+        return self._joined(self.cos, self.cos), self._joined(-self.sin, self.sin)
 
 
 @dataclass(frozen=True)
@@ -89,23 +107,27 @@ class ConsecutiveRotation:
     """The rotation of `Consecutive` positions by `mx.fast.rope`, one operation an array on a GPU.
 
     Attributes:
-        divisors: (d / 2,) positions a radian, for every pair.
+        divisors: (r / 2,) positions a radian, for every pair.
         first: position of the first token; (B,) where rows differ.
-        strength: factor of the result.
+        strength: factor of what is rotated.
+        neighbours: as of `RotaryTable`.
     """
 
     divisors: mx.array
     first: int | mx.array
     strength: float = 1.0
+    neighbours: bool = False
 
     def apply_both(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
         """Rotate queries (B, H, L, d) and keys (B, G, L, d)."""
         return self._apply(q), self._apply(k)
 
     def _apply(self, x: mx.array) -> mx.array:
-        width, first = x.shape[-1], self.first
-        x = mx.fast.rope(x, width, traditional=False, base=None, scale=1.0, offset=first, freqs=self.divisors)
-        return x if self.strength == 1 else x * self.strength
+        width, pairs = 2 * self.divisors.size, self.neighbours
+        if self.strength != 1:
+            stretched = x[..., :width] * self.strength
+            x = stretched if width == x.shape[-1] else mx.concatenate([stretched, x[..., width:]], axis=-1)
+        return mx.fast.rope(x, width, traditional=pairs, base=None, scale=1.0, offset=self.first, freqs=self.divisors)
 
 
 Rotation = RotaryTable | ConsecutiveRotation
@@ -135,12 +157,13 @@ def consecutive_rotation(
     bucket = rope_bucket(config, longest)
     one = len(set(positions.first)) == 1
     first = positions.first[0] if one else mx.array(positions.first, mx.int32)
-    return ConsecutiveRotation(_divisors(config, head_dim, bucket), first, frequencies(config, head_dim, bucket)[1])
+    strength = frequencies(config, config.rotated(head_dim), bucket)[1]
+    return ConsecutiveRotation(_divisors(config, head_dim, bucket), first, strength, config.pairs == "neighbours")
 
 
 @lru_cache(maxsize=64)
 def _divisors(config: RopeConfig, head_dim: int, bucket: int) -> mx.array:
-    return mx.array((1 / frequencies(config, head_dim, bucket)[0]).astype(np.float32))
+    return mx.array((1 / frequencies(config, config.rotated(head_dim), bucket)[0]).astype(np.float32))
 
 
 def text_table(config: RopeConfig, head_dim: int, positions: mx.array, longest: int | None = None) -> RotaryTable:
@@ -155,14 +178,15 @@ def text_table(config: RopeConfig, head_dim: int, positions: mx.array, longest: 
     """
     if longest is None and config.scaling is not None and config.scaling.follows_length:
         longest = int(np.asarray(positions.max())) + 1
-    turns, strength = frequencies(config, head_dim, rope_bucket(config, longest or 0))
+    turns, strength = frequencies(config, config.rotated(head_dim), rope_bucket(config, longest or 0))
     if config.sections is None:
         axes = positions[:, 0, :, None]
     else:
         axes = positions.swapaxes(1, 2)[..., mx.array(_axes(config.sections, config.interleaved))]
     angles = (axes.astype(mx.float32) * mx.array(turns, dtype=mx.float32))[:, None]
     cos, sin = mx.cos(angles), mx.sin(angles)
-    return RotaryTable(cos, sin) if strength == 1 else RotaryTable(cos * strength, sin * strength)
+    table = RotaryTable(cos, sin, config.pairs == "neighbours")
+    return table if strength == 1 else replace(table, cos=cos * strength, sin=sin * strength)
 
 
 def _axes(sections: tuple[int, ...], interleaved: bool) -> NDArray[np.int32]:

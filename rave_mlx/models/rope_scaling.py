@@ -56,7 +56,7 @@ def frequencies(rope: RopeConfig, head_dim: int, bucket: int) -> tuple[Frequenci
 
     Args:
         rope: the settings.
-        head_dim: width of a head.
+        head_dim: width of a head, or of the part of it that is rotated.
         bucket: of the sequence's length, see `rope_bucket`.
     """
     scaling = rope.scaling

@@ -51,6 +51,9 @@ def _project(layer: DecoderLayer, x: mx.array) -> Sequence[mx.array]:
 
 def _finish(layer: DecoderLayer, x: mx.array, attended: mx.array) -> list[mx.array]:
     mlp, norm = layer.mlp, layer.post_attention_norm
+    if "mlp_out_norm" in layer:
+        # The gradient of a norm needs what the projections gave.
+        return layer.finish(x, attended)
     o_proj = layer.attention.o_proj
     x = x + recomputed([o_proj], attended, function=lambda x: [o_proj(x)])[0]
 

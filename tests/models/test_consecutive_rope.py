@@ -15,6 +15,11 @@ KINDS = {
     "plain": RopeConfig(1e6),
     "sections": RopeConfig(1e6, sections=(2, 3, 3)),
     "interleaved": RopeConfig(5e6, sections=(4, 2, 2), interleaved=True),
+    "partial": RopeConfig(1e6, sections=(1, 2, 2), width=10),
+    "neighbours": RopeConfig(1e6, pairs="neighbours"),
+    "partial yarn": RopeConfig(
+        1e4, width=8, pairs="neighbours", scaling=RopeScaling("yarn", 4.0, original_positions=ORIGINAL)
+    ),
     "linear": RopeConfig(1e4, scaling=RopeScaling("linear", 4.0)),
     "dynamic": RopeConfig(1e4, scaling=RopeScaling("dynamic", 4.0, original_positions=ORIGINAL)),
     "yarn": RopeConfig(1e4, scaling=RopeScaling("yarn", 4.0, original_positions=ORIGINAL)),

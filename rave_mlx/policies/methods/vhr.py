@@ -135,7 +135,6 @@ class _TextBranch:
         block = self._layers[self._next]
         scaled = self._heads * factors.reshape(1, 1, -1, 1)
         joined = scaled.astype(self._x.dtype).flatten(-2)
-        x = self._x + block.attention.o_proj(joined)
-        self._x = x + block.mlp(block.post_attention_norm(x))
+        (self._x,) = block.finish(self._x, joined)
         self._next += 1
         self._heads = None
