@@ -1,4 +1,4 @@
-"""LightOnOCR (arXiv 2601.14251): Pixtral's tower, patches joined two by two, Qwen3; a page is read without a question."""
+"""LightOnOCR (arXiv 2601.14251): Pixtral's tower, patches joined two by two, Qwen3; a page is read with no question."""
 
 from __future__ import annotations
 

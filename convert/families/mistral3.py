@@ -1,4 +1,4 @@
-"""Mistral Small 3.1 and 3.2, Magistral, Devstral (`mistral3`): Pixtral's tower, patches joined two by two, Mistral."""
+"""Mistral Small 3.1 and 3.2, Magistral Small (`mistral3`): Pixtral's tower, patches joined two by two, Mistral."""
 
 from __future__ import annotations
 

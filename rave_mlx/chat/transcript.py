@@ -96,9 +96,9 @@ def _data_url(patches: ImagePatches, config: Images) -> str:
 
 def to_image(patches: ImagePatches, config: Images) -> Image.Image:
     """The RGB image that gives `patches` again, exactly: what was kept, or normalisation undone and rounded."""
-    if not isinstance(config, ImageConfig):
-        assert patches.original is not None
+    if patches.original is not None:
         return patches.original
+    assert isinstance(config, ImageConfig)
     _, rows, columns = patches.grid
     side, frames = config.patch_size, config.temporal_patch_size
     cut = patches.pixels.reshape(rows * columns, len(config.mean), frames, side, side)[:, :, 0]

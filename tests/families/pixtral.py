@@ -16,7 +16,7 @@ MISTRAL = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
 }  # fmt: skip
 QWEN3 = {
-    "model_type": "qwen3", "vocab_size": 272, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
+    "model_type": "qwen3", "vocab_size": 272, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-6, "eos_token_id": 2, "use_sliding_window": False, "sliding_window": None,
     "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
@@ -164,7 +164,7 @@ CASES = [
         READER,
         name="lighton_ocr-patches",
         processor=PROCESSOR,
-        config=LIGHTON | {"tie_word_embeddings": False},
+        config=LIGHTON | {"tie_word_embeddings": False, "text_config": QWEN3 | {"tie_word_embeddings": False}},
         old_config=None,
     ),
 ]

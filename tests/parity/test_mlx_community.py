@@ -114,8 +114,15 @@ def idefics_name(name):
     return name.replace("model.connector.", "connector.")
 
 
+def lighton_name(name):
+    """mlx-vlm reads LightOnOCR as a mistral3."""
+    name = name.replace("model.vision_encoder.", "model.vision_tower.")
+    return llava_name(name.replace("model.vision_projection.", "model.multi_modal_projector."))
+
+
 LAYOUTS = {"qwen2_5_vl": qwen_name, "qwen2_vl": qwen_name, "llava": llava_name, "llava_next": llava_name,
-           "idefics3": idefics_name}  # fmt: skip
+           "idefics3": idefics_name, "pixtral": llava_name, "mistral3": llava_name,
+           "lighton_ocr": lighton_name}  # fmt: skip
 
 
 def mlx_vlm_checkpoint(name, folder, quantization=None, chosen=lambda path: True):

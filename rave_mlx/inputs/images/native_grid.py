@@ -31,6 +31,11 @@ def fit_sides(width: int, height: int, config: ImageConfig) -> tuple[int, int]:
     return wide, high
 
 
+def exceeds(width: int, height: int, config: ImageConfig) -> bool:
+    """Whether a size in pixels is beyond `config.max_sides`, as rounding up makes some."""
+    return config.max_sides is not None and (height > config.max_sides[0] or width > config.max_sides[1])
+
+
 def native_layout(rows: int, columns: int, config: ImageConfig) -> tuple[str | int, ...]:
     """What stands in the prompt for an image: numbers of visual tokens, and the text between and after its rows.
 

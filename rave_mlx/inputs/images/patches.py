@@ -60,7 +60,8 @@ class ImagePatches:
         layout: what stands in the prompt: numbers of visual tokens, and the text between them.
         arrangement: (rows, columns) of tiles, one that shows the whole image not counted; (1, 1) without tiles.
         region: the part of these tiles that shows the image, where it was padded to fill them; else None.
-        original: the upright RGB original, where it cannot be had back from `pixels` (tiles).
+        original: the upright RGB original, where it cannot be had back from `pixels` (tiles, and
+            images rounded up beyond the largest sides).
     """
 
     pixels: npt.NDArray[np.float32]

@@ -16,7 +16,7 @@ from PIL import Image
 from rave_mlx.config import ImageConfig, Images, TileConfig
 from rave_mlx.errors import ImageError
 from rave_mlx.inputs.images.decode import open_image
-from rave_mlx.inputs.images.native_grid import fit_sides, native_layout
+from rave_mlx.inputs.images.native_grid import exceeds, fit_sides, native_layout
 from rave_mlx.inputs.images.patch_order import patch_order
 from rave_mlx.inputs.images.patches import DEFAULT_IMAGE_TOKENS, RESAMPLE, ImagePatches, check_sides, digest, normalised
 from rave_mlx.inputs.images.requested_size import LOW_DETAIL_SIDE, RequestedSize
@@ -67,10 +67,7 @@ def _fit_area(width: int, height: int, config: ImageConfig, smallest: int, large
     """`fit_size` for a range of areas in pixels."""
     check_sides(width, height)
     cell = config.cell
-    if config.grow_sides and height < cell:
-        width, height = round(width * cell / height), cell
-    if config.grow_sides and width < cell:
-        width, height = cell, round(height * cell / width)
+    width, height = _grown(width, height, config)
     columns, rows = round(width / cell), round(height / cell)
     if columns * rows * cell**2 > largest:
         shrink = math.sqrt(width * height / largest)
@@ -84,6 +81,19 @@ def _fit_area(width: int, height: int, config: ImageConfig, smallest: int, large
         shorter = min(shorter, most)
         longer = most // shorter
     return (longer * cell, shorter * cell) if columns > rows else (shorter * cell, longer * cell)
+
+
+def _grown(width: int, height: int, config: ImageConfig) -> tuple[int, int]:
+    """A size (width, height) in pixels after `ImageConfig.grow_sides`."""
+    cell = config.cell
+    if config.grow_sides == "truncated" and min(width, height) < cell:
+        factor = max(cell / height, cell / width)
+        return int(width * factor), int(height * factor)
+    if config.grow_sides == "rounded" and height < cell:
+        width, height = round(width * cell / height), cell
+    if config.grow_sides == "rounded" and width < cell:
+        width, height = cell, round(height * cell / width)
+    return width, height
 
 
 def _budget(config: ImageConfig, image_tokens: int | None) -> int:
@@ -143,6 +153,8 @@ def cut_patches(
         digest=digest(levels, rows, columns, config),
         size=full.size,
         layout=native_layout(rows // merge, columns // merge, config),
+        # Rounded up beyond the largest sides, what the pixels show would be reduced again where it is read again.
+        original=full if exceeds(width, height, config) else None,
     )
 
 
