@@ -16,7 +16,6 @@ from rave_mlx.attention.gate import GateTerms, squash
 from rave_mlx.attention.head_groups import PARALLEL_SCORES, take
 from rave_mlx.attention.masks import Mask, causal, with_a_key
 from rave_mlx.backend.activations import LOG2E, exp2, tanh_limit
-from rave_mlx.backend.decode_ops import is_one_token, tanh_bias
 
 _SCORES = 1 << 21
 """Scores of one block, so that they stay in a core's cache between the softmax's passes over them."""
@@ -162,18 +161,16 @@ def _block_bias(
     low, high = (min(x, num_keys) for x in gate.span)
     batch, groups, _, width = gate.v.shape
     u = gate.u.reshape(batch, groups, ratio, -1, width)[..., start:stop, :].reshape(batch, groups, -1, width)
-    x = u @ gate.v[:, :, low:high].swapaxes(-1, -2)
-    bias = _squashed(x, gate, factor, one_token=is_one_token(gate.u))
+    columns = gate.v[:, :, low:high].swapaxes(-1, -2) if gate.columns is None else gate.columns
+    x = u @ columns
+    if gate.squash == "tanh":
+        bias = tanh_limit(x, gate.limit, factor)
+    else:
+        bias = squash(x, gate.squash, gate.limit)
+        bias = bias if factor == 1.0 else factor * bias
     if high - low == num_keys and groups == num_groups:
         return bias
     return mx.pad(bias, [(0, 0), (0, num_groups - groups), (0, 0), (low, num_keys - high)])
-
-
-def _squashed(x: mx.array, gate: GateTerms, factor: float, *, one_token: bool) -> mx.array:
-    if gate.squash == "tanh" and one_token:
-        return tanh_bias(x, gate.limit, factor)
-    bias = tanh_limit(x, gate.limit) if gate.squash == "tanh" else squash(x, gate.squash, gate.limit)
-    return bias if factor == 1.0 else factor * bias
 
 
 def _block_mask(mask: Mask, start: int, stop: int, num_keys: int) -> mx.array | None:

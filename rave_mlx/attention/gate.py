@@ -51,6 +51,7 @@ class GateTerms:
         groups: indices of the gated KV heads, in the order of `v`'s head axis.
         span: [first, last + 1) key positions that hold every visual key of the batch.
         squash, limit: phi and its bound tau.
+        columns: the rows of `v` inside the span, transposed (B, gated KV heads, R, span); None where nobody has them.
     """
 
     u: mx.array
@@ -59,6 +60,7 @@ class GateTerms:
     span: tuple[int, int]
     squash: Squash = "tanh"
     limit: float = 4.0
+    columns: mx.array | None = None
 
 
 class PairGate(nn.Module):
@@ -117,9 +119,9 @@ class PairGate(nn.Module):
         x = mx.concatenate([x[..., :rank], mx.ones((*x.shape[:-1], 1)), x[..., rank:]], axis=-1)
         return mx.where(visual[:, None, :, None], x, 0.0)
 
-    def terms(self, u: mx.array, v: mx.array, span: tuple[int, int]) -> GateTerms:
-        """Bundle features with this layer's constants for `attend`."""
-        return GateTerms(u, v, self._groups, span, self._squash, self._limit)
+    def terms(self, u: mx.array, v: mx.array, span: tuple[int, int], columns: mx.array | None = None) -> GateTerms:
+        """Bundle features with this layer's constants for `attend`; arguments as of `GateTerms`."""
+        return GateTerms(u, v, self._groups, span, self._squash, self._limit, columns)
 
 
 def squash(x: mx.array, kind: Squash, limit: float) -> mx.array:

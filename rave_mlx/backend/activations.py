@@ -31,6 +31,8 @@ _LARGE = 1 << 12
 _LARGE_EXP2 = 1 << 16
 """The same for 2^x, whose plain form is cheaper and whose shape, that of attention scores, changes with every
 decoded token: here a trace (0.2 ms) has to pay as well."""
+_LARGE_TANH = 1 << 10
+"""The same for tanh: the bias of a written token is this small, and MLX's tanh takes 37 ns an element."""
 _SHAPES = 256
 _SQRT_HALF = 0.7071067811865476
 _INV_SQRT_2PI = 0.3989422804014327
@@ -92,11 +94,18 @@ def quick_gelu(x: mx.array) -> mx.array:
     return _sigmoid_of(x, x * 1.702)
 
 
-def tanh_limit(x: mx.array, limit: float) -> mx.array:
-    """limit * tanh(x / limit) for limit > 0: odd, 0 at 0, in magnitude at most limit * (1 + 5e-7); 5e-7 relative."""
-    if _is_large(x):
-        return _tanh_limit(float(limit))(x)
-    return _stock(_plain_tanh_limit)(x, mx.array(limit, x.dtype))
+def tanh_limit(x: mx.array, limit: float, factor: float = 1.0) -> mx.array:
+    """factor * limit * tanh(x / limit): odd, 0 at 0, 5e-7 relative.
+
+    Args:
+        x: of any shape.
+        limit: above 0; without the factor the result is in magnitude at most limit * (1 + 5e-7).
+        factor: unit of the result.
+    """
+    if _is_large(x, _LARGE_TANH):
+        return _tanh_limit(float(limit), float(factor))(x)
+    bounded = _stock(_plain_tanh_limit)(x, mx.array(limit, x.dtype))
+    return bounded if factor == 1.0 else factor * bounded
 
 
 def _is_large(x: mx.array, least: int = _LARGE) -> bool:
@@ -258,25 +267,26 @@ def _gelu_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
 _gelu = _with_gradient(_gelu_forward, _gelu_vjp)
 
 
-def _tanh(z: mx.array) -> mx.array:
-    """tanh(z) for |z| <= 8.25."""
+def _scaled_tanh(x: mx.array, inverse: mx.array, scale: mx.array) -> mx.array:
+    """scale * tanh(x * inverse) for |x * inverse| <= 8.25."""
+    z = x * inverse
     t = z * z
     t2 = t * t
     p = (_TANH_P[0] + _TANH_P[1] * t) + t2 * ((_TANH_P[2] + _TANH_P[3] * t) + t2 * _TANH_P[4])
     q = (_TANH_Q[0] + _TANH_Q[1] * t) + t2 * ((_TANH_Q[2] + _TANH_Q[3] * t) + t2 * _TANH_Q[4])
-    return z * p / q
+    return scale * (z * p / q)
 
 
 @lru_cache(maxsize=16)
-def _tanh_limit(limit: float) -> Callable[..., mx.array]:
-    """The function for one limit; a gated model has one, or a few."""
-    inverse = 1.0 / limit
+def _tanh_limit(limit: float, factor: float) -> Callable[..., mx.array]:
+    """The function for one limit and factor; a gated model has one, or a few."""
+    bound, inverse, scale = _TANH_CLIP * limit, mx.array(1.0 / limit), mx.array(factor * limit)
 
     def forward(x: mx.array) -> mx.array:
-        return _run(_tanh, _clip(x * inverse, -_TANH_CLIP, _TANH_CLIP)) * limit
+        return _run(_scaled_tanh, _clip(x, -bound, bound), inverse, scale)
 
     def vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
-        return cotangent * (1.0 - mx.square(output * inverse))
+        return cotangent * (factor - mx.square(output * inverse) / factor)
 
     return _with_gradient(forward, vjp)
 

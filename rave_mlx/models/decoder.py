@@ -14,7 +14,7 @@ import mlx.nn as nn
 
 from rave_mlx.attention import Mask, PairGate, Path, attend, decoder_mask
 from rave_mlx.backend.activations import silu_mul
-from rave_mlx.backend.decode_ops import RMSNorm
+from rave_mlx.backend.decode_ops import RMSNorm, is_one_token
 from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import LMMConfig, TextConfig
 from rave_mlx.models.hooks import KeptTokens, LayerHooks, PassHooks
@@ -105,7 +105,10 @@ class Attention(nn.Module):
             features = all_features[0] if all_features else None
         terms = None
         if u is not None and features is not None and step.gate_span is not None:
-            terms = self.gate.terms(u, features, step.gate_span)
+            columns = None
+            if cache is not None and layer_hooks is None and is_one_token(q):
+                columns = cache.feature_columns(step.gate_span)
+            terms = self.gate.terms(u, features, step.gate_span, columns)
         mask = step.sliding_mask if self._slides else step.mask
         compute = attend if layer_hooks is None else layer_hooks.attend
         out = compute(queries, keys, v, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)

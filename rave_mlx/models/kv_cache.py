@@ -31,6 +31,7 @@ class LayerCache:
         self._arrays: list[mx.array] = []
         self.length = 0
         self.query_map: QueryMap | None = None
+        self._columns: tuple[tuple[int, int], mx.array] | None = None
 
     @classmethod
     def holding(cls, arrays: Sequence[mx.array], length: int) -> LayerCache:
@@ -62,6 +63,8 @@ class LayerCache:
         Returns:
             Keys and values and, where there are any, features.
         """
+        if features is not None:
+            self._columns = None
         new = [keys, values] if features is None else [keys, values, features]
         start, stop = self.length, self.length + keys.shape[2]
         if self._arrays and stop > self._arrays[0].shape[2]:
@@ -74,8 +77,18 @@ class LayerCache:
         self.length = stop
         return [x[:, :, :stop] for x in self._arrays]
 
+    def feature_columns(self, span: tuple[int, int]) -> mx.array:
+        """The gate features of keys [first, last), transposed (B, G_s, R, n) and contiguous.
+
+        Those of a page stay the same for all of its answer: each written token is multiplied with them.
+        """
+        if self._columns is None or self._columns[0] != span:
+            self._columns = span, mx.contiguous(self._arrays[2][:, :, span[0] : span[1]].swapaxes(-1, -2))
+        return self._columns[1]
+
     def trim(self, length: int) -> None:
         """Forget every row from `length` on."""
+        self._columns = None if length < self.length else self._columns
         if length < self.length and len(self._arrays) > 2:
             # `append` leaves the rows of text as they are, which has to mean zero.
             self._arrays[2][:, :, length : self.length] = 0.0

@@ -114,6 +114,15 @@ def test_tanh_limit(shape, limit):
     np.testing.assert_array_equal(float64(tanh_limit(mx.array(-x), limit)), -found)
 
 
+@pytest.mark.parametrize("count", [1, 40, 1023, 1024, 5000])
+def test_tanh_limit_in_another_unit(count):
+    x = np.random.default_rng(count).normal(0, 9, (1, 1, 1, count)).astype(np.float32)
+    exact, slope = 1.5 * 4 * np.tanh(x.astype(np.float64) / 4), 1.5 / np.cosh(x.astype(np.float64) / 4) ** 2
+    found, (gradient,) = mx.vjp(lambda x: tanh_limit(x, 4.0, 1.5), [mx.array(x)], [mx.ones(x.shape)])
+    np.testing.assert_allclose(float64(found[0]), exact, rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(float64(gradient), slope, rtol=1e-4, atol=2e-6)
+
+
 @pytest.mark.parametrize("count", [LARGE, 6], ids=["large", "small"])
 def test_far_out_values(count):
     x = mx.array(np.resize(np.array([0, 1e4, -1e4, 3e38, -3e38, np.inf], np.float32), count))

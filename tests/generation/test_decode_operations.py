@@ -1,4 +1,4 @@
-"""What a written token costs a GPU, in operations: literals, so that nobody adds one unseen (see docs/performance.md)."""
+"""What a written token costs a GPU, in operations: literals, so that nobody adds one unseen (docs/performance.md)."""
 
 from __future__ import annotations
 
