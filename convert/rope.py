@@ -38,17 +38,19 @@ _KEYS: dict[str | None, set[str]] = {
 }  # fmt: skip
 
 
-def read_rope(text: Keys, *, default_theta: float | None = None) -> RopeConfig:
+def read_rope(text: Keys, *, default_theta: float | None = None, partial: bool = False) -> RopeConfig:
     """The decoder's rotary settings.
 
     Args:
         text: the section with the decoder's keys.
         default_theta: what an absent base means; None: it has to be there.
+        partial: whether a part of a head may be rotated; which, `rotated_share` says.
 
     Raises:
         ConfigError: for keys and kinds that are not known, missing or contradict each other.
     """
-    text.require("partial_rotary_factor", 1.0)
+    if not partial and rotated_share(text) != 1:
+        raise ConfigError(f"{text.where}: partial_rotary_factor {rotated_share(text)} is not supported, only 1.0")
     modern, old = text.get("rope_parameters", dict, None), text.get("rope_scaling", dict, None)
     found = [
         _read(text, data, name, default_theta) for name, data in (("rope_parameters", modern), ("rope_scaling", old))
@@ -57,6 +59,14 @@ def read_rope(text: Keys, *, default_theta: float | None = None) -> RopeConfig:
     if found[-1] != found[0]:
         raise ConfigError(f"{text.where}: rope_parameters and rope_scaling contradict each other; remove one of them")
     return found[0]
+
+
+def rotated_share(text: Keys) -> float:
+    """The share of a head that is rotated."""
+    rope = text.get("rope_parameters", dict, None) or text.get("rope_scaling", dict, {})
+    flat = text.get("partial_rotary_factor", float, 1.0)
+    share: float = Keys(rope, text.where).get("partial_rotary_factor", float, flat)
+    return share
 
 
 def context(rope: RopeConfig, max_positions: int) -> int:
@@ -76,7 +86,6 @@ def _read(text: Keys, data: Mapping[str, Any], name: str, default_theta: float |
     unknown = sorted(k for k, v in data.items() if v is not None and k not in _COMMON | _KEYS[kind])
     if unknown:
         raise ConfigError(f"{keys.where}: unknown with rope type {kind or 'default'!r}: {', '.join(unknown)}")
-    keys.require("partial_rotary_factor", 1.0)
     return RopeConfig.from_dict(
         {
             "theta": _theta(text, keys, default_theta),

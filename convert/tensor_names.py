@@ -67,7 +67,7 @@ def modern_names(source: Source, family: Family, config: LMMConfig) -> dict[str,
     names: dict[str, str] = {}
     for name in weights:
         modern = family.modern(_INNER.sub("", name.removeprefix(prefix)))
-        if family.ignores(modern):
+        if family.ignores(modern) or (family.left_out and family.left_out(modern, config, source.config)):
             continue
         if modern in names:
             raise ModelError(f"{source.path}: tensors {names[modern]} and {name} are the same weights, twice")

@@ -11,6 +11,8 @@ from typing import Any
 
 from rave_mlx.convert.families import (
     aki,
+    glm4v,
+    glm_ocr,
     idefics3,
     internvl,
     lighton_ocr,
@@ -43,6 +45,9 @@ FAMILIES: dict[str, Family] = {
     "internvl": internvl.FAMILY,
     "aki": aki.FAMILY,
     "paddleocr_vl": paddleocr_vl.FAMILY,
+    "glm_ocr": glm_ocr.FAMILY,
+    "glm4v": glm4v.FAMILY,
+    "glm46v": glm4v.FAMILY,
     **dict.fromkeys(BACKBONES, text_only.FAMILY),
 }
 """By `model_type` of config.json."""

@@ -140,7 +140,7 @@ def _tower(vision: Keys) -> VisionConfig:
 
 def _images(source: Source, tower: VisionConfig) -> ImageConfig:
     """Pre-processing of PaddleOCRVLImageProcessor."""
-    return read_images(source, tower, (384 * 384, 1536 * 1536), grow_sides=True)
+    return read_images(source, tower, (384 * 384, 1536 * 1536), grow_sides="rounded")
 
 
 def origin(canonical: str, config: LMMConfig, hub: HubConfig) -> Origin:

@@ -84,7 +84,12 @@ def read_qwen2(whole: Keys, text: Keys, kind: str) -> TextConfig:
 
 
 def read_multimodal_rope(
-    text: Keys, sections: tuple[int, ...], *, interleaved: bool, default_theta: float | None = None
+    text: Keys,
+    sections: tuple[int, ...],
+    *,
+    interleaved: bool,
+    default_theta: float | None = None,
+    partial: bool = False,
 ) -> RopeConfig:
     """Rotary positions of the decoder; `sections` and `default_theta` serve where none are given.
 
@@ -93,10 +98,11 @@ def read_multimodal_rope(
         sections: frequencies of time, rows and columns, where they are not given.
         interleaved: whether the three take turns.
         default_theta: rotary base where none is given.
+        partial: whether a part of a head may be rotated.
     """
     scaling = text.get("rope_parameters", dict, None) or text.get("rope_scaling", dict, {})
     Keys(scaling, text.where).require("mrope_interleaved", interleaved)
-    rope = read_rope(text, default_theta=default_theta)
+    rope = read_rope(text, default_theta=default_theta, partial=partial)
     return replace(rope, sections=rope.sections or sections, interleaved=interleaved)
 
 

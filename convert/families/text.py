@@ -18,9 +18,12 @@ from rave_mlx.convert.source import Source
 from rave_mlx.convert.tokenizer_settings import read_tokenizer_settings
 from rave_mlx.errors import ConfigError
 
-_BIASED = ("qwen2", "qwen2_vl", "qwen2_5_vl")
+_BIASED = ("qwen2", "qwen2_vl", "qwen2_5_vl", "glm4v")
 _NORMED = ("qwen3", "qwen3_vl")
-_FUSED = ("phi3",)
+_MLP = ("gate_proj", "up_proj")
+_GLM = ("glm4v", "glm46v", "glm_ocr")
+_FUSED = {"phi3": ("q_proj", "k_proj", "v_proj", *_MLP), **dict.fromkeys(_GLM, _MLP)}
+"""Projections that lie in one matrix with others, by backbone."""
 BACKBONES = ("llama", "mistral", "qwen2", "qwen3", "phi3")
 """Model types of text backbones."""
 
@@ -31,6 +34,8 @@ _NAMES = {
     "attention": "self_attn",
     "input_norm": "input_layernorm",
     "post_attention_norm": "post_attention_layernorm",
+    "attention_out_norm": "post_self_attn_layernorm",
+    "mlp_out_norm": "post_mlp_layernorm",
     "gate": GATE_KEY,
 }
 
@@ -57,7 +62,8 @@ def read_text(text: Keys, whole: Keys, kind: str, **changes: Any) -> TextConfig:
         text.require("attention_bias", kind in _BIASED)
     else:
         text.require("attention_bias", False)
-    text.require("partial_rotary_factor", 1.0)
+    if "rope" not in changes:
+        text.require("partial_rotary_factor", 1.0)
     heads, hidden = text.need("num_attention_heads", int), text.need("hidden_size", int)
     layers = text.need("num_hidden_layers", int)
     rope = changes.pop("rope", None) or read_rope(text, default_theta=_THETA if kind in BACKBONES else None)
@@ -95,7 +101,7 @@ def text_origin(canonical: str, config: LMMConfig, hub: HubConfig, stem: str = "
     _, index, *parts = path.split(".")
     names = [_NAMES.get(p, p) for p in parts]
     base = f"{stem}layers.{index}."
-    if backbone(hub) in _FUSED and parts[-1] in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"):
+    if parts[-1] in _FUSED.get(backbone(hub), ()):
         name, rows = _fused(parts[-1], config.text)
         return Origin(f"{base}{names[0]}.{name}.{leaf}", rows=rows)
     return Origin(f"{base}{'.'.join(names)}.{leaf}")
@@ -149,7 +155,7 @@ def _ends(keys: Keys) -> tuple[int, ...]:
 
 
 def _fused(projection: str, text: TextConfig) -> tuple[str, tuple[int, int]]:
-    """Phi-3 stacks queries, keys and values, and the two halves of the MLP."""
+    """Where Phi-3 and GLM-4 stack queries, keys and values, and the two halves of the MLP."""
     if projection in ("gate_proj", "up_proj"):
         first = text.intermediate_size * (projection == "up_proj")
         return "gate_up_proj", (first, first + text.intermediate_size)

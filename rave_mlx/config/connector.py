@@ -128,4 +128,37 @@ class CellConnectorConfig(Part):
             raise ConfigError(f"connector: the {self.merge_size**2} patches of a cell are not joined to one")
 
 
-Connector = ConnectorConfig | MlpConnectorConfig | ShuffleConnectorConfig | ResamplerConfig | CellConnectorConfig
+@dataclass(frozen=True)
+class DownsampleConnectorConfig(Part):
+    """GLM-4V (arXiv 2507.01006): one linear layer joins the patches of a cell (a convolution whose stride is its size),
+    then a linear layer, layer norm and GELU, then act(gate) * up.
+
+    Attributes:
+        input_size: width of a feature of the tower.
+        merge_size: patches a side of a cell.
+        hidden_size: width of the gated MLP.
+        output_size: width of the decoder, and of everything between.
+        activation: of the gate.
+        norm_eps: epsilon of the norm.
+    """
+
+    input_size: int
+    merge_size: int
+    hidden_size: int
+    output_size: int
+    activation: Activation = "silu"
+    norm_eps: float = 1e-5
+    kind: Literal["downsample"] = "downsample"
+
+    def __post_init__(self) -> None:
+        positive(self, "input_size", "merge_size", "hidden_size", "output_size")
+
+
+Connector = (
+    ConnectorConfig
+    | MlpConnectorConfig
+    | ShuffleConnectorConfig
+    | ResamplerConfig
+    | CellConnectorConfig
+    | DownsampleConnectorConfig
+)

@@ -35,8 +35,9 @@ class ImageConfig(Part):
             area counts.
         step: with max_sides, the multiple in pixels; None: `cell`. Patches that fill no cell at the right and bottom
             are seen by the tower and give no visual token.
-        grow_sides: whether a side shorter than a visual token is first taken for as long as one, the other side in
-            proportion (PaddleOCR-VL), which decides how strips are rounded.
+        grow_sides: whether sides shorter than a visual token are first taken for as long as one, the other side in
+            proportion, which decides how strips are rounded: one side after the other, "rounded" (PaddleOCR-VL), or
+            both by one factor, "truncated" (GLM-4V).
         row_end, image_end: text of the tokens after every row of visual tokens and, in the place of the last one,
             after the image; empty for none.
     """
@@ -51,7 +52,7 @@ class ImageConfig(Part):
     resample: Resample = "bicubic"
     max_sides: tuple[int, ...] | None = None
     step: int | None = None
-    grow_sides: bool = False
+    grow_sides: Literal["never", "rounded", "truncated"] = "never"
     row_end: str = ""
     image_end: str = ""
     kind: Literal["native"] = "native"

@@ -24,11 +24,15 @@ class VisionConfig(Part):
         mlp: "gated" (act(gate) * up) or "plain" (two layers).
         patch_bias: whether the patch embedding has a bias.
         fused_qkv: whether queries, keys and values are one matrix; else three (PaddleOCR-VL).
-        post_norm: whether a norm follows the last layer.
+        qkv_bias, output_bias, mlp_bias: biases of queries, keys and values, of the joined heads' projection, and of
+            the MLP.
+        qk_norm: RMS norm of every head's queries and keys (GLM-OCR).
+        pre_norm, post_norm: whether a norm precedes the first layer (and the learned positions), and follows the last.
         position_side: side of a square of learned positions, interpolated to the image's grid and added (Qwen3-VL);
             None without.
         position_fit: what of that square falls on what of the image: "corners" on corners, or the edges of the first
-            and last cell on the image's edges ("edges", PaddleOCR-VL).
+            and last cell on the image's edges ("edges", PaddleOCR-VL, GLM-4V).
+        position_filter: how positions between those of the square are found.
         deepstack_layers: layers after which features are also merged and added to the decoder's first layers, one
             each (DeepStack, arXiv 2406.04334).
     """
@@ -50,9 +54,15 @@ class VisionConfig(Part):
     activation: Activation = "silu"
     patch_bias: bool = False
     fused_qkv: bool = True
+    qkv_bias: bool = True
+    output_bias: bool = True
+    mlp_bias: bool = True
+    qk_norm: bool = False
+    pre_norm: bool = False
     post_norm: bool = False
     position_side: int | None = None
     position_fit: Literal["corners", "edges"] = "corners"
+    position_filter: Literal["bilinear", "bicubic"] = "bilinear"
     deepstack_layers: tuple[int, ...] = ()
     kind: Literal["native"] = "native"
 

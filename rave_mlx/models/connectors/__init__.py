@@ -8,12 +8,14 @@ from rave_mlx.config import (
     CellConnectorConfig,
     Connector,
     ConnectorConfig,
+    DownsampleConnectorConfig,
     MlpConnectorConfig,
     ShuffleConnectorConfig,
     Tower,
     VisionConfig,
 )
 from rave_mlx.models.connectors.cells import CellConnector
+from rave_mlx.models.connectors.downsample import DownsampleConnector
 from rave_mlx.models.connectors.merger import PatchMerger
 from rave_mlx.models.connectors.mlp import MlpConnector
 from rave_mlx.models.connectors.resampler import Resampler
@@ -29,4 +31,6 @@ def build_connector(config: Connector, vision: Tower) -> nn.Module:
         return MlpConnector(config)
     if isinstance(config, CellConnectorConfig):
         return CellConnector(config)
+    if isinstance(config, DownsampleConnectorConfig):
+        return DownsampleConnector(config)
     return ShuffleConnector(config) if isinstance(config, ShuffleConnectorConfig) else Resampler(config)

@@ -1,5 +1,5 @@
 """Vision tower of the Qwen-VL models: Qwen2-VL (arXiv 2409.12191), Qwen2.5-VL (2502.13923), Qwen3-VL (2511.21631).
-PaddleOCR-VL (2510.14528) has it with other switches.
+PaddleOCR-VL (2510.14528), GLM-4V (2507.01006) and GLM-OCR have it with other switches.
 
 Patches keep the image's own resolution. Layers attend over the whole image, or, in Qwen2.5-VL, most of them within
 square windows (see `windows`).
@@ -25,13 +25,15 @@ class VisionAttention(nn.Module):
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        width = config.hidden_size
+        width, bias = config.hidden_size, config.qkv_bias
         if config.fused_qkv:
-            self.qkv = nn.Linear(width, 3 * width)
+            self.qkv = nn.Linear(width, 3 * width, bias=bias)
         else:
-            self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
-        self.proj = nn.Linear(width, width)
-        self._heads, self._fused = config.num_heads, config.fused_qkv
+            self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width, bias=bias) for _ in range(3))
+        self.proj = nn.Linear(width, width, bias=config.output_bias)
+        if config.qk_norm:
+            self.q_norm, self.k_norm = (nn.RMSNorm(width // config.num_heads, config.norm_eps) for _ in range(2))
+        self._heads, self._fused, self._qk_norm = config.num_heads, config.fused_qkv, config.qk_norm
 
     def project(self, x: mx.array) -> mx.array:
         """Queries, keys and values side by side (patches, 3 * hidden) from normalized states (patches, hidden)."""
@@ -44,6 +46,7 @@ class VisionAttention(nn.Module):
         count, hidden = qkv.shape[0], qkv.shape[1] // 3
         width = hidden // self._heads
         q, k, v = qkv.reshape(count, 3, self._heads, width).transpose(1, 2, 0, 3)
+        q, k = (self.q_norm(q), self.k_norm(k)) if self._qk_norm else (q, k)
         q, k = table.apply(q[None])[0], table.apply(k[None])[0]
         outputs: list[mx.array] = []
         start = 0
@@ -58,13 +61,13 @@ class VisionAttention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """act(gate) * up, with biases (Qwen2.5-VL)."""
+    """act(gate) * up (Qwen2.5-VL)."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self._activation = config.activation
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -79,8 +82,8 @@ class PlainMLP(nn.Module):
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self._activate = ACTIVATIONS[config.activation]
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -121,6 +124,8 @@ class QwenVision(nn.Module):
         self.patch_embed = nn.Linear(pixels, config.hidden_size, bias=config.patch_bias)
         if config.position_side is not None:
             self.positions = mx.zeros((config.position_side**2, config.hidden_size))
+        if config.pre_norm:
+            self.pre_norm = _norm(config)
         self.layers = [VisionLayer(config) for _ in range(config.depth)]
         if config.post_norm:
             self.post_norm = _norm(config)
@@ -141,6 +146,7 @@ class QwenVision(nn.Module):
         config = self._config
         plan = plan_windows(grid, config)
         x = self._reorder(self.patch_embed(pixels), plan.order)
+        x = self.pre_norm(x) if config.pre_norm else x
         if config.position_side is not None:
             x = x + self._learned_positions(plan, grid, config.position_side)
         table = patch_table(config.rope_theta, config.hidden_size // config.num_heads, plan.rows, plan.columns)
@@ -163,9 +169,10 @@ class QwenVision(nn.Module):
 
     def _learned_positions(self, plan: WindowPlan, grid: Grid, side: int) -> mx.array:
         """(patches, hidden) in the tower's order."""
-        table, fit = self.positions, self._config.position_fit
+        table, config = self.positions, self._config
+        found = interpolation(plan, grid, side, config.position_fit, config.position_filter)
 
         def mix(places: mx.array, weights: mx.array) -> list[mx.array]:
             return [(table[places] * weights[..., None]).sum(axis=1).astype(table.dtype)]
 
-        return by_rows(mix, *map(mx.array, interpolation(plan, grid, side, fit)), axis=0)[0]
+        return by_rows(mix, *map(mx.array, found), axis=0)[0]

@@ -17,6 +17,7 @@ from rave_mlx.config import VisionConfig
 
 Grid = tuple[int, int, int]
 Fit = Literal["corners", "edges"]
+Filter = Literal["bilinear", "bicubic"]
 Runs = tuple[tuple[int, int], ...]
 """(windows, patches a window) of runs of equally large windows."""
 
@@ -62,32 +63,33 @@ def plan_windows(grid: Grid, config: VisionConfig) -> WindowPlan:
 
 
 def interpolation(
-    plan: WindowPlan, grid: Grid, side: int, fit: Fit = "corners"
+    plan: WindowPlan, grid: Grid, side: int, fit: Fit = "corners", filter: Filter = "bilinear"
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Where patches fall in a square of side x side learned positions that is stretched over the image.
 
-    The four nearest positions count as in bilinear interpolation. The arithmetic is transformers' own, in float32.
+    The arithmetic is transformers' own, in float32.
 
     Args:
         plan: from `plan_windows`.
         grid: frames, patch rows and patch columns of the image.
         side: of the square of learned positions.
-        fit: as `VisionConfig.position_fit`.
+        fit, filter: as `VisionConfig.position_fit` and `position_filter`.
 
     Returns:
-        (patches, 4) places in the square, row by row, and (patches, 4) weights, in the tower's order.
+        (patches, n) places in the square, row by row, and (patches, n) weights, in the tower's order; n is 4 or 16.
     """
     _, high, wide = grid
-    (up, upper), (left, lefter) = _neighbours(plan.rows, high, side, fit), _neighbours(plan.columns, wide, side, fit)
+    up, upper = _neighbours(plan.rows, high, side, fit, filter)
+    left, lefter = _neighbours(plan.columns, wide, side, fit, filter)
     places = up[:, :, None] * side + left[:, None]
     weights = upper[:, :, None] * lefter[:, None]
-    return places.reshape(-1, 4), weights.reshape(-1, 4)
+    return places.reshape(len(up), -1), weights.reshape(len(up), -1)
 
 
 def _neighbours(
-    index: NDArray[np.int32], size: int, side: int, fit: Fit
+    index: NDArray[np.int32], size: int, side: int, fit: Fit, filter: Filter
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The two learned positions around each patch along one axis of `size` patches, and their weights."""
+    """The two or four learned positions around each patch along one axis of `size` patches, and their weights."""
     half = np.float32(0.5)
     place = index.astype(np.float32)
     if fit == "corners":
@@ -95,6 +97,15 @@ def _neighbours(
     else:
         place = (place + half) * np.float32(side) / np.float32(size) - half
     first = np.floor(place)
-    step = np.arange(2, dtype=np.float32)
-    weights = 1 - np.abs((place - first)[:, None] - step)
+    step = np.arange(2, dtype=np.float32) if filter == "bilinear" else np.arange(-1, 3, dtype=np.float32)
+    away = np.abs((place - first)[:, None] - step)
+    weights = 1 - away if filter == "bilinear" else _cubic(away)
     return (first[:, None] + step).clip(0, side - 1).astype(np.int32), weights
+
+
+def _cubic(away: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights of cubic convolution (Keys 1981) at these distances, with torch's constant."""
+    a = np.float32(-0.75)
+    near = ((a + 2) * away - (a + 3)) * away * away + 1
+    far = ((a * away - 5 * a) * away + 8 * a) * away - 4 * a
+    return np.where(away <= 1, near, far)
