@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rave_mlx.config.part import Part, positive
+from rave_mlx.config.vision import Activation
 from rave_mlx.errors import ConfigError
 
 
@@ -96,11 +97,17 @@ class TextConfig(Part):
         norm_eps: epsilon of the RMS norms.
         qkv_bias, qk_norm: whether queries, keys and values have a bias, and whether queries and keys are normed.
         output_bias, mlp_bias: whether the joined heads' projection, and the matrices of the MLP, have a bias.
-        sublayer_norms: whether what attention and MLP give is normed before it is added (GLM-4).
+        sublayer_norms: whether what attention and MLP give is normed before it is added (GLM-4, Gemma 3).
+        offset_norms: whether the norms multiply by one plus their weight (Gemma).
+        activation: of the MLP's gate.
+        embed_scale: factor of token embeddings, not of visual features (Gemma).
+        query_scale: factor of queries before they are rotated: attention scores are scaled by query_scale times
+            head_dim ** -0.5.
         tie_embeddings: whether logits are computed with the embedding's weights.
         head_bias: whether the logits have a bias (AKI).
         sliding_window: in `sliding_layers`, a token sees itself and the tokens before it, this many in all; None: all.
         sliding_layers: layers with that window.
+        sliding_rope: rotary positions of these layers; None: those of the others.
     """
 
     vocab_size: int
@@ -118,10 +125,15 @@ class TextConfig(Part):
     output_bias: bool = False
     mlp_bias: bool = False
     sublayer_norms: bool = False
+    offset_norms: bool = False
+    activation: Activation = "silu"
+    embed_scale: float = 1.0
+    query_scale: float = 1.0
     tie_embeddings: bool = False
     head_bias: bool = False
     sliding_window: int | None = None
     sliding_layers: Literal["all"] | tuple[int, ...] = "all"
+    sliding_rope: RopeConfig | None = None
 
     def __post_init__(self) -> None:
         positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_kv_heads", "head_dim")
@@ -135,20 +147,32 @@ class TextConfig(Part):
             raise ConfigError(
                 f"text.rope.sections {list(self.rope.sections)}: one of time, one of rows and one of columns are needed"
             )
-        rotated = self.rope.rotated(self.head_dim)
-        if not 2 <= rotated <= self.head_dim or rotated % 2:
-            raise ConfigError(f"text.rope.width {rotated}: an even number from 2 to head_dim {self.head_dim} is needed")
-        if self.rope.sections is not None and sum(self.rope.sections) * 2 != rotated:
-            width = "head_dim" if rotated == self.head_dim else "the rotated width"
-            raise ConfigError(
-                f"text.rope.sections {list(self.rope.sections)} must add up to {width} / 2 = {rotated // 2}"
-            )
-        scaling = self.rope.scaling
-        if scaling is not None and scaling.kind == "longrope" and len(scaling.short_factors) * 2 != rotated:
-            raise ConfigError(f"text.rope.scaling: {len(scaling.short_factors)} factors for {rotated} rotated numbers")
+        local = self.sliding_rope
+        if local is not None and (
+            local.sections != self.rope.sections or (local.scaling is not None and local.scaling.follows_length)
+        ):
+            raise ConfigError("text.sliding_rope: sections of its own, and a scaling by length, are not supported")
+        for rope in (self.rope, *([] if local is None else [local])):
+            self._check_rope(rope)
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ConfigError(f"text.sliding_window is {self.sliding_window}; it must be at least 1")
+
+    def _check_rope(self, rope: RopeConfig) -> None:
+        """Refuse rotary positions that do not fit the heads."""
+        rotated = rope.rotated(self.head_dim)
+        if not 2 <= rotated <= self.head_dim or rotated % 2:
+            raise ConfigError(f"text.rope.width {rotated}: an even number from 2 to head_dim {self.head_dim} is needed")
+        if rope.sections is not None and sum(rope.sections) * 2 != rotated:
+            width = "head_dim" if rotated == self.head_dim else "the rotated width"
+            raise ConfigError(f"text.rope.sections {list(rope.sections)} must add up to {width} / 2 = {rotated // 2}")
+        scaling = rope.scaling
+        if scaling is not None and scaling.kind == "longrope" and len(scaling.short_factors) * 2 != rotated:
+            raise ConfigError(f"text.rope.scaling: {len(scaling.short_factors)} factors for {rotated} rotated numbers")
 
     def slides(self, layer: int) -> bool:
         """Whether decoder layer `layer` sees a sliding window only."""
         return self.sliding_window is not None and (self.sliding_layers == "all" or layer in self.sliding_layers)
+
+    def rope_of(self, layer: int) -> RopeConfig:
+        """Rotary positions of decoder layer `layer`."""
+        return self.rope if self.sliding_rope is None or not self.slides(layer) else self.sliding_rope

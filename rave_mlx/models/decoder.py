@@ -13,13 +13,17 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from rave_mlx.attention import Mask, PairGate, Path, attend, decoder_mask
-from rave_mlx.backend.activations import silu_mul
-from rave_mlx.backend.decode_ops import RMSNorm, is_one_token
+from rave_mlx.backend.activations import ACTIVATIONS, silu_mul
+from rave_mlx.backend.decode_ops import is_one_token
 from rave_mlx.backend.split_rows import by_rows
-from rave_mlx.config import LMMConfig, TextConfig
+from rave_mlx.config import LMMConfig, RopeConfig, TextConfig
 from rave_mlx.models.hooks import KeptTokens, LayerHooks, PassHooks
 from rave_mlx.models.kv_cache import Cache, LayerCache
-from rave_mlx.models.rope import Consecutive, Positions, RotaryTable, Rotation, text_rotation, text_table
+from rave_mlx.models.norms import text_norm
+from rave_mlx.models.rope import Consecutive, Positions, RotaryTable, Rotation, sliding_table, text_rotation, text_table
+
+_FEW_TOKENS = 8
+"""New tokens up to which what a gate needs of them is prepared for writing instead of reading."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Step:
         visual: (B, L) marks of the new tokens that are visual; None when none is.
         gate_span: key positions with visual tokens, empty when there are none yet; None switches the gates off.
         path: forced attention path, None for the backend's choice.
+        sliding_rotation: rotary positions in layers with a sliding window, where they have their own; None: `rotation`.
     """
 
     rotation: Rotation
@@ -41,6 +46,7 @@ class Step:
     visual: mx.array | None
     gate_span: tuple[int, int] | None
     path: Path | None = None
+    sliding_rotation: Rotation | None = None
 
 
 class Attention(nn.Module):
@@ -54,12 +60,12 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(text.hidden_size, kv_heads * width, bias=text.qkv_bias)
         self.o_proj = nn.Linear(heads * width, text.hidden_size, bias=text.output_bias)
         if text.qk_norm:
-            self.q_norm = RMSNorm(width, text.norm_eps)
-            self.k_norm = RMSNorm(width, text.norm_eps)
+            self.q_norm = text_norm(text, width)
+            self.k_norm = text_norm(text, width)
         if gate is not None:
             self.gate = gate
         self._heads, self._kv_heads, self._width, self._qk_norm = heads, kv_heads, width, text.qk_norm
-        self._slides = text.slides(layer)
+        self._slides, self._query_scale = text.slides(layer), text.query_scale
 
     def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """Queries (B, L, H, d), keys and values (B, L, G, d) before rotation, from normalized states (B, L, hidden)."""
@@ -67,7 +73,9 @@ class Attention(nn.Module):
         q = self.q_proj(x).reshape(batch, length, self._heads, -1)
         k = self.k_proj(x).reshape(batch, length, self._kv_heads, -1)
         v = self.v_proj(x).reshape(batch, length, self._kv_heads, -1)
-        return (self.q_norm(q), self.k_norm(k), v) if self._qk_norm else (q, k, v)
+        if self._qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return q if self._query_scale == 1 else q * self._query_scale, k, v
 
     def __call__(
         self,
@@ -95,7 +103,8 @@ class Attention(nn.Module):
         # Gates read queries and keys before rotation (`GateConfig.features`).
         u = self.gate.query_features(q, None if cache is None else cache.map_of(self.gate)) if gated else None
         features = self.gate.key_features(k, step.visual) if gated and step.visual is not None else None
-        queries, keys = step.rotation.apply_both(q, k)
+        own = step.sliding_rotation if self._slides else None
+        queries, keys = (own or step.rotation).apply_both(q, k)
         if layer_hooks is not None:
             queries, keys, v = layer_hooks.edit(q, k, queries, keys, v)
         if cache is not None:
@@ -105,10 +114,11 @@ class Attention(nn.Module):
             features = all_features[0] if all_features else None
         terms = None
         if u is not None and features is not None and step.gate_span is not None:
-            columns = None
-            if cache is not None and layer_hooks is None and is_one_token(q):
-                columns = cache.feature_columns(step.gate_span)
-            terms = self.gate.terms(u, features, step.gate_span, columns)
+            columns, raw = None, None
+            if cache is not None and layer_hooks is None and q.shape[2] <= _FEW_TOKENS:
+                columns = cache.feature_columns(step.gate_span) if is_one_token(q) else None
+                raw = self.gate.raw_queries(q, cache.map_of(self.gate))
+            terms = self.gate.terms(u, features, step.gate_span, columns, raw)
         mask = step.sliding_mask if self._slides else step.mask
         compute = attend if layer_hooks is None else layer_hooks.attend
         out = compute(queries, keys, v, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)
@@ -116,16 +126,23 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU."""
+    """act(gate) * up: SwiGLU, or with another activation."""
 
     def __init__(self, text: TextConfig):
         super().__init__()
         self.gate_proj = nn.Linear(text.hidden_size, text.intermediate_size, bias=text.mlp_bias)
         self.up_proj = nn.Linear(text.hidden_size, text.intermediate_size, bias=text.mlp_bias)
         self.down_proj = nn.Linear(text.intermediate_size, text.hidden_size, bias=text.mlp_bias)
+        self._activation = text.activation
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(silu_mul(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(self.gated(self.gate_proj(x), self.up_proj(x)))
+
+    def gated(self, gate: mx.array, up: mx.array) -> mx.array:
+        """act(gate) * up, what enters the last matrix."""
+        if self._activation == "silu":
+            return silu_mul(gate, up)
+        return ACTIVATIONS[self._activation](gate) * up
 
 
 class DecoderLayer(nn.Module):
@@ -133,13 +150,13 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, text: TextConfig, layer: int, gate: PairGate | None):
         super().__init__()
-        self.input_norm = RMSNorm(text.hidden_size, text.norm_eps)
+        self.input_norm = text_norm(text, text.hidden_size)
         self.attention = Attention(text, layer, gate)
-        self.post_attention_norm = RMSNorm(text.hidden_size, text.norm_eps)
+        self.post_attention_norm = text_norm(text, text.hidden_size)
         self.mlp = MLP(text)
         if text.sublayer_norms:
-            self.attention_out_norm = RMSNorm(text.hidden_size, text.norm_eps)
-            self.mlp_out_norm = RMSNorm(text.hidden_size, text.norm_eps)
+            self.attention_out_norm = text_norm(text, text.hidden_size)
+            self.mlp_out_norm = text_norm(text, text.hidden_size)
         self._out_norms = text.sublayer_norms
 
     def __call__(
@@ -179,7 +196,7 @@ class Decoder(nn.Module):
             DecoderLayer(text, i, PairGate(gate, text) if gate is not None and gate.gates_layer(i) else None)
             for i in range(text.num_layers)
         ]
-        self.norm = RMSNorm(text.hidden_size, text.norm_eps)
+        self.norm = text_norm(text, text.hidden_size)
         if not text.tie_embeddings:
             self.head = nn.Linear(text.hidden_size, text.vocab_size, bias=text.head_bias)
         self.text = text
@@ -234,7 +251,10 @@ class Decoder(nn.Module):
         if hooks is not None and isinstance(positions, Consecutive):
             positions = positions.array()
         rotation = text_rotation(text.rope, text.head_dim, positions, longest, x.dtype)
-        step = Step(rotation, mask, sliding, visual, gate_span, path)
+        own = None
+        if text.sliding_rope is not None:
+            own = text_rotation(text.sliding_rope, text.head_dim, positions, longest, x.dtype)
+        step = Step(rotation, mask, sliding, visual, gate_span, path, own)
         for index, layer in enumerate(self.layers):
             layer_hooks = None
             if hooks is not None:
@@ -256,20 +276,25 @@ class Decoder(nn.Module):
 
     def _narrow(self, step: Step, hooks: PassHooks, layer: int, kept: KeptTokens) -> Step:
         """The step of the layers from `layer` on, for the tokens that a policy kept."""
-        table, index = step.rotation, kept.index
-        assert isinstance(table, RotaryTable)
-        if kept.positions is not None:
-            made = text_table(self.text.rope, self.text.head_dim, kept.positions, _longest(hooks))
-            table = made.astype(table.cos.dtype)
-        else:
-            table = replace(table, cos=_taken(table.cos, index, 2), sin=_taken(table.sin, index, 2))
+        index = kept.index
+
+        def narrowed(table: Rotation, rope: RopeConfig) -> RotaryTable:
+            assert isinstance(table, RotaryTable)
+            if kept.positions is not None:
+                made = text_table(rope, self.text.head_dim, kept.positions, _longest(hooks))
+                return made.astype(table.cos.dtype)
+            return replace(table, cos=_taken(table.cos, index, 2), sin=_taken(table.sin, index, 2))
+
+        table, own = narrowed(step.rotation, self.text.rope), None
+        if step.sliding_rotation is not None and self.text.sliding_rope is not None:
+            own = narrowed(step.sliding_rotation, self.text.sliding_rope)
         masks = [
             m if m is None or isinstance(m, str) else _taken(_taken(m, index, 2), index, 3)
             for m in (step.mask, step.sliding_mask)
         ]
         visual = None if step.visual is None else _taken(step.visual, index, 1)
         span = None if step.gate_span is None else (0, index.shape[1])
-        return Step(table, masks[0], masks[1], visual, span, step.path)
+        return Step(table, masks[0], masks[1], visual, span, step.path, own)
 
     def _follow(self, step: Step, hooks: PassHooks, layer: int, length: int) -> Step:
         """The step of a layer that holds fewer keys than the one before it, for tokens that come after pruning."""
@@ -277,15 +302,18 @@ class Decoder(nn.Module):
         if layer == 0 or tokens is hooks.tokens_of(layer - 1) or hooks.pruned_now(layer):
             return step
         text = self.text
-        table = text_table(text.rope, text.head_dim, mx.array(tokens.positions[..., -length:]), _longest(hooks))
+        positions, longest = mx.array(tokens.positions[..., -length:]), _longest(hooks)
+        table = text_table(text.rope, text.head_dim, positions, longest)
+        own = sliding_table(text, positions, longest)
         sliding = decoder_mask(length, len(tokens), window=text.sliding_window)
         span = None if step.gate_span is None else (0, len(tokens))
-        return replace(step, rotation=table, mask="causal", sliding_mask=sliding, gate_span=span)
+        return replace(step, rotation=table, sliding_rotation=own, mask="causal", sliding_mask=sliding, gate_span=span)
 
     def embed_ids(self, ids: mx.array) -> mx.array:
         """Embeddings (..., hidden) of token ids, in the model's type: packed ones may come out in another."""
         embedded: mx.array = self.embed(ids).astype(self.norm.weight.dtype)
-        return embedded
+        scale = self.text.embed_scale
+        return embedded if scale == 1 else embedded * mx.array(scale, embedded.dtype)
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Vocabulary scores (B, L, vocab) of hidden states (B, L, hidden)."""

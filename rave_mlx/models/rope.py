@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rave_mlx import backend
 from rave_mlx.backend.decode_ops import is_one_token, rotate
-from rave_mlx.config import RopeConfig
+from rave_mlx.config import RopeConfig, TextConfig
 from rave_mlx.models.rope_scaling import frequencies, rope_bucket
 
 
@@ -187,6 +187,16 @@ def text_table(config: RopeConfig, head_dim: int, positions: mx.array, longest: 
     cos, sin = mx.cos(angles), mx.sin(angles)
     table = RotaryTable(cos, sin, config.pairs == "neighbours")
     return table if strength == 1 else replace(table, cos=cos * strength, sin=sin * strength)
+
+
+def sliding_table(text: TextConfig, positions: mx.array, longest: int | None = None) -> RotaryTable | None:
+    """`text_table` for layers with a sliding window; None where they have no rotary positions of their own.
+
+    Args:
+        text: the decoder.
+        positions, longest: as of `text_table`.
+    """
+    return None if text.sliding_rope is None else text_table(text.sliding_rope, text.head_dim, positions, longest)
 
 
 def _axes(sections: tuple[int, ...], interleaved: bool) -> NDArray[np.int32]:

@@ -17,7 +17,6 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from rave_mlx.backend.activations import silu_mul
 from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.models.decoder import DecoderLayer, Step
 
@@ -62,7 +61,7 @@ def _finish(layer: DecoderLayer, x: mx.array, attended: mx.array) -> list[mx.arr
         return mlp.gate_proj(x), mlp.up_proj(x)
 
     def narrow(gate: mx.array, up: mx.array) -> Sequence[mx.array]:
-        return [mlp.down_proj(silu_mul(gate, up))]
+        return [mlp.down_proj(mlp.gated(gate, up))]
 
     if _needs_output(mlp.gate_proj, mlp.up_proj, mlp.down_proj):
         return [x + mlp(norm(x))]

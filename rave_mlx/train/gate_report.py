@@ -20,7 +20,7 @@ from rave_mlx.attention.gate import squash
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.decoder import Attention, Step
 from rave_mlx.models.lmm import LMM
-from rave_mlx.models.rope import RotaryTable, text_table
+from rave_mlx.models.rope import RotaryTable, sliding_table, text_table
 
 FILE = "gates.json"
 _ROWS = 256
@@ -69,14 +69,17 @@ def _of_prompt(lmm: LMM, prompt: Prompt) -> list[GateFigures]:
     x, deepstack = lmm.embed(prompt, 0, len(prompt))
     lookahead = None if tokens.lookahead is None else mx.array(tokens.lookahead[None])
     masks = [decoder_mask(len(prompt), len(prompt), lookahead=lookahead, window=w) for w in (None, text.sliding_window)]
-    table = text_table(text.rope, text.head_dim, mx.array(tokens.positions[None]), tokens.next_position)
+    positions = mx.array(tokens.positions[None])
+    table = text_table(text.rope, text.head_dim, positions, tokens.next_position)
+    own = sliding_table(text, positions, tokens.next_position)
     visual = mx.array(tokens.visual[None])
-    step = Step(table, masks[0], masks[1], visual, span)
+    step = Step(table, masks[0], masks[1], visual, span, sliding_rotation=own)
     figures = []
     for index, layer in enumerate(lmm.decoder.layers):
         if "gate" in layer.attention:
             mask = masks[1] if text.slides(index) else masks[0]
-            figures.append(_of_layer(index, layer.attention, layer.input_norm(x), visual, span, table, mask))
+            turned = own if own is not None and text.slides(index) else table
+            figures.append(_of_layer(index, layer.attention, layer.input_norm(x), visual, span, turned, mask))
         with backend.row_parallel():
             x = layer(x, step, None)
             if deepstack is not None and index < deepstack.shape[0]:

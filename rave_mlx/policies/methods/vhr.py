@@ -31,7 +31,7 @@ from rave_mlx.errors import UsageError
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.decoder import Step
 from rave_mlx.models.lmm import LMM
-from rave_mlx.models.rope import text_table
+from rave_mlx.models.rope import sliding_table, text_table
 from rave_mlx.policies.policy import Context, Policy
 
 
@@ -110,8 +110,9 @@ class _TextBranch:
         length = ids.shape[1]
         positions = mx.array(np.tile(np.arange(length, dtype=np.int32), (1, 3, 1)))
         table = text_table(text.rope, text.head_dim, positions, length)
+        own = sliding_table(text, positions, length)
         sliding = decoder_mask(length, length, window=text.sliding_window)
-        self._step = Step(table, decoder_mask(length, length), sliding, None, None)
+        self._step = Step(table, decoder_mask(length, length), sliding, None, None, sliding_rotation=own)
         self._layers = lmm.decoder.layers
         self._x = lmm.decoder.embed_ids(mx.array(ids))
         self._next = 0

@@ -131,7 +131,8 @@ def _score_tokens(
     """Scores (V,) of the visual tokens, and their keys' mean over heads (V, d), in the layer that comes next."""
     text, positions = lmm.config.text, mx.array(ctx.tokens.positions)
     block = lmm.decoder.layers[ctx.layer + 1]
-    table = text_table(text.rope, text.head_dim, positions, int(ctx.tokens.positions.max()) + 1)
+    rope, longest = text.rope_of(ctx.layer + 1), int(ctx.tokens.positions.max()) + 1
+    table = text_table(rope, text.head_dim, positions, longest)
     q, k, _ = block.attention.project(block.input_norm(x))
     q, k = (table.apply(part.swapaxes(1, 2))[0].astype(mx.float32) for part in (q, k))
     heads, keys = q.shape[0], mx.repeat(k, q.shape[0] // k.shape[0], axis=0).swapaxes(-1, -2)
