@@ -175,7 +175,9 @@ def _note(reason: str) -> None:
 def _kernel(
     q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask = None, gate: GateTerms | None = None
 ) -> mx.array:
-    """The fused kernels, with the gradient of the train path."""
+    """The fused kernels, with the gradient of the train path where the call can have one."""
+    if gate is not None and gate.raw is not None:
+        return launch(Request(q, k, v, scale, mask, gate)).out
 
     def forward(q: mx.array, k: mx.array, v: mx.array, mask: Mask, gate: GateTerms | None) -> tuple[mx.array, mx.array]:
         result = launch(Request(q, k, v, scale, mask, gate))

@@ -26,7 +26,8 @@ from rave_mlx.config import GateConfig, TextConfig
 
 Squash = Literal["tanh", "identity", "suppress", "boost"]
 
-_EPS = 1e-6
+EPS = 1e-6
+"""Added to the mean square of a query or key."""
 
 
 class QueryMap(NamedTuple):
@@ -41,6 +42,18 @@ class QueryMap(NamedTuple):
     offset: mx.array
 
 
+class RawQueries(NamedTuple):
+    """What the query features of a call come from, for kernels that compute them on the way.
+
+    Attributes:
+        q: queries of the gated heads before rotation (B, H_s, Lq, d).
+        query_map: of the layer's gate.
+    """
+
+    q: mx.array
+    query_map: QueryMap
+
+
 @dataclass(frozen=True)
 class GateTerms:
     """What one attention call needs of the gate.
@@ -52,6 +65,7 @@ class GateTerms:
         span: [first, last + 1) key positions that hold every visual key of the batch.
         squash, limit: phi and its bound tau.
         columns: the rows of `v` inside the span, transposed (B, gated KV heads, R, span); None where nobody has them.
+        raw: what `u` is computed from; None where nobody has it. It has no gradient.
     """
 
     u: mx.array
@@ -61,6 +75,7 @@ class GateTerms:
     squash: Squash = "tanh"
     limit: float = 4.0
     columns: mx.array | None = None
+    raw: RawQueries | None = None
 
 
 class PairGate(nn.Module):
@@ -107,21 +122,32 @@ class PairGate(nn.Module):
         q = _heads(q, self._groups, self._ratio).astype(mx.float32)
         project, offset = query_map or self.query_map()
         if is_one_token(q):
-            return normalised_affine(q, project, offset, _EPS)
-        return mx.fast.rms_norm(q, None, _EPS) @ project + offset
+            return normalised_affine(q, project, offset, EPS)
+        return mx.fast.rms_norm(q, None, EPS) @ project + offset
+
+    def raw_queries(self, q: mx.array, query_map: QueryMap) -> RawQueries:
+        """What `query_features` would compute its result from."""
+        return RawQueries(_heads(q, self._groups, self._ratio), query_map)
 
     def key_features(self, k: mx.array, visual: mx.array) -> mx.array:
         """v (B, G_s, Lk, R) in float32 from pre-RoPE keys (B, G, Lk, d); `visual` (B, Lk) marks visual keys."""
-        k = mx.fast.rms_norm(_heads(k, self._groups, 1).astype(mx.float32), None, _EPS)
+        k = mx.fast.rms_norm(_heads(k, self._groups, 1).astype(mx.float32), None, EPS)
         project = mx.concatenate([self.W, self.c[:, None]], axis=1).astype(mx.float32)
         x = k @ project.swapaxes(-1, -2)
         rank = self.W.shape[1]
         x = mx.concatenate([x[..., :rank], mx.ones((*x.shape[:-1], 1)), x[..., rank:]], axis=-1)
         return mx.where(visual[:, None, :, None], x, 0.0)
 
-    def terms(self, u: mx.array, v: mx.array, span: tuple[int, int], columns: mx.array | None = None) -> GateTerms:
+    def terms(
+        self,
+        u: mx.array,
+        v: mx.array,
+        span: tuple[int, int],
+        columns: mx.array | None = None,
+        raw: RawQueries | None = None,
+    ) -> GateTerms:
         """Bundle features with this layer's constants for `attend`; arguments as of `GateTerms`."""
-        return GateTerms(u, v, self._groups, span, self._squash, self._limit, columns)
+        return GateTerms(u, v, self._groups, span, self._squash, self._limit, columns, raw)
 
 
 def squash(x: mx.array, kind: Squash, limit: float) -> mx.array:

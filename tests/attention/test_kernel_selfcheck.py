@@ -13,6 +13,7 @@ from test_kernel_launch import BASE, quantized, request
 
 from rave_mlx import backend
 from rave_mlx.attention import attend, attend_packed, attend_with_mass, choose_path
+from rave_mlx.attention.gate import QueryMap, RawQueries
 from rave_mlx.attention.kernels import launch as launching
 from rave_mlx.attention.kernels import selfcheck
 from rave_mlx.attention.kernels.selfcheck import Probe, self_check
@@ -23,6 +24,7 @@ MASK = mx.ones((9, 40), mx.bool_)
 KINDS = mx.zeros((2, 40), mx.uint8)
 PACKED = {"k": quantized(BASE.k), "v": quantized(BASE.v)}
 PACKED_8 = {"k": quantized(BASE.k, 8), "v": quantized(BASE.v, 8)}
+RAW = RawQueries(mx.zeros((2, 2, 1, 64)), QueryMap(mx.zeros((2, 64, 16)), mx.zeros((2, 1, 16))))
 DIFFERENT = {
     "plain": BASE,
     "dtype": HALF,
@@ -40,6 +42,7 @@ DIFFERENT = {
     "8 bits": replace(BASE, **PACKED_8),
     "few queries": request(lq=1),
     "one head a group": request(lq=1, heads=2),
+    "queries as they are": replace(request(lq=1), gate=replace(request(lq=1).gate, raw=RAW)),
     "split keys": request(lq=1, lk=4000, batch=1),
 }
 

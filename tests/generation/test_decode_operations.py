@@ -22,6 +22,11 @@ def test_a_layer_of_the_decoder():
     assert a_layer(gated=False) == (20, 7)
 
 
+def test_a_gated_layer():
+    # Attention over many keys is a kernel of ours and one that joins its parts, instead of one of MLX; no more.
+    assert a_layer(gated=True) == (21, 7)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

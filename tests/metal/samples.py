@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 from oracle import Shape, draw
 
-from rave_mlx.attention.gate import GateTerms
+from rave_mlx.attention.gate import EPS, GateTerms, QueryMap, RawQueries
 from rave_mlx.attention.kernels.fused import Packed, Request, fused
 from rave_mlx.attention.kernels.source import Call
 from rave_mlx.attention.kernels.tuning import DecodeTile, PrefillTile
@@ -42,6 +42,22 @@ def packed(request: Request, bits: int, group_size: int) -> tuple[Request, Reque
     return replace(request, k=k, v=v), replace(request, k=plain[0], v=plain[1])
 
 
+def raw(request: Request, seed: int = 0) -> Request:
+    """The request with other gate features of its queries, and with what they are computed from."""
+    from dataclasses import replace
+
+    gate, rng = request.gate, np.random.default_rng(seed)
+    batch, heads, num_queries, rank = gate.u.shape
+    width = request.q.shape[-1]
+    q = mx.array(3 * rng.standard_normal((batch, heads, num_queries, width)).astype(np.float32)).astype(request.q.dtype)
+    project = rng.standard_normal((heads, rank, width)).astype(np.float32).swapaxes(1, 2) * np.float32(width**-0.5)
+    offset = rng.standard_normal((heads, 1, rank)).astype(np.float32)
+    exact = np.array(q.astype(mx.float32), np.float64)
+    u = exact / np.sqrt((exact**2).mean(-1, keepdims=True) + EPS) @ project + offset
+    terms = RawQueries(q, QueryMap(mx.array(project), mx.array(offset)))
+    return replace(request, gate=replace(gate, u=mx.array(u.astype(np.float32)), raw=terms))
+
+
 def calls(request: Request, tile: DecodeTile | PrefillTile) -> list[Call]:
     """The launches of a request, with outputs that nothing has computed."""
     seen: list[Call] = []
@@ -64,6 +80,7 @@ def every_variant() -> list[Call]:
                     shape = Shape(64, dtype, 16 if squash else 0, dtype, squash, masked, kinds)
                     request = draw(rng, shape, few_rows=True, longest=50)
                     found += calls(request, DecodeTile(4, 16, 8, 2)) + calls(request, PrefillTile(16, 4, 1))
+        found += calls(raw(sample(1, dtype=dtype)), DecodeTile(4, 8, 4, 1))
         for bits in (4, 8):
             request, _ = packed(sample(1, dtype=dtype), bits, 32)
             found += calls(request, DecodeTile(4, 8, 4, 1))

@@ -25,7 +25,7 @@ def kernels(monkeypatch):
     calls = []
 
     def run(call):
-        calls.append(call.variant.name)
+        calls.append(call.variant.name + " of raw queries" * call.variant.raw)
         return runner()(call)
 
     monkeypatch.setattr(launching, "_runner", lambda: run)
@@ -57,7 +57,7 @@ def test_prefill_in_chunks_and_decode_equal_one_pass(kernels):
         position = int(prompt.token_map.positions[0, i])
         logits = step(lmm, cache, mx.array(prompt.ids[0, i : i + 1]), position, path="kernel")
         assert relative(logits[0], whole[i]) < 1e-5
-    assert set(kernels) == {"prefill", "decode"}
+    assert set(kernels) == {"prefill", "decode of raw queries"}
 
 
 def test_a_left_padded_batch_equals_batches_of_one(kernels):

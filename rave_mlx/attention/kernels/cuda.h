@@ -35,6 +35,7 @@ typedef unsigned int uint;
 namespace fast {
 __device__ inline float exp2(float x) { return exp2f(x); }
 __device__ inline float log2(float x) { return log2f(x); }
+__device__ inline float rsqrt(float x) { return rsqrtf(x); }
 }  // namespace fast
 
 template <typename T, int R, int C>

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import mlx.core as mx
 
-from rave_mlx.attention.gate import GateTerms, Squash
+from rave_mlx.attention.gate import EPS, GateTerms, Squash
 from rave_mlx.attention.kernels.source import Call, Value, Variant
 from rave_mlx.attention.kernels.tuning import DecodeTile, PrefillTile, decode_tile, prefill_tile
 from rave_mlx.attention.masks import Mask
@@ -20,6 +21,7 @@ from rave_mlx.backend.activations import LOG2E
 Run = Callable[[Call], Sequence[mx.array]]
 
 _PHI: dict[Squash, int] = {"identity": 0, "tanh": 1, "suppress": 2, "boost": 3}
+_CONSTANTS = 256
 _FEW_ROWS = 16
 """Query rows a KV head (heads times queries) up to which one threadgroup keeps them all in registers or nearly so."""
 
@@ -100,7 +102,7 @@ class Request:
                 for x in (self.k, self.v)
             ),
             mask.dtype if isinstance(mask, mx.array) else mask,
-            None if gate is None else (gate.u.dtype, gate.v.dtype, gate.v.shape[-1], gate.squash),
+            None if gate is None else (gate.u.dtype, gate.v.dtype, gate.v.shape[-1], gate.squash, gate.raw is None),
             self.window is None,
             self.kinds is None,
             self.num_kinds,
@@ -157,7 +159,7 @@ def _decode(request: Request, tile: DecodeTile) -> Call:
     sizes = [("RT", tile.rows), ("LPK", tile.lanes), ("NSG", tile.simdgroups)]
     return _call(
         request,
-        Variant("decode", *_features(request), packed.bits if packed else 0),
+        Variant("decode", *_features(request), packed.bits if packed else 0, is_raw(request)),
         tile.splits,
         [*sizes, ("QG", packed.group_size if packed else 0)],
         (batch * num_kv * tile.simdgroups * 32, -(-rows // tile.rows), tile.splits),
@@ -192,21 +194,22 @@ def _call(
     gate, dtype = request.gate, request.q.dtype
     parts = dtype if splits == 1 else mx.float32
     # Every dtype stands in the template: MLX caches CUDA kernels by name and template values alone.
-    features = (gate.u.dtype, gate.v.dtype) if gate else (dtype, dtype)
+    features = (dtype if variant.raw else gate.u.dtype, gate.v.dtype) if gate else (dtype, dtype)
     template: list[tuple[str, Value]] = [("T", dtype), ("FU", features[0]), ("F", features[1]), ("TO", parts)]
     template += [("D", width), ("R", request.gate_width), *sizes]
     template += [("PHI", _PHI[gate.squash] if gate else 0), ("NM", request.num_kinds)]
     inputs = [request.q, *_keys_and_values(request)]
     if gate is not None:
-        slots = [gate.groups.index(g) if g in gate.groups else -1 for g in range(num_kv)]
-        inputs += [gate.u, gate.v, mx.array(slots, mx.int32)]
+        slots = tuple(gate.groups.index(g) if g in gate.groups else -1 for g in range(num_kv))
+        queries = [gate.raw.q, *gate.raw.query_map] if variant.raw and gate.raw else [gate.u]
+        inputs += [*queries, gate.v, _integers(slots)]
     if isinstance(request.mask, mx.array):
         inputs.append(mx.broadcast_to(request.mask, (batch, heads, num_queries, num_keys)))
     if request.kinds is not None:
         inputs.append(mx.broadcast_to(request.kinds.astype(mx.uint8), (batch, num_keys)))
     first, last = gate.span if gate else (0, 0)
-    inputs.append(mx.array([isinstance(request.mask, str), request.window or 0, first, last], mx.int32))
-    inputs.append(mx.array([request.scale * LOG2E, *_gate_constants(gate)], mx.float32))
+    inputs.append(_integers((int(isinstance(request.mask, str)), request.window or 0, first, last)))
+    inputs.append(_numbers((request.scale * LOG2E, *_gate_constants(gate), EPS)))
     rows = (batch, heads, num_queries, splits)
     shapes = [(*rows, width), rows] + [(*rows, request.num_kinds)] * variant.mass
     dtypes = [parts, mx.float32] + [mx.float32] * variant.mass
@@ -242,6 +245,22 @@ def _keys_and_values(request: Request) -> list[mx.array]:
 def _features(request: Request) -> tuple[bool, bool, bool]:
     """gate, mask, mass."""
     return request.gate is not None, isinstance(request.mask, mx.array), request.kinds is not None
+
+
+def is_raw(request: Request) -> bool:
+    """Whether the decode kernel computes the gate features of this request's queries itself."""
+    return request.gate is not None and request.gate.raw is not None and not isinstance(request.k, Packed)
+
+
+@lru_cache(maxsize=_CONSTANTS)
+def _integers(values: tuple[int, ...]) -> mx.array:
+    """The same for every token of an answer, and sent to the GPU once."""
+    return mx.array(values, mx.int32)
+
+
+@lru_cache(maxsize=_CONSTANTS)
+def _numbers(values: tuple[float, ...]) -> mx.array:
+    return mx.array(values, mx.float32)
 
 
 def _gate_constants(gate: GateTerms | None) -> tuple[float, float]:

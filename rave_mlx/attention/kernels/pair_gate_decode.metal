@@ -3,11 +3,12 @@
 //
 // Template  T, FU, F, TO (dtypes of q k v, of gu, of gv, of out), D head width, R gate width, RT rows,
 //           LPK lanes per key, NSG simdgroups, PHI squash, QG quantization group, NM key kinds
-// Defines   GATE, MASK, MASS (0 or 1), BITS (0: plain K and V; 4 or 8: affine)
+// Defines   GATE, RAW, MASK, MASS (0 or 1), BITS (0: plain K and V; 4 or 8: affine)
 // Grid      x = B * Hk threadgroups of NSG * 32 threads, y = row sets, z = S splits of the keys
 // Inputs    q (B,H,Lq,D)  k, v (B,Hk,Lk,D) or packed, with ks kb vs vb  gu (B,Hs,Lq,R)  gv (B,Gs,Lk,R)
 //           slots (Hk) row of gv or -1  mask (B,H,Lq,Lk)  kinds (B,Lk)  dims {causal, window, first, last}
-//           consts {scale * log2 e, gate_in, gate_out}
+//           consts {scale * log2 e, gate_in, gate_out, epsilon}
+// With RAW  instead of gu: gq (B,Hs,Lq,D) queries before rotation, gp (Hs,D,R) and go (Hs,1,R): gu = gq / rms(gq) gp + go
 // Outputs   out (B,H,Lq,S,D)  lse (B,H,Lq,S) natural  mass (B,H,Lq,S,NM): each normalised within its split
   constexpr int NK = 32 / LPK;  // keys a simdgroup handles at once
   constexpr int DP = D / LPK;   // head elements of a lane
@@ -54,15 +55,44 @@
   const int slot = slots[kvh];
   const bool has_features = slot >= 0 && li * RP < R;
   float ur[RT][RP];
+#if RAW
+  // The keys that a simdgroup would handle at once are features here: one round for 32 of them with 8 simdgroups.
+  threadgroup float group_u[RT * R];
+  EACH(r, RT) {
+    const int i = min((row0 + r) / G, LQ - 1);
+    const int h = max(slot, 0) * G + (row0 + r) % G;
+    float x[DP], squares = 0.0f;
+    load_row<DP>(x, gq + b * gq_strides[0] + h * gq_strides[1] + i * gq_strides[2] + li * DP * gq_strides[3],
+                 gq_strides[3]);
+    EACH(e, DP) squares += x[e] * x[e];
+    UNROLL
+    for (int s = 1; s < LPK; s *= 2) squares += simd_shuffle_xor(squares, ushort(s));
+    const float inverse = fast::rsqrt(squares / float(D) + consts[3]);
+    for (int n0 = sg * NK; n0 < R; n0 += NSG * NK) {
+      const int n = min(n0 + sub, R - 1);
+      float column[DP], y = 0.0f;
+      load_row<DP>(column, gp + h * gp_strides[0] + li * DP * gp_strides[1] + n * gp_strides[2], gp_strides[1]);
+      EACH(e, DP) y += x[e] * column[e];
+      UNROLL
+      for (int s = 1; s < LPK; s *= 2) y += simd_shuffle_xor(y, ushort(s));
+      if (li == 0 && n0 + sub < R) group_u[r * R + n] = y * inverse + go[h * go_strides[0] + n * go_strides[2]];
+    }
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+#endif
   EACH(r, RT) {
     EACH(e, RP) ur[r][e] = 0.0f;
     if (has_features) {
+#if RAW
+      EACH(e, RP) ur[r][e] = group_u[r * R + li * RP + e] * consts[1];
+#else
       const int i = min((row0 + r) / G, LQ - 1);
       load_row<RP>(ur[r],
                    gu + b * gu_strides[0] + (slot * G + (row0 + r) % G) * gu_strides[1] + i * gu_strides[2] +
                        li * RP * gu_strides[3],
                    gu_strides[3]);
       EACH(e, RP) ur[r][e] *= consts[1];
+#endif
     }
   }
 #endif

@@ -15,8 +15,8 @@ from typing import cast
 
 import mlx.core as mx
 
-from rave_mlx.attention.gate import GateTerms, Squash
-from rave_mlx.attention.kernels.fused import Packed, Request, Result, Run, choose_tile, fused
+from rave_mlx.attention.gate import EPS, GateTerms, QueryMap, RawQueries, Squash
+from rave_mlx.attention.kernels.fused import Packed, Request, Result, Run, choose_tile, fused, is_raw
 from rave_mlx.attention.kernels.tuning import DecodeTile, PrefillTile
 from rave_mlx.attention.masks import Mask, as_bool
 from rave_mlx.attention.reference import full_scores, reference
@@ -47,6 +47,7 @@ class Probe:
         gate_width: R; 0 without a gate.
         features: dtypes of the gate's u and v; empty without one.
         packed: bits and group size of quantized keys and values.
+        raw: whether the kernel computes the gate features of the queries itself.
     """
 
     tile: DecodeTile | PrefillTile
@@ -59,6 +60,7 @@ class Probe:
     gate_width: int
     features: tuple[mx.Dtype, ...]
     packed: tuple[int, int] | None
+    raw: bool = False
 
     @classmethod
     def of(cls, request: Request) -> Probe:
@@ -74,11 +76,13 @@ class Probe:
             request.gate_width,
             () if gate is None else (gate.u.dtype, gate.v.dtype),
             (k.bits, k.group_size) if isinstance(k, Packed) else None,
+            is_raw(request) and isinstance(tile, DecodeTile),
         )
 
     def __str__(self) -> str:
         words = ["decode" if isinstance(self.tile, DecodeTile) else "prefill", _name(self.dtype), f"width {self.width}"]
         words += [f"{self.squash} gate of {self.gate_width}"] if self.squash else ["no gate"]
+        words += ["queries as they are"] * self.raw
         words += [f"{self.mask or 'no'} mask", *["window"] * self.window]
         words += [f"{self.num_kinds} kinds of keys"] * bool(self.num_kinds)
         words += [f"{self.packed[0]} bits in groups of {self.packed[1]}"] if self.packed else []
@@ -137,10 +141,15 @@ def _draw(probe: Probe) -> tuple[Request, Request]:
     k, v = (normal(_BATCH, _KV_HEADS, _KEYS + 6, probe.width)[:, :, :_KEYS] for _ in range(2))
     gate = None
     if probe.squash is not None:
-        u = normal(_BATCH, _RATIO, num_queries, probe.gate_width, dtype=probe.features[0])
+        u, raw = normal(_BATCH, _RATIO, num_queries, probe.gate_width, dtype=probe.features[0]), None
+        if probe.raw:
+            project = normal(_RATIO, probe.width, probe.gate_width, dtype=mx.float32) * probe.width**-0.5
+            offset = normal(_RATIO, 1, probe.gate_width, dtype=mx.float32)
+            raw = RawQueries(normal(_BATCH, _RATIO, num_queries, probe.width), QueryMap(project, offset))
+            u = mx.fast.rms_norm(raw.q.astype(mx.float32), None, EPS) @ project + offset
         inside = (mx.arange(_KEYS) >= _SPAN[0]) & (mx.arange(_KEYS) < _SPAN[1])
         w = normal(_BATCH, 1, _KEYS, probe.gate_width, dtype=probe.features[1])
-        gate = GateTerms(u, w * inside[:, None].astype(w.dtype), (1,), _SPAN, probe.squash)
+        gate = GateTerms(u, w * inside[:, None].astype(w.dtype), (1,), _SPAN, probe.squash, raw=raw)
     mask: Mask = "causal" if probe.mask == "causal" else None
     if probe.mask == "boolean":
         mask = (normal(_BATCH, 1, num_queries, _KEYS, dtype=mx.float32) < 0.5) & (mx.arange(num_queries) > 0)[:, None]

@@ -28,6 +28,7 @@ class Variant:
     Attributes:
         name: which kernel.
         gate, mask, mass: whether it takes gate features, a boolean mask, key kinds (and returns their masses).
+        raw: whether it computes the gate features of the queries itself (decode only).
         bits: 0 for plain keys and values, 4 or 8 for affine-quantized ones (decode only).
     """
 
@@ -36,11 +37,18 @@ class Variant:
     mask: bool = False
     mass: bool = False
     bits: int = 0
+    raw: bool = False
 
     @property
     def label(self) -> str:
         """A name of its own, since compiled libraries are cached by name."""
-        marks = [("gate", self.gate), ("mask", self.mask), ("mass", self.mass), (f"q{self.bits}", self.bits)]
+        marks = [
+            ("gate", self.gate),
+            ("raw", self.raw),
+            ("mask", self.mask),
+            ("mass", self.mass),
+            (f"q{self.bits}", self.bits),
+        ]
         return "_".join(["pair_gate", self.name, *(word for word, on in marks if on)])
 
     @property
@@ -49,7 +57,8 @@ class Variant:
         if self.name == "merge":
             return ["parts", "lses"] + ["masses"] * self.mass
         names = ["q", "k", "v"] + ["ks", "kb", "vs", "vb"] * bool(self.bits)
-        names += ["gu", "gv", "slots"] * self.gate + ["mask"] * self.mask + ["kinds"] * self.mass
+        names += [*(["gq", "gp", "go"] if self.raw else ["gu"]), "gv", "slots"] * self.gate
+        names += ["mask"] * self.mask + ["kinds"] * self.mass
         return [*names, "dims", "consts"]
 
     @property
@@ -75,7 +84,7 @@ class Variant:
 
     @property
     def _defines(self) -> str:
-        features = {"GATE": self.gate, "MASK": self.mask, "MASS": self.mass, "BITS": self.bits}
+        features = {"GATE": self.gate, "RAW": self.raw, "MASK": self.mask, "MASS": self.mass, "BITS": self.bits}
         return "".join(f"#define {name} {int(value)}\n" for name, value in features.items())
 
 

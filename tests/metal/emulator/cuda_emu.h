@@ -28,5 +28,6 @@ struct Strides {
   int64_t operator[](int i) const { return at[i]; }
 };
 inline emu::u3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 using metal::max;
 using metal::min;
