@@ -7,6 +7,7 @@ MLX stream runs on a thread of its own, so they are dealt out over the backend's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -75,7 +76,9 @@ def chunked(
     blocks = [(i, min(i + block, num_queries)) for i in range(0, num_queries, block)]
     fused = backend.current().kind != "cpu" if fused is None else fused
     one_block = _fused_block if fused else _block
-    streams = backend.streams() if q.size // q.shape[-1] * num_keys >= PARALLEL_SCORES else [None]
+    streams: Sequence[mx.ThreadLocalStream | None] = backend.streams()
+    if len(streams) < 2 or q.size // q.shape[-1] * num_keys < PARALLEL_SCORES:
+        streams = [None]
     if len(streams) > 1 and len(sets) == len(blocks) == 1:
         sets = [part for whole in sets for part in _halve(whole)]
     outputs: list[mx.array] = []

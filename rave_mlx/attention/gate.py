@@ -14,6 +14,7 @@ v_j = visual_j * [W_g k^_j, 1, c_g . k^_j], so x_ij = u_i . v_j. A text key has 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -105,7 +106,7 @@ class PairGate(nn.Module):
     @property
     def is_inert(self) -> bool:
         """Whether the bias is zero for every input (W, a, c and beta are all zero). Evaluates the parameters."""
-        return not any(bool(mx.any(p != 0).item()) for p in (self.W, self.a, self.c, self.beta))
+        return not any_acts([self])
 
     def query_map(self) -> QueryMap:
         """What takes normalised queries to their features. A cache keeps it from token to token."""
@@ -148,6 +149,12 @@ class PairGate(nn.Module):
     ) -> GateTerms:
         """Bundle features with this layer's constants for `attend`; arguments as of `GateTerms`."""
         return GateTerms(u, v, self._groups, span, self._squash, self._limit, columns, raw)
+
+
+def any_acts(gates: Sequence[PairGate]) -> bool:
+    """Whether any of the gates does something; evaluates their parameters, all at once."""
+    marks = [mx.any(p != 0) for gate in gates for p in (gate.W, gate.a, gate.c, gate.beta)]
+    return bool(marks) and bool(mx.any(mx.stack(marks)).item())
 
 
 def squash(x: mx.array, kind: Squash, limit: float) -> mx.array:

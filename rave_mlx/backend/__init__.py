@@ -88,7 +88,8 @@ def streams() -> list[mx.ThreadLocalStream]:
     """Streams for independent pieces of work: `with mx.stream(stream): ...`.
 
     On a CPU MLX runs each stream on one thread of its own, so there is a stream for each core, four at most. A GPU
-    fills itself: one stream. They are the same on every call, and each may be used in any Python thread.
+    fills itself: one stream, which is not the default one, so there is nothing to gain from moving there. They are the
+    same on every call, and each may be used in any Python thread.
     """
     return list(_streams())
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from rave_mlx.backend.gpu_memory import wired_memory
 from rave_mlx.chat.turn_stats import TurnStats, turn_stats
 from rave_mlx.errors import ModelError, PromptError, UsageError
 from rave_mlx.generation.confidence import TokenConfidence
@@ -152,7 +153,8 @@ class Session:
             raise UsageError("the session is still writing an answer: read that to its end, or close it, before asking")
         self._answering, self.stats = True, None
         try:
-            yield from self._write(messages)
+            with wired_memory():
+                yield from self._write(messages)
         finally:
             self._answering = False
 

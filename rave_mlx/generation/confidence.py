@@ -17,15 +17,14 @@ class TokenConfidence:
     """
 
     def __init__(self) -> None:
-        self._log_probabilities: mx.array | None = None
+        self._scores: tuple[mx.array, mx.array] | None = None
         self._probabilities: list[mx.array] = []
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         """Take the logits (1, vocab) of the token after `tokens` (n,), the last of which the call before led to."""
-        if self._log_probabilities is not None:
+        if self._scores is not None:
             self._close(tokens[-1:])
-        scores = logits.astype(mx.float32)
-        self._log_probabilities = scores - mx.logsumexp(scores, axis=-1, keepdims=True)
+        self._scores = logits, mx.logsumexp(logits.astype(mx.float32), axis=-1)
         return logits
 
     def least(self, answer: Sequence[int]) -> float:
@@ -46,9 +45,11 @@ class TokenConfidence:
 
     def _close(self, token: mx.array) -> None:
         """Look up the probability of the token (1,) that was drawn."""
-        assert self._log_probabilities is not None
-        probability = mx.exp(mx.take_along_axis(self._log_probabilities, token[:, None], axis=-1)[:, 0])
+        assert self._scores is not None
+        logits, total = self._scores
+        chosen = mx.take_along_axis(logits, token[:, None], axis=-1)[:, 0].astype(mx.float32)
+        probability = mx.exp(chosen - total)
         # Evaluated now: the logits of a whole answer would otherwise be kept until the end.
         mx.async_eval(probability)
         self._probabilities.append(probability)
-        self._log_probabilities = None
+        self._scores = None

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from rave_mlx.attention import Path
+from rave_mlx.backend.gpu_memory import CLEAR_EVERY, clear_cache
 from rave_mlx.generation.logits_processors import LogitsProcessor
 from rave_mlx.generation.prefill import prefill
 from rave_mlx.generation.sampling import Sampling
@@ -97,6 +98,8 @@ def decode(
         if following is None:
             following = choose(read_again(lmm, continued(prompt, answer), cache, features, path), token)
         token = following
+        if (count + 1) % CLEAR_EVERY == 0:
+            clear_cache()
 
 
 def read_again(

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from rave_mlx import backend
 from rave_mlx.attention import Path
+from rave_mlx.backend.gpu_memory import clear_cache
 from rave_mlx.errors import ModelError, UsageError
 from rave_mlx.inputs.images.preprocess import ImagePatches
 from rave_mlx.inputs.prompt.prompt import Prompt
@@ -116,6 +117,7 @@ class Reading:
             hidden = self._lmm.read(self.prompt, self.cache, stop, self.features, path=self._path)[:, -1:]
             mx.eval(hidden)
             self.cache.evaluate()
+        clear_cache()
         if stop < len(self.prompt):
             return None
         logits = self._lmm.decoder.logits(hidden)[:, 0]
@@ -147,6 +149,7 @@ def encode(lmm: LMM, image: ImagePatches) -> mx.array:
     with backend.row_parallel():
         features = lmm.features(image)
         mx.eval(features)
+    clear_cache()
     return features
 
 

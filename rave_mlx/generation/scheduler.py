@@ -18,9 +18,11 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from rave_mlx import backend
+from rave_mlx.backend.gpu_memory import CLEAR_EVERY, clear_cache, wired_memory
 from rave_mlx.errors import RaveError, UsageError
 from rave_mlx.generation.answer_row import AnswerRow
 from rave_mlx.generation.batch import Batch
@@ -97,6 +99,8 @@ class Scheduler:
         self._lone: list[LoneAnswer] = []
         self._open: dict[int, AnswerRow] = {}
         self._tickets = itertools.count()
+        self._steps = 0
+        self._wired: ExitStack | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -125,6 +129,9 @@ class Scheduler:
 
     def step(self) -> list[Event]:
         """Read a chunk of a prompt, and write at least one token of every answer whose prompt is read."""
+        if self._wired is None and self._open:
+            self._wired = ExitStack()
+            self._wired.enter_context(wired_memory())
         with COMPUTING:
             self._read_on()
             for batch in self._batches.values():
@@ -134,7 +141,14 @@ class Scheduler:
                     lone.advance()
             self._batches = {key: batch for key, batch in self._batches.items() if batch.rows}
             self._lone = [lone for lone in self._lone if lone.row.ending is None]
-        return self._events()
+        self._steps += 1
+        if self._steps % CLEAR_EVERY == 0:
+            clear_cache()
+        events = self._events()
+        if self._wired is not None and not self._open:
+            self._wired.close()
+            self._wired = None
+        return events
 
     def run(self, jobs: Iterable[Job | Failed]) -> Iterator[Answer]:
         """Answers in the order of the jobs.

@@ -171,7 +171,9 @@ def _blocks(
     batch, heads, _, _ = call.q.shape
     fewest, most = _ROWS
     size = min(most, max(fewest, _SCORES // (batch * heads * call.k.shape[2])))
-    streams = backend.streams() if stop - start > size else [None]
+    streams: Sequence[mx.ThreadLocalStream | None] = backend.streams()
+    if len(streams) < 2 or stop - start <= size:
+        streams = [None]
     parts = []
     for index, first in enumerate(range(start, stop, size)):
         last = min(first + size, stop)

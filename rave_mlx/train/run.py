@@ -21,6 +21,7 @@ from typing import Any
 import mlx.core as mx
 
 from rave_mlx.backend.distributed import World
+from rave_mlx.backend.gpu_memory import wired_memory
 from rave_mlx.checkpoint.adapters import AdapterConfig
 from rave_mlx.errors import ConfigError, ModelError, UsageError
 from rave_mlx.models.lmm import LMM
@@ -158,7 +159,8 @@ def run(
             listeners=following,
             interrupt=stack.enter_context(interruptible(alone=world.size == 1)),
         )
-        trainer.run()
+        with wired_memory():
+            trainer.run()
         gates: list[GateFigures] = []
         with world.together():
             if world.is_writer:
