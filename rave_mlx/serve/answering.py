@@ -49,14 +49,16 @@ class Answering:
         seconds: float,
         prepare: Callable[[Update], Update] = lambda update: update,
     ):
-        self._engine, self._told = engine, asyncio.Queue[Told]()
+        self._engine = engine
+        self._told = waiting = asyncio.Queue[Told]()
         loop = asyncio.get_running_loop()
         self._seconds, self._until = seconds, loop.time() + seconds
 
+        # It must not refer to `self`: pictures would stay in memory until the garbage collector comes.
         def listener(told: Told) -> None:
             told = prepare(told) if isinstance(told, Update) else told
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(self._told.put_nowait, told)
+                loop.call_soon_threadsafe(waiting.put_nowait, told)
 
         self._ask = Ask(client, model, make, listener)
         try:
@@ -139,6 +141,8 @@ async def while_connected(request: Request, work: Awaitable[T], seconds: float |
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, ApiError, ClientGoneError):
                 await task
+        # An error that was raised here refers to this frame, and the task to the error.
+        del task, gone, working
 
 
 def too_slow(seconds: float) -> ApiError:
@@ -166,8 +170,7 @@ async def with_pings(source: AsyncGenerator[bytes], every: float, ping: bytes) -
     try:
         while True:
             waiting = waiting or asyncio.ensure_future(anext(source))
-            done, _ = await asyncio.wait({waiting}, timeout=every)
-            if not done:
+            if not (await asyncio.wait({waiting}, timeout=every))[0]:
                 yield ping
                 continue
             try:
