@@ -11,6 +11,7 @@ from typing import Any
 
 from rave_mlx.convert.families import (
     aki,
+    gemma3,
     glm4v,
     glm_ocr,
     idefics3,
@@ -38,6 +39,8 @@ FAMILIES: dict[str, Family] = {
     "llava": llava.FAMILY,
     "llava_next": llava_next.FAMILY,
     "llava_onevision": llava_onevision.FAMILY,
+    "gemma3": gemma3.FAMILY,
+    "gemma3_text": gemma3.TEXT_FAMILY,
     "mistral3": mistral3.FAMILY,
     "lighton_ocr": lighton_ocr.FAMILY,
     "idefics3": idefics3.FAMILY,

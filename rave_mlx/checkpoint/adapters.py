@@ -183,7 +183,12 @@ def masked(model: LMMConfig, config: AdapterConfig, place: Path) -> LMMConfig:
     """
     if config.mask is None:
         return model
-    if model.vision is None or config.answer is None or not 0 <= config.answer < model.text.vocab_size:
+    if (
+        model.vision is None
+        or model.mask == "image"
+        or config.answer is None
+        or not 0 <= config.answer < model.text.vocab_size
+    ):
         raise ModelError(f"{place}: the adapter opens the mask of images up to token {config.answer}, which this "
                          "model does not have; open the model that it was trained on")  # fmt: skip
     return replace(model, mask=config.mask, tokens=replace(model.tokens, answer=config.answer))

@@ -46,7 +46,9 @@ def build(config: LMMConfig, tokenizer: Path, template: str, path: Path | None) 
     if not tokenizer.is_file():
         raise ModelError(f"{tokenizer.parent}: {tokenizer.name} is missing; download or convert the model again")
     tokens = config.tokens
-    core = Tokenizer(tokenizer, [i for i in (tokens.image, tokens.answer) if i is not None], tokens.added)
+    core = Tokenizer(
+        tokenizer, [i for i in (tokens.image, tokens.placeholder, tokens.answer) if i is not None], tokens.added
+    )
     named = tokens.named
     if named is None:
         named = {"bos_token": core.token(tokens.bos) or "", "eos_token": core.token(tokens.stop[0]) or ""}

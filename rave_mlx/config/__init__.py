@@ -9,6 +9,7 @@ from rave_mlx.config.connector import (
     ConnectorConfig,
     DownsampleConnectorConfig,
     MlpConnectorConfig,
+    PoolConnectorConfig,
     ResamplerConfig,
     ShuffleConnectorConfig,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Images",
     "LMMConfig",
     "MlpConnectorConfig",
+    "PoolConnectorConfig",
     "QuantizationConfig",
     "Resample",
     "ResamplerConfig",

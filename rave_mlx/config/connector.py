@@ -154,6 +154,28 @@ class DownsampleConnectorConfig(Part):
         positive(self, "input_size", "merge_size", "hidden_size", "output_size")
 
 
+@dataclass(frozen=True)
+class PoolConnectorConfig(Part):
+    """Gemma 3 (arXiv 2503.19786): the mean of `pool` x `pool` neighbouring features, an RMS norm that multiplies by one
+    plus its weight, and a matrix.
+
+    Attributes:
+        input_size: width of a feature of the tower.
+        pool: features a side; what is left over at the right and bottom is not seen.
+        output_size: width of the decoder.
+        norm_eps: epsilon of the norm.
+    """
+
+    input_size: int
+    pool: int
+    output_size: int
+    norm_eps: float = 1e-6
+    kind: Literal["pool"] = "pool"
+
+    def __post_init__(self) -> None:
+        positive(self, "input_size", "pool", "output_size")
+
+
 Connector = (
     ConnectorConfig
     | MlpConnectorConfig
@@ -161,4 +183,5 @@ Connector = (
     | ResamplerConfig
     | CellConnectorConfig
     | DownsampleConnectorConfig
+    | PoolConnectorConfig
 )

@@ -93,6 +93,7 @@ class TileConfig(Part):
         max_features: pinpoints: more tiles' worth of features than this are scaled down (LLaVA-OneVision); None: never.
         markers: what stands around visual tokens in a prompt: "none"; "tags", <img> and </img>; "grid", Idefics3's
             tokens for rows, columns and the whole image.
+        before, after: with "none", text around an image's visual tokens.
     """
 
     tile_size: int
@@ -106,6 +107,8 @@ class TileConfig(Part):
     max_tiles: int = 12
     longest_edge: int | None = None
     markers: Literal["none", "tags", "grid"] = "none"
+    before: str = ""
+    after: str = ""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     resample: Resample = "bicubic"

@@ -29,7 +29,7 @@ _MODES = {
 _FITTING: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "native": ("native", ("merger", "downsample"), ("patch_size", "merge_size", "temporal_patch_size")),
     "grid": ("native", ("cells",), ("patch_size", "merge_size")),
-    "tiles": ("tiles", ("mlp", "shuffle", "resampler"), ("patch_size", "tile_size")),
+    "tiles": ("tiles", ("mlp", "shuffle", "resampler", "pool"), ("patch_size", "tile_size")),
 }
 """By kind of tower: the images it reads, the connectors that follow it, and the sizes it shares with the images."""
 
@@ -60,7 +60,8 @@ class TokenConfig(Part):
 
     Attributes:
         stop: ids that end an answer; one outside the vocabulary never comes and does no harm.
-        image: id of the placeholder that the chat template writes for an image.
+        image: id that visual tokens have, and of the placeholder that the chat template writes for an image.
+        placeholder: id of that placeholder where it is another (Gemma 3).
         bos, pad: ids of the start token and of the padding token.
         answer: id of the token where an answer begins.
         named: the special tokens that the chat template sees as variables, as {"bos_token": "<s>"}. None: the start
@@ -70,6 +71,7 @@ class TokenConfig(Part):
 
     stop: tuple[int, ...]
     image: int | None = None
+    placeholder: int | None = None
     bos: int | None = None
     pad: int | None = None
     answer: int | None = None
@@ -189,7 +191,7 @@ class LMMConfig(Part):
             latest question only.
         attention: the policy, as after `--attention`, that a conversation uses unless another is chosen.
         mask: "mutual": the tokens of an image also see the rest of their turn, up to the token `tokens.answer`
-            (modality-mutual attention, arXiv 2503.02597).
+            (modality-mutual attention, arXiv 2503.02597). "image": the tokens of an image see each other (Gemma 3).
         format: version of the directory's layout.
     """
 
@@ -203,7 +205,7 @@ class LMMConfig(Part):
     quantization: QuantizationConfig | None = None
     turns: Literal["all", "last"] = "all"
     attention: str | None = None
-    mask: Literal["causal", "mutual"] = "causal"
+    mask: Literal["causal", "mutual", "image"] = "causal"
     format: int = FORMAT
 
     def __post_init__(self) -> None:

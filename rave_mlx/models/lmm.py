@@ -12,6 +12,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from rave_mlx.attention import Path as AttentionPath
+from rave_mlx.attention.gate import any_acts
 from rave_mlx.config import ImageConfig, LMMConfig
 from rave_mlx.errors import PromptError
 from rave_mlx.inputs.images.preprocess import ImagePatches
@@ -106,7 +107,7 @@ class LMM(nn.Module):
             self.template,
             tokens=self.config.tokens,
             vocab_size=text.vocab_size,
-            mutual=self.config.mask == "mutual",
+            mask=self.config.mask,
             merge_size=image.merge_size if isinstance(image, ImageConfig) and text.rope.sections else None,
             add_generation_prompt=add_generation_prompt,
         )
@@ -130,7 +131,7 @@ class LMM(nn.Module):
             hooks: attention policies of the conversation (`policies.runtime.attach`), fresh ones; None for none.
         """
         if gate is None:
-            gate = any(not g.is_inert for g in self.decoder.gates)
+            gate = any_acts(self.decoder.gates)
         return Cache(self.config.text.num_layers, gated=gate and bool(self.decoder.gates), hooks=hooks)
 
     def embed(

@@ -174,7 +174,7 @@ def test_prompts_of_the_authors_evaluation(models, phi, question):
     tokens = TokenConfig(stop=(32007,), image=32012, bos=1, answer=32001)
     messages = read_messages([ask(question, picture())], lmm.config.image)
     template = ChatTemplate(TEMPLATE, {"bos_token": "<s>"})
-    prompt = build_prompt(messages, Tokenizer(phi), template, tokens=tokens, mutual=True, merge_size=None)
+    prompt = build_prompt(messages, Tokenizer(phi), template, tokens=tokens, mask="mutual", merge_size=None)
     core = transformers.PreTrainedTokenizerFast(tokenizer_file=str(phi))
     text = f"<s>{reference.SYSTEM}<|user|>\n<image>\n{question}<|end|>\n<|assistant|>\n"
     expected = core(text, add_special_tokens=False)["input_ids"]

@@ -121,7 +121,7 @@ def lighton_name(name):
 
 
 LAYOUTS = {"qwen2_5_vl": qwen_name, "qwen2_vl": qwen_name, "llava": llava_name, "llava_next": llava_name,
-           "idefics3": idefics_name, "pixtral": llava_name, "mistral3": llava_name,
+           "idefics3": idefics_name, "pixtral": llava_name, "mistral3": llava_name, "gemma3": llava_name,
            "lighton_ocr": lighton_name}  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def their_gradients(case, model, adapter, examples, batch):
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "paddleocr_vl", "glm_ocr", "glm4v", "mistral3"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "paddleocr_vl", "glm_ocr", "glm4v", "mistral3", "gemma3"])
 def test_gradients_are_pefts(name, kind, tmp_path):
     case = CASES[name]
     model = reference.hf_model(case)

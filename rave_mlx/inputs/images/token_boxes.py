@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rave_mlx.config import Connector, ImageConfig, Images, ResamplerConfig, TileConfig
+from rave_mlx.config import Connector, ImageConfig, Images, PoolConnectorConfig, ResamplerConfig, TileConfig
 from rave_mlx.inputs.images.patches import ImagePatches
 from rave_mlx.inputs.images.tiling.pinpoint_grid import fit_inside
 
@@ -83,8 +83,10 @@ def _of_tile(config: TileConfig, connector: Connector) -> Boxes:
     if isinstance(connector, ResamplerConfig):
         return np.tile([0.0, 0.0, 1.0, 1.0], (config.tile_tokens, 1))
     side = math.isqrt(config.tile_tokens)
-    used = config.tile_size // config.patch_size * config.patch_size / config.tile_size
-    edges = np.linspace(0, used, side + 1)
+    patches = config.tile_size // config.patch_size
+    if isinstance(connector, PoolConnectorConfig):
+        patches = side * connector.pool
+    edges = np.linspace(0, patches * config.patch_size / config.tile_size, side + 1)
     boxes = _grid(edges, edges)
     if config.tile_tokens == side**2 + 1:  # the class token comes first
         boxes = np.concatenate([np.full((1, 4), np.nan), boxes])

@@ -34,6 +34,22 @@ def lookahead_spans(ids: NDArray[np.int32], image: NDArray[np.int32], answer: in
     return lookahead
 
 
+def image_spans(image: NDArray[np.int32]) -> NDArray[np.int32]:
+    """What the tokens of an image see beyond themselves where they see each other (Gemma 3): the rest of the image.
+
+    As in transformers, images with nothing between their tokens are one.
+
+    Returns:
+        (2, L) first and end of the tokens that are seen ahead, equal where there are none.
+    """
+    lookahead = np.zeros((2, len(image)), np.int32)
+    visual = np.concatenate([[False], image >= 0, [False]])
+    edges = np.flatnonzero(visual[1:] != visual[:-1])
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        lookahead[:, start:stop] = [np.arange(start + 1, stop + 1), np.full(stop - start, stop)]
+    return lookahead
+
+
 def rotary_positions(image: NDArray[np.int32], grids: Sequence[Grid], merge_size: int) -> NDArray[np.int32]:
     """Multimodal positions (3, L) for still images (Qwen2-VL, arXiv 2409.12191, section 2.1).
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from rave_mlx.inputs.images.preprocess import ImagePatches
 from rave_mlx.inputs.prompt.chat_template import ChatTemplate
 from rave_mlx.inputs.prompt.message import ImagePart, Message, Role
 from rave_mlx.inputs.prompt.piece import Piece
-from rave_mlx.inputs.prompt.positions import lookahead_spans, plain_positions, rotary_positions
+from rave_mlx.inputs.prompt.positions import image_spans, lookahead_spans, plain_positions, rotary_positions
 from rave_mlx.inputs.prompt.render import render
 from rave_mlx.inputs.prompt.tokenizer import Tokenizer
 
@@ -131,7 +132,7 @@ def build_prompt(
     tokens: TokenConfig,
     vocab_size: int | None = None,
     merge_size: int | None = None,
-    mutual: bool = False,
+    mask: Literal["causal", "mutual", "image"] = "causal",
     add_generation_prompt: bool = True,
 ) -> Prompt:
     """Turn a conversation into ids, with what is known of every token.
@@ -143,7 +144,7 @@ def build_prompt(
         tokens: ids with a meaning; `image` is the placeholder that templates write.
         vocab_size: rows of the model's embedding; no token of the prompt may have an id beyond. None: any may.
         merge_size: patches a side of a visual token, for multimodal rotary positions; None for plain ones.
-        mutual: whether an image's tokens see the rest of their turn, up to `tokens.answer`.
+        mask: what an image's tokens see beyond themselves, as of `LMMConfig`.
         add_generation_prompt: end where the answer begins.
 
     Raises:
@@ -164,9 +165,10 @@ def build_prompt(
         if piece.message >= 0 and not piece.edited:
             run.append(piece)
             continue
-        for control in _add_template(piece, run, builder, tokenizer, tokens.image):
-            if placed < len(images):
-                _add_image(images[placed].layout, placed, control, run, builder, tokenizer)
+        placeholder = tokens.image if tokens.placeholder is None else tokens.placeholder
+        for _ in _add_template(piece, run, builder, tokenizer, placeholder):
+            if placed < len(images) and tokens.image is not None:
+                _add_image(images[placed].layout, placed, tokens.image, run, builder, tokenizer)
             placed += 1
     _flush(run, builder, tokenizer)
     if placed != len(images):
@@ -183,9 +185,18 @@ def build_prompt(
         image=image,
         positions=rotary_positions(image, grids, merge_size) if merge_size else plain_positions(len(image)),
         message=np.array(builder.message, np.int32),
-        lookahead=lookahead_spans(ids[0], image, tokens.answer) if mutual else None,
+        lookahead=_lookahead(ids[0], image, tokens.answer, mask),
     )
     return Prompt(ids, tuple(images), token_map)
+
+
+def _lookahead(
+    ids: NDArray[np.int32], image: NDArray[np.int32], answer: int | None, mask: str
+) -> NDArray[np.int32] | None:
+    """What tokens see beyond themselves; None for a causal model."""
+    if mask == "image":
+        return image_spans(image)
+    return lookahead_spans(ids, image, answer) if mask == "mutual" else None
 
 
 def _check_ids(builder: _Builder, vocab_size: int, tokenizer: Tokenizer) -> None:

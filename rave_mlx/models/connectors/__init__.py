@@ -10,6 +10,7 @@ from rave_mlx.config import (
     ConnectorConfig,
     DownsampleConnectorConfig,
     MlpConnectorConfig,
+    PoolConnectorConfig,
     ShuffleConnectorConfig,
     Tower,
     VisionConfig,
@@ -18,6 +19,7 @@ from rave_mlx.models.connectors.cells import CellConnector
 from rave_mlx.models.connectors.downsample import DownsampleConnector
 from rave_mlx.models.connectors.merger import PatchMerger
 from rave_mlx.models.connectors.mlp import MlpConnector
+from rave_mlx.models.connectors.pool import PoolConnector
 from rave_mlx.models.connectors.resampler import Resampler
 from rave_mlx.models.connectors.shuffle import ShuffleConnector
 
@@ -33,4 +35,6 @@ def build_connector(config: Connector, vision: Tower) -> nn.Module:
         return CellConnector(config)
     if isinstance(config, DownsampleConnectorConfig):
         return DownsampleConnector(config)
+    if isinstance(config, PoolConnectorConfig):
+        return PoolConnector(config)
     return ShuffleConnector(config) if isinstance(config, ShuffleConnectorConfig) else Resampler(config)

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from rave_mlx.config import Connector, ShuffleConnectorConfig, TileConfig, TileVisionConfig
+from rave_mlx.config import Connector, PoolConnectorConfig, ShuffleConnectorConfig, TileConfig, TileVisionConfig
 from rave_mlx.inputs.images.patches import ImagePatches
 from rave_mlx.models.connectors.mlp import join_tiles, scale_features
 from rave_mlx.models.vision.tiled import TileLayer
@@ -118,7 +118,8 @@ def patch_entropies(image: ImagePatches, config: TileConfig) -> Floats:
 def places(values: Floats, image: ImagePatches, tower: TileVisionConfig, connector: Connector) -> Places:
     """Where an image's visual tokens stand and how important they are.
 
-    Pixel shuffle makes one token of several patches, whose mean it gets; a scaled-down image's map is scaled with it.
+    Pixel shuffle and averaging make one token of several patches, whose mean it gets; a scaled-down image's map is
+    scaled with it.
 
     Args:
         values: importance of the patches (tiles, patches).
@@ -132,6 +133,10 @@ def places(values: Floats, image: ImagePatches, tower: TileVisionConfig, connect
         cells = values.reshape(tiles, rows // scale, scale, columns // scale, scale).mean(axis=(2, 4))
         return Places.joined([Places.of(tile, index) for index, tile in enumerate(cells)])
     maps = values.reshape(tiles, rows, columns)
+    if isinstance(connector, PoolConnectorConfig):
+        pool, high, wide = connector.pool, rows // connector.pool, columns // connector.pool
+        inside = maps[:, : high * pool, : wide * pool].reshape(tiles, high, pool, wide, pool)
+        return Places.joined([Places.of(tile, index) for index, tile in enumerate(inside.mean(axis=(2, 4)))])
     if not getattr(connector, "newline", False):
         before = [Places.extra(1)] if tower.class_token and tower.keep_class_token else []
         return Places.joined([part for index, tile in enumerate(maps) for part in (*before, Places.of(tile, index))])
