@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -11,11 +12,13 @@ from families import CONVERSATIONS, cases, write_checkpoint
 from families.glm import GLM4V, GLM46V, OCR, PROCESSOR
 from mlx.utils import tree_flatten
 from support import picture
+from tokenizers import Tokenizer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil  # noqa: E402
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil  # noqa: E402
+from transformers.models.glm46v.processing_glm46v import Glm46VProcessor  # noqa: E402
 
 import rave_mlx  # noqa: E402
 from rave_mlx.checkpoint.directory import BUILT_IN  # noqa: E402
@@ -199,3 +202,21 @@ def test_names_of_mlx_vlm(name, tmp_path):
     mx.save_safetensors(file, tensors, metadata={"format": "mlx"})
     prompt = plain.prepare(CONVERSATIONS["one image"])
     assert (np.array(rave_mlx.load(folder).logits(prompt)) == np.array(plain.logits(prompt))).all()
+
+
+@pytest.mark.parametrize("name", ["glm_ocr", "glm_ocr-bare", "glm4v", "glm46v"])
+def test_ids_equal(name, tmp_path):
+    """What the processor (which needs torchvision) puts in an image's place, through the tokenizer's own reading."""
+    case = cases()[name]
+    folder = write_checkpoint(case, tmp_path / "hf")
+    lmm, tokenizer = rave_mlx.load(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    merge = SimpleNamespace(merge_size=case.processor["merge_size"])
+    processor = SimpleNamespace(image_processor=merge, image_token="<|image_pad|>")
+    for conversation in case.conversations:
+        prompt = lmm.prepare(CONVERSATIONS[conversation])
+        grids = {"image_grid_thw": np.array([image.grid for image in prompt.images])}
+        template = lmm.template.render(CONVERSATIONS[conversation], add_generation_prompt=True)
+        first, *rest = template.split("<|image_pad|>")
+        spans = [Glm46VProcessor.replace_image_token(processor, grids, i) for i in range(len(rest))]
+        whole = first + "".join(span + after for span, after in zip(spans, rest, strict=True))
+        assert tokenizer.encode(whole, add_special_tokens=False).ids == prompt.ids[0].tolist()

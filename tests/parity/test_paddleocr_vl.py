@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -245,3 +246,41 @@ def test_an_adapter_of_peft_that_names_projections_finds_the_towers_as_well(tmp_
         expected = tuned(**reference.batch(PLAIN, [prompt])).logits.numpy()
     assert any(name.startswith("vision.") for name in adapters.read_config(tmp_path / "ours").modules)
     assert relative(lmm.logits(prompt), expected) <= 1e-5
+
+
+TEMPLATE = (
+    "{%- if not start is defined -%}{%- set start = '<|im_start|>' -%}{%- endif -%}"
+    "{%- for message in messages -%}{{- start -}}"
+    "{%- if message.role == 'user' -%}{{- 'User: ' -}}"
+    "{%- for part in message.content if part.type == 'image' -%}IMAGE{%- endfor -%}"
+    "{%- for part in message.content if part.type == 'text' -%}{{- part.text -}}{%- endfor -%}{{- '\\n' -}}"
+    "{%- else -%}{{- 'Assistant: ' -}}"
+    "{%- for part in message.content if part.type == 'text' -%}{{- part.text -}}{%- endfor -%}{{- '<|im_end|>' -}}"
+    "{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- 'Assistant: ' -}}{%- endif -%}"
+).replace("IMAGE", PLAIN.image_text)
+"""What the published template does: images before the words of their message, parts only, a start token of its own."""
+
+
+@pytest.mark.parametrize("name", ["one image", "odd size", "two images, two turns", "image between words"])
+def test_ids_and_pixels_are_those_of_the_processor(name, tmp_path):
+    folder = write_checkpoint(replace(PLAIN, files={"chat_template.jinja": TEMPLATE}), tmp_path / "hf")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), extra_special_tokens={"image_token": "<|image_pad|>"}
+    )
+    settings = {k: v for k, v in PROCESSOR.items() if k != "image_processor_type"}
+    processor = transformers.models.paddleocr_vl.PaddleOCRVLProcessor(
+        PaddleOCRVLImageProcessorPil(**settings), tokenizer, chat_template=TEMPLATE
+    )
+    words = [
+        m | {"content": [{"type": "text", "text": m["content"]}] if isinstance(m["content"], str) else m["content"]}
+        for m in CONVERSATIONS[name]
+    ]
+    expected = processor.apply_chat_template(
+        words, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="np"
+    )
+    prompt = rave_mlx.load(folder).prepare(words)
+    assert prompt.ids.tolist() == expected["input_ids"].tolist()
+    pixels = np.concatenate([raster(image) for image in prompt.images])
+    np.testing.assert_array_equal(pixels, expected["pixel_values"])
+    assert prompt.token_map.visual.astype(int).tolist() == expected["mm_token_type_ids"][0].tolist()
