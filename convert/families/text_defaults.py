@@ -44,6 +44,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 131072,
         "sliding_window": 4096,
     },
+    "ministral3": _LLAMA
+    | {
+        "vocab_size": 131072,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 34,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 262144,
+        "rms_norm_eps": 1e-5,
+    },
     "qwen2": _QWEN,
     "qwen3": _QWEN | {"head_dim": 128},
     "phi3": _LLAMA

@@ -67,7 +67,12 @@ class RopeConfig(Part):
             temporal one.
         scaling: how frequencies are stretched for long contexts; None: not at all.
         width: numbers of a head that are rotated, the first ones; the others stay as they are. None: all.
+        axes: what the sections are of. "time": of time, rows and columns, as above. "page" (HunyuanOCR): parts of the
+            whole head, twice as wide, of which the last three turn with the column, the row and the number of the
+            image, the ones before with the place in the text; a pair may so turn with two of them.
         pairs: which numbers turn together: i and i + half of them ("halves"), or 2 i and 2 i + 1 ("neighbours", GLM-4).
+        query_growth, query_span: queries at position p are multiplied by 1 + query_growth ln(1 + floor(p /
+            query_span)), so that attention stays sharp over long contexts (Llama 4, Ministral 3); 0: they are not.
     """
 
     theta: float
@@ -76,6 +81,12 @@ class RopeConfig(Part):
     scaling: RopeScaling | None = None
     width: int | None = None
     pairs: Literal["halves", "neighbours"] = "halves"
+    axes: Literal["time", "page"] = "time"
+    query_growth: float = 0.0
+    query_span: int = 1
+
+    def __post_init__(self) -> None:
+        positive(self, "query_span")
 
     def rotated(self, head_dim: int) -> int:
         """Numbers of a head of this width that are rotated."""
@@ -96,6 +107,7 @@ class TextConfig(Part):
         max_positions: length of the context in positions, the answer included.
         norm_eps: epsilon of the RMS norms.
         qkv_bias, qk_norm: whether queries, keys and values have a bias, and whether queries and keys are normed.
+        qk_norm_rotated: whether that norm comes after their rotation (HunyuanOCR) instead of before it.
         output_bias, mlp_bias: whether the joined heads' projection, and the matrices of the MLP, have a bias.
         sublayer_norms: whether what attention and MLP give is normed before it is added (GLM-4, Gemma 3).
         offset_norms: whether the norms multiply by one plus their weight (Gemma).
@@ -122,6 +134,7 @@ class TextConfig(Part):
     norm_eps: float = 1e-6
     qkv_bias: bool = False
     qk_norm: bool = False
+    qk_norm_rotated: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
     sublayer_norms: bool = False
@@ -143,9 +156,12 @@ class TextConfig(Part):
             raise ConfigError("text: tied embeddings have no head, so head_bias must be false")
         if self.head_dim % 2:
             raise ConfigError(f"text: head_dim {self.head_dim} is odd; rotary positions need pairs")
-        if self.rope.sections is not None and len(self.rope.sections) != 3:
+        sections, page = self.rope.sections, self.rope.axes == "page"
+        if page and (sections is None or len(sections) < 3 or self.rope.width or self.rope.pairs != "halves"):
+            raise ConfigError("text.rope: axes of a page need three sections or more, of whole heads in halves")
+        if not page and sections is not None and len(sections) != 3:
             raise ConfigError(
-                f"text.rope.sections {list(self.rope.sections)}: one of time, one of rows and one of columns are needed"
+                f"text.rope.sections {list(sections)}: one of time, one of rows and one of columns are needed"
             )
         local = self.sliding_rope
         if local is not None and (

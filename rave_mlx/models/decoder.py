@@ -66,6 +66,7 @@ class Attention(nn.Module):
             self.gate = gate
         self._heads, self._kv_heads, self._width, self._qk_norm = heads, kv_heads, width, text.qk_norm
         self._slides, self._query_scale = text.slides(layer), text.query_scale
+        self._norm_rotated = text.qk_norm and text.qk_norm_rotated
 
     def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """Queries (B, L, H, d), keys and values (B, L, G, d) before rotation, from normalized states (B, L, hidden)."""
@@ -73,9 +74,14 @@ class Attention(nn.Module):
         q = self.q_proj(x).reshape(batch, length, self._heads, -1)
         k = self.k_proj(x).reshape(batch, length, self._kv_heads, -1)
         v = self.v_proj(x).reshape(batch, length, self._kv_heads, -1)
-        if self._qk_norm:
+        if self._qk_norm and not self._norm_rotated:
             q, k = self.q_norm(q), self.k_norm(k)
         return q if self._query_scale == 1 else q * self._query_scale, k, v
+
+    def rotate(self, rotation: Rotation, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
+        """Queries (B, H, L, d) and keys (B, G, L, d) as their scores are computed, from those before rotation."""
+        q, k = rotation.apply_both(q, k)
+        return (self.q_norm(q), self.k_norm(k)) if self._norm_rotated else (q, k)
 
     def __call__(
         self,
@@ -104,7 +110,7 @@ class Attention(nn.Module):
         u = self.gate.query_features(q, None if cache is None else cache.map_of(self.gate)) if gated else None
         features = self.gate.key_features(k, step.visual) if gated and step.visual is not None else None
         own = step.sliding_rotation if self._slides else None
-        queries, keys = (own or step.rotation).apply_both(q, k)
+        queries, keys = self.rotate(own or step.rotation, q, k)
         if layer_hooks is not None:
             queries, keys, v = layer_hooks.edit(q, k, queries, keys, v)
         if cache is not None:
@@ -116,8 +122,10 @@ class Attention(nn.Module):
         if u is not None and features is not None and step.gate_span is not None:
             columns, raw = None, None
             if cache is not None and layer_hooks is None and q.shape[2] <= _FEW_TOKENS:
-                columns = cache.feature_columns(step.gate_span) if is_one_token(q) else None
-                raw = self.gate.raw_queries(q, cache.map_of(self.gate))
+                if is_one_token(q):
+                    columns = cache.feature_columns(step.gate_span)
+                else:
+                    raw = self.gate.raw_queries(q, cache.map_of(self.gate))
             terms = self.gate.terms(u, features, step.gate_span, columns, raw)
         mask = step.sliding_mask if self._slides else step.mask
         compute = attend if layer_hooks is None else layer_hooks.attend
@@ -283,7 +291,8 @@ class Decoder(nn.Module):
             if kept.positions is not None:
                 made = text_table(rope, self.text.head_dim, kept.positions, _longest(hooks))
                 return made.astype(table.cos.dtype)
-            return replace(table, cos=_taken(table.cos, index, 2), sin=_taken(table.sin, index, 2))
+            queries = None if table.queries is None else _taken(table.queries, index, 2)
+            return replace(table.map(lambda x: _taken(x, index, 2)), queries=queries)
 
         table, own = narrowed(step.rotation, self.text.rope), None
         if step.sliding_rotation is not None and self.text.sliding_rope is not None:

@@ -54,17 +54,24 @@ Positions = mx.array | Consecutive
 class RotaryTable:
     """cos and sin of the angles, broadcastable to (B, H, L, r / 2) for the r <= d numbers of a head that are rotated.
 
-    `neighbours`: pairs are (2 i, 2 i + 1) instead of (i, i + r / 2).
+    `neighbours`: pairs are (2 i, 2 i + 1) instead of (i, i + r / 2). `queries`: (B, 1, L, 1) factors of queries; None:
+    none. `second`: cos and sin for the second numbers of the pairs, where they are others.
     """
 
     cos: mx.array
     sin: mx.array
     neighbours: bool = False
+    queries: mx.array | None = None
+    second: tuple[mx.array, mx.array] | None = None
 
     def astype(self, dtype: mx.Dtype) -> RotaryTable:
         """The table in the type of what it rotates, so that not every layer casts it."""
-        same = self.cos.dtype == dtype
-        return self if same else replace(self, cos=self.cos.astype(dtype), sin=self.sin.astype(dtype))
+        return self if self.cos.dtype == dtype else self.map(lambda x: x.astype(dtype))
+
+    def map(self, function: Callable[[mx.array], mx.array]) -> RotaryTable:
+        """The table with another cos and sin."""
+        second = None if self.second is None else (function(self.second[0]), function(self.second[1]))
+        return replace(self, cos=function(self.cos), sin=function(self.sin), second=second)
 
     def apply(self, x: mx.array) -> mx.array:
         """Rotate (B, H, L, d)."""
@@ -81,7 +88,8 @@ class RotaryTable:
             cos, sin = (y.astype(x.dtype) for y in self._full_width)
             return _turned()(x, self._joined(second, first), cos, sin)
         cos, sin = self.cos.astype(x.dtype), self.sin.astype(x.dtype)
-        return self._joined(first * cos - second * sin, second * cos + first * sin)
+        other, sine = (cos, sin) if self.second is None else (y.astype(x.dtype) for y in self.second)
+        return self._joined(first * cos - second * sin, second * other + first * sine)
 
     def _joined(self, first: mx.array, second: mx.array) -> mx.array:
         """The first and the second numbers of all pairs in their places."""
@@ -91,6 +99,7 @@ class RotaryTable:
 
     def apply_both(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
         """Rotate queries (B, H, L, d) and keys (B, G, L, d)."""
+        q = q if self.queries is None else q * self.queries.astype(q.dtype)
         if self.neighbours or not is_one_token(q) or 2 * self.cos.shape[-1] != q.shape[-1]:
             return self.apply(q), self.apply(k)
         rotated = rotate(mx.concatenate([q, k], axis=1), *self._full_width)
@@ -99,7 +108,8 @@ class RotaryTable:
     @cached_property
     def _full_width(self) -> tuple[mx.array, mx.array]:
         """What numbers, and these with those of each pair swapped, are multiplied by (B, 1, L, r)."""
-        return self._joined(self.cos, self.cos), self._joined(-self.sin, self.sin)
+        cos, sin = self.second or (self.cos, self.sin)
+        return self._joined(self.cos, cos), self._joined(-self.sin, sin)
 
 
 @dataclass(frozen=True)
@@ -110,16 +120,18 @@ class ConsecutiveRotation:
         divisors: (r / 2,) positions a radian, for every pair.
         first: position of the first token; (B,) where rows differ.
         strength: factor of what is rotated.
-        neighbours: as of `RotaryTable`.
+        neighbours, queries: as of `RotaryTable`.
     """
 
     divisors: mx.array
     first: int | mx.array
     strength: float = 1.0
     neighbours: bool = False
+    queries: mx.array | None = None
 
     def apply_both(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
         """Rotate queries (B, H, L, d) and keys (B, G, L, d)."""
+        q = q if self.queries is None else q * self.queries.astype(q.dtype)
         return self._apply(q), self._apply(k)
 
     def _apply(self, x: mx.array) -> mx.array:
@@ -158,7 +170,10 @@ def consecutive_rotation(
     one = len(set(positions.first)) == 1
     first = positions.first[0] if one else mx.array(positions.first, mx.int32)
     strength = frequencies(config, config.rotated(head_dim), bucket)[1]
-    return ConsecutiveRotation(_divisors(config, head_dim, bucket), first, strength, config.pairs == "neighbours")
+    far = config.query_growth and max(positions.first) + positions.count > config.query_span
+    queries = _query_factors(config, positions.array()) if far else None
+    divisors = _divisors(config, head_dim, bucket)
+    return ConsecutiveRotation(divisors, first, strength, config.pairs == "neighbours", queries)
 
 
 @lru_cache(maxsize=64)
@@ -172,7 +187,7 @@ def text_table(config: RopeConfig, head_dim: int, positions: mx.array, longest: 
     Args:
         config: the settings. Without sections only the first of the three positions is used.
         head_dim: width of a head.
-        positions: (B, 3, L): temporal, vertical and horizontal.
+        positions: (B, 3, L): temporal, vertical and horizontal; (B, 4, L) with the axes of a page.
         longest: length in positions of the sequence that the tokens belong to, for scalings that follow it; None where
             these tokens end it, which is then read from the array (not traceable, and only done for such scalings).
     """
@@ -181,12 +196,34 @@ def text_table(config: RopeConfig, head_dim: int, positions: mx.array, longest: 
     turns, strength = frequencies(config, config.rotated(head_dim), rope_bucket(config, longest or 0))
     if config.sections is None:
         axes = positions[:, 0, :, None]
+    elif config.axes == "page":
+        # Text alone, whose axes are equal, may come with fewer of them.
+        numbers = np.minimum(_page_axes(config.sections), positions.shape[1] - 1)
+        axes, turns = positions.swapaxes(1, 2)[..., mx.array(numbers)], np.tile(turns, 2)
     else:
         axes = positions.swapaxes(1, 2)[..., mx.array(_axes(config.sections, config.interleaved))]
     angles = (axes.astype(mx.float32) * mx.array(turns, dtype=mx.float32))[:, None]
-    cos, sin = mx.cos(angles), mx.sin(angles)
-    table = RotaryTable(cos, sin, config.pairs == "neighbours")
-    return table if strength == 1 else replace(table, cos=cos * strength, sin=sin * strength)
+    cos, sin, second = mx.cos(angles), mx.sin(angles), None
+    if config.axes == "page":
+        half = cos.shape[-1] // 2
+        second = cos[..., half:], sin[..., half:]
+        cos, sin = cos[..., :half], sin[..., :half]
+    table = RotaryTable(cos, sin, config.pairs == "neighbours", _query_factors(config, positions), second)
+    return table if strength == 1 else table.map(lambda x: x * strength)
+
+
+def _page_axes(sections: tuple[int, ...]) -> NDArray[np.int32]:
+    """Which of the positions of a page each number of a head turns with: (place in the text, column, row, image)."""
+    kinds = np.maximum(np.arange(len(sections), dtype=np.int32) - len(sections) + 4, 0)
+    return np.repeat(kinds, 2 * np.array(sections))
+
+
+def _query_factors(config: RopeConfig, positions: mx.array) -> mx.array | None:
+    """What queries at positions (B, 3, L) are multiplied by (B, 1, L, 1); None: nothing."""
+    if not config.query_growth:
+        return None
+    spans = mx.floor(positions[:, 0].astype(mx.float32) / config.query_span)
+    return (1 + config.query_growth * mx.log(1 + spans))[:, None, :, None]
 
 
 def sliding_table(text: TextConfig, positions: mx.array, longest: int | None = None) -> RotaryTable | None:

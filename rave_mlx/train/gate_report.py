@@ -102,7 +102,8 @@ def _of_layer(
     gate = attention.gate
     terms: GateTerms = gate.terms(gate.query_features(q)[:, :, first:], gate.key_features(k, visual), span)
     scale, kinds = q.shape[-1] ** -0.5, visual.astype(mx.uint8)
-    rotated = table.apply(q)[:, :, first:], table.apply(k), v
+    turned, keys = attention.rotate(table, q, k)
+    rotated = turned[:, :, first:], keys, v
     rows = mask if mask is None or isinstance(mask, str) else mask[..., first:, :]
     heads = _gated_heads(terms, q.shape[1] // k.shape[1])
     shares = [

@@ -138,6 +138,27 @@ TRIPLE = MISTRAL3 | {
     "tie_word_embeddings": True, "text_config": QWEN3 | {"vocab_size": 280},
 }  # fmt: skip
 """Three patches a side of a cell, a state before the last, tied, Qwen3."""
+MINISTRAL = MISTRAL3 | {
+    "text_config": {k: v for k, v in MISTRAL.items() if k != "rope_parameters"} | {
+        "model_type": "ministral3", "max_position_embeddings": 512,
+        "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 1000.0, "factor": 16.0, "original_max_position_embeddings": 16,
+            "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.4,
+        },
+    },
+}  # fmt: skip
+"""Ministral 3: queries grow with every 16 positions."""
+
+
+def placed(prompts):
+    """With positions that padding does not count in, as transformers' `generate` makes them: here they matter."""
+    length, shown = max(map(len, prompts)), inputs_of(8, 2)(prompts)
+    if all(len(prompt) == length for prompt in prompts):
+        return shown
+    rows = [np.maximum(np.arange(length) - (length - len(prompt)), 0) for prompt in prompts]
+    return shown | {"position_ids": np.stack(rows).astype(np.int64)}
+
+
 READER = Case(
     "lighton_ocr",
     LIGHTON,
@@ -159,6 +180,7 @@ CASES = [
     ),
     SMALL,
     replace(SMALL, name="mistral3-triple", config=TRIPLE, hf_inputs=inputs_of(8, 3), old_config=older(TRIPLE)),
+    replace(SMALL, name="mistral3-ministral", config=MINISTRAL, old_config=None, hf_inputs=placed),
     READER,
     replace(
         READER,

@@ -6,12 +6,13 @@ import json
 import math
 from types import SimpleNamespace
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, write_checkpoint
 from families.pixtral import CELLS, LIGHTON, LLAVA, MISTRAL3, PROCESSOR, picture_of
 from mlx.utils import tree_flatten
-from support import picture
+from support import picture, relative
 from tokenizers import Tokenizer
 
 torch = pytest.importorskip("torch")
@@ -23,13 +24,14 @@ import rave_mlx  # noqa: E402
 from rave_mlx.chat.transcript import to_image  # noqa: E402
 from rave_mlx.checkpoint.directory import BUILT_IN  # noqa: E402
 from rave_mlx.config import GridVisionConfig  # noqa: E402
-from rave_mlx.convert.families import detect, pixtral  # noqa: E402
+from rave_mlx.convert.families import detect, mistral3, pixtral  # noqa: E402
 from rave_mlx.convert.source import Source  # noqa: E402
 from rave_mlx.errors import ConfigError  # noqa: E402
 from rave_mlx.inputs.images.preprocess import RequestedSize, cut_patches, fit_size  # noqa: E402
 from rave_mlx.inputs.images.token_boxes import locate_tokens  # noqa: E402
 from rave_mlx.models.connectors import build_connector  # noqa: E402
 from rave_mlx.models.decoder import Decoder  # noqa: E402
+from rave_mlx.models.rope import Consecutive, consecutive_rotation, text_table  # noqa: E402
 from rave_mlx.models.vision import build_tower  # noqa: E402
 
 SIZES = [(40, 30), (333, 77), (501, 400), (96, 96), (97, 95), (15, 300), (1, 1), (190, 1), (17, 900), (1654, 2339)]
@@ -199,6 +201,10 @@ def test_what_a_tower_leaves_out_is_its_class_default(hub):
         (MISTRAL3, {"do_center_crop": True}, "do_center_crop True"),
         (MISTRAL3, {"size": {"shortest_edge": 5}}, "height is missing"),
         (LIGHTON, {"patch_size": 12}, "patch_size 12 is not a multiple of the tower's 8"),
+        (
+            MISTRAL3 | {"text_config": {"model_type": "ministral3", "rope_parameters": {"rope_type": "default"}}}, {},
+            "llama_4_scaling_beta is missing",
+        ),
         (LLAVA | {"vision_feature_select_strategy": "default"}, {}, "first patch"),
     ],
 )  # fmt: skip
@@ -206,3 +212,28 @@ def test_what_is_not_supported_is_named(hub, processor, named):
     with pytest.raises(ConfigError) as caught:
         read(hub, PROCESSOR | processor)
     assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_a_ministral_leaves_out_is_its_class_default():
+    theirs = transformers.Ministral3Config()
+    ours = read(MISTRAL3 | {"text_config": {"model_type": "ministral3"}}, PROCESSOR).text
+    rope = {k: v for k, v in theirs.rope_parameters.items() if k not in ("max_position_embeddings", "type")}
+    assert mistral3.MINISTRAL_ROPE == rope | {"rope_type": "yarn"}
+    assert (ours.rope.query_growth, ours.rope.query_span, ours.max_positions) == (0.1, 16384, 262144)
+    sizes = (ours.hidden_size, ours.intermediate_size, ours.num_layers, ours.num_kv_heads, ours.head_dim)
+    assert sizes == (
+        theirs.hidden_size, theirs.intermediate_size, theirs.num_hidden_layers, theirs.num_key_value_heads,
+        theirs.head_dim,
+    )  # fmt: skip
+    assert (ours.norm_eps, ours.vocab_size) == (theirs.rms_norm_eps, theirs.vocab_size)
+
+
+def test_queries_grow_alike_with_a_table_and_without(tmp_path):
+    """A GPU turns written tokens without a table."""
+    rope = rave_mlx.load(write_checkpoint(cases()["mistral3-ministral"], tmp_path)).config.text.rope
+    q, k = (mx.random.normal((2, heads, 9, 24), key=mx.random.key(heads)) for heads in (4, 2))
+    for first in ((0, 3), (12, 40)):
+        places = Consecutive(first, 9)
+        ours = consecutive_rotation(rope, 24, places).apply_both(q, k)
+        for mine, table in zip(ours, text_table(rope, 24, places.array()).apply_both(q, k), strict=True):
+            assert relative(mine, table) <= 1e-5

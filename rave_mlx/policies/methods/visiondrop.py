@@ -134,7 +134,8 @@ def _score_tokens(
     rope, longest = text.rope_of(ctx.layer + 1), int(ctx.tokens.positions.max()) + 1
     table = text_table(rope, text.head_dim, positions, longest)
     q, k, _ = block.attention.project(block.input_norm(x))
-    q, k = (table.apply(part.swapaxes(1, 2))[0].astype(mx.float32) for part in (q, k))
+    rotated = block.attention.rotate(table, q.swapaxes(1, 2), k.swapaxes(1, 2))
+    q, k = (part[0].astype(mx.float32) for part in rotated)
     heads, keys = q.shape[0], mx.repeat(k, q.shape[0] // k.shape[0], axis=0).swapaxes(-1, -2)
     total = mx.zeros((visual.size,))
     for start in range(0, visual.size, _ROWS):
