@@ -59,11 +59,14 @@ def operations(*outputs: mx.array) -> Counter[str]:
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
     """A block in which graphs come out as on Metal: `mx.fast` functions and kernels are one operation each."""
+    made: dict[Any, mx.array] = {}
 
     def like(*shapes: tuple[Sequence[int], mx.Dtype]) -> list[mx.array]:
-        made = [mx.zeros(shape, dtype) for shape, dtype in shapes]
-        mx.eval(made)
-        return made
+        for shape, dtype in shapes:
+            if (tuple(shape), dtype) not in made:
+                made[tuple(shape), dtype] = mx.zeros(shape, dtype)
+        mx.eval(list(made.values()))
+        return [made[tuple(shape), dtype] for shape, dtype in shapes]
 
     def stand_in(of: Callable[..., Any]) -> Callable[..., mx.array]:
         def call(x: mx.array, *others: Any, **named: Any) -> mx.array:

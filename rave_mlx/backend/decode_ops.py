@@ -26,7 +26,7 @@ class RMSNorm(nn.RMSNorm):
         if not is_one_token(x) or self.weight.dtype != mx.float32:
             normalized: mx.array = super().__call__(x)
             return normalized
-        return _compiled(_norm, tuple(x.shape))(x, self.weight, mx.array(self.eps))
+        return _compiled(_norm, tuple(x.shape))(x, self.weight, _number(self.eps))
 
 
 def is_one_token(x: mx.array) -> bool:
@@ -55,8 +55,8 @@ def normalised_affine(x: mx.array, project: mx.array, offset: mx.array, eps: flo
         eps: added to the mean square of x.
     """
     # The sum of squares as a product: one operation instead of two.
-    share = mx.array(1 / x.shape[-1])
-    return _compiled(_scaled_affine, tuple(x.shape))(x @ project, x @ x.swapaxes(-1, -2), share, offset, mx.array(eps))
+    share, squares = _number(1 / x.shape[-1]), x @ x.swapaxes(-1, -2)
+    return _compiled(_scaled_affine, tuple(x.shape))(x @ project, squares, share, offset, _number(eps))
 
 
 def _scaled_affine(product: mx.array, squares: mx.array, share: mx.array, offset: mx.array, eps: mx.array) -> mx.array:
@@ -70,6 +70,11 @@ def _norm(x: mx.array, weight: mx.array, eps: mx.array) -> mx.array:
 def _rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     half = x.shape[-1] // 2
     return x * cos + mx.concatenate([x[..., half:], x[..., :half]], axis=-1) * sin
+
+
+@lru_cache(maxsize=_SHAPES)
+def _number(value: float) -> mx.array:
+    return mx.array(value)
 
 
 @lru_cache(maxsize=_SHAPES)
