@@ -14,6 +14,7 @@ from rave_mlx.convert.families import (
     gemma3,
     glm4v,
     glm_ocr,
+    hunyuan_vl,
     idefics3,
     internvl,
     lighton_ocr,
@@ -51,6 +52,7 @@ FAMILIES: dict[str, Family] = {
     "glm_ocr": glm_ocr.FAMILY,
     "glm4v": glm4v.FAMILY,
     "glm46v": glm4v.FAMILY,
+    "hunyuan_vl": hunyuan_vl.FAMILY,
     **dict.fromkeys(BACKBONES, text_only.FAMILY),
 }
 """By `model_type` of config.json."""

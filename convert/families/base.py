@@ -49,6 +49,7 @@ class Family:
         ignored: regular expressions of modern names that are no weights of the model (unused heads).
         template: the chat template of checkpoints that bring none as a file of its own, or None.
         stacked: modules that MLX packages stack into one: how its name ends, and those of its equal parts.
+        renames: (regular expression, replacement) of parts of older names, after `eras`.
         left_out: whether a tensor of a modern name is left out knowingly, with this canonical configuration and this
             config.json (layers that predict further tokens); None: none is.
     """
@@ -59,13 +60,17 @@ class Family:
     ignored: tuple[str, ...] = ()
     template: str | None = None
     stacked: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
     left_out: Callable[[str, LMMConfig, HubConfig], bool] | None = None
 
     def modern(self, name: str) -> str:
         """The name of transformers 5 for a tensor's name in a checkpoint of any era."""
         for prefix, modern in self.eras:
             if name.startswith(prefix):
-                return modern + name.removeprefix(prefix)
+                name = modern + name.removeprefix(prefix)
+                break
+        for pattern, replacement in self.renames:
+            name = re.sub(pattern, replacement, name)
         return name
 
     def ignores(self, name: str) -> bool:

@@ -58,10 +58,8 @@ def read_text(text: Keys, whole: Keys, kind: str, **changes: Any) -> TextConfig:
     """
     text.require("hidden_act", "silu")
     text.require("mlp_bias", False)
-    if kind in (*_BIASED, *_NORMED):
+    if "qkv_bias" not in changes:
         text.require("attention_bias", kind in _BIASED)
-    else:
-        text.require("attention_bias", False)
     if "rope" not in changes:
         text.require("partial_rotary_factor", 1.0)
     heads, hidden = text.need("num_attention_heads", int), text.need("hidden_size", int)
@@ -85,7 +83,13 @@ def read_text(text: Keys, whole: Keys, kind: str, **changes: Any) -> TextConfig:
     return TextConfig(**(fields | _sliding(text, kind, layers) | changes))
 
 
-def text_origin(canonical: str, config: LMMConfig, hub: HubConfig, stem: str = "model.language_model.") -> Origin:
+def text_origin(
+    canonical: str,
+    config: LMMConfig,
+    hub: HubConfig,
+    stem: str = "model.language_model.",
+    names: Mapping[str, str] | None = None,
+) -> Origin:
     """Where a canonical `decoder.*` tensor lies; `stem` precedes `layers`, `embed_tokens` and `norm`.
 
     Args:
@@ -93,18 +97,20 @@ def text_origin(canonical: str, config: LMMConfig, hub: HubConfig, stem: str = "
         config: the canonical configuration.
         hub: the checkpoint's config.json.
         stem: what precedes `layers`, `embed_tokens` and `norm` there.
+        names: further names of modules in a layer, by ours.
     """
     path, _, leaf = canonical.removeprefix("decoder.").rpartition(".")
     whole = {"embed": f"{stem}embed_tokens", "norm": f"{stem}norm", "head": "lm_head"}
     if path in whole:
         return Origin(f"{whole[path]}.{leaf}")
     _, index, *parts = path.split(".")
-    names = [_NAMES.get(p, p) for p in parts]
+    known = _NAMES | dict(names or {})
+    modules = [known.get(p, p) for p in parts]
     base = f"{stem}layers.{index}."
     if parts[-1] in _FUSED.get(backbone(hub), ()):
         name, rows = _fused(parts[-1], config.text)
-        return Origin(f"{base}{names[0]}.{name}.{leaf}", rows=rows)
-    return Origin(f"{base}{'.'.join(names)}.{leaf}")
+        return Origin(f"{base}{modules[0]}.{name}.{leaf}", rows=rows)
+    return Origin(f"{base}{'.'.join(modules)}.{leaf}")
 
 
 def read_gate(whole: Keys, config: HubConfig) -> GateConfig | None:

@@ -11,6 +11,7 @@ from rave_mlx.config.connector import (
     MlpConnectorConfig,
     PoolConnectorConfig,
     ResamplerConfig,
+    RowConnectorConfig,
     ShuffleConnectorConfig,
 )
 from rave_mlx.config.image import ImageConfig, Images, Resample, TileConfig
@@ -38,6 +39,7 @@ __all__ = [
     "ResamplerConfig",
     "RopeConfig",
     "RopeScaling",
+    "RowConnectorConfig",
     "ShuffleConnectorConfig",
     "TextConfig",
     "TileConfig",

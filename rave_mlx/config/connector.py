@@ -176,6 +176,31 @@ class PoolConnectorConfig(Part):
         positive(self, "input_size", "pool", "output_size")
 
 
+@dataclass(frozen=True)
+class RowConnectorConfig(Part):
+    """HunyuanOCR: norm, one linear layer that joins the patches of a cell (a convolution whose stride is its size), an
+    activation, a second linear layer; a learned feature at the end of every row of cells; a third linear layer, learned
+    features before and after all rows, and a last norm.
+
+    Attributes:
+        input_size: width of a feature of the tower; that of a cell is twice, then four times as large.
+        merge_size: patches a side of a cell.
+        output_size: width of the decoder.
+        activation: of the MLP.
+        norm_eps: epsilon of the RMS norms.
+    """
+
+    input_size: int
+    merge_size: int
+    output_size: int
+    activation: Activation = "gelu"
+    norm_eps: float = 1e-5
+    kind: Literal["rows"] = "rows"
+
+    def __post_init__(self) -> None:
+        positive(self, "input_size", "merge_size", "output_size")
+
+
 Connector = (
     ConnectorConfig
     | MlpConnectorConfig
@@ -184,4 +209,5 @@ Connector = (
     | CellConnectorConfig
     | DownsampleConnectorConfig
     | PoolConnectorConfig
+    | RowConnectorConfig
 )

@@ -38,6 +38,8 @@ class ImageConfig(Part):
         grow_sides: whether sides shorter than a visual token are first taken for as long as one, the other side in
             proportion, which decides how strips are rounded: one side after the other, "rounded" (PaddleOCR-VL), or
             both by one factor, "truncated" (GLM-4V).
+        row_tokens: whether one more visual token ends every row, and one stands before and after all of them
+            (HunyuanOCR); they show nothing, and a budget of tokens does not count them.
         row_end, image_end: text of the tokens after every row of visual tokens and, in the place of the last one,
             after the image; empty for none.
     """
@@ -53,6 +55,7 @@ class ImageConfig(Part):
     max_sides: tuple[int, ...] | None = None
     step: int | None = None
     grow_sides: Literal["never", "rounded", "truncated"] = "never"
+    row_tokens: bool = False
     row_end: str = ""
     image_end: str = ""
     kind: Literal["native"] = "native"

@@ -27,7 +27,7 @@ _MODES = {
 
 
 _FITTING: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "native": ("native", ("merger", "downsample"), ("patch_size", "merge_size", "temporal_patch_size")),
+    "native": ("native", ("merger", "downsample", "rows"), ("patch_size", "merge_size", "temporal_patch_size")),
     "grid": ("native", ("cells",), ("patch_size", "merge_size")),
     "tiles": ("tiles", ("mlp", "shuffle", "resampler", "pool"), ("patch_size", "tile_size")),
 }

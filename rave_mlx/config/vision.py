@@ -28,10 +28,12 @@ class VisionConfig(Part):
             the MLP.
         qk_norm: RMS norm of every head's queries and keys (GLM-OCR).
         pre_norm, post_norm: whether a norm precedes the first layer (and the learned positions), and follows the last.
+        rotary: whether queries and keys turn with the row and the column of their patch.
         position_side: side of a square of learned positions, interpolated to the image's grid and added (Qwen3-VL);
             None without.
         position_fit: what of that square falls on what of the image: "corners" on corners, or the edges of the first
             and last cell on the image's edges ("edges", PaddleOCR-VL, GLM-4V).
+        position_class: whether the position of a class token, which is not used, precedes the square (HunyuanOCR).
         position_filter: how positions between those of the square are found.
         deepstack_layers: layers after which features are also merged and added to the decoder's first layers, one
             each (DeepStack, arXiv 2406.04334).
@@ -60,7 +62,9 @@ class VisionConfig(Part):
     qk_norm: bool = False
     pre_norm: bool = False
     post_norm: bool = False
+    rotary: bool = True
     position_side: int | None = None
+    position_class: bool = False
     position_fit: Literal["corners", "edges"] = "corners"
     position_filter: Literal["bilinear", "bicubic"] = "bilinear"
     deepstack_layers: tuple[int, ...] = ()
@@ -68,7 +72,8 @@ class VisionConfig(Part):
 
     def __post_init__(self) -> None:
         positive(self, "depth", "hidden_size", "intermediate_size", "num_heads", "patch_size", "merge_size")
-        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 4:
+        unit = 4 if self.rotary else 1
+        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % unit:
             raise ConfigError(
                 f"vision: hidden_size {self.hidden_size} must split over {self.num_heads} heads of a multiple of 4"
             )

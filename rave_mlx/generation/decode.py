@@ -129,7 +129,7 @@ def continued(prompt: Prompt, answer: Sequence[int]) -> Prompt:
     grown = TokenMap(
         role=np.append(tokens.role, np.full(more, Role.ASSISTANT, np.int8)),
         image=np.append(tokens.image, np.full(more, -1, np.int32)),
-        positions=np.hstack([tokens.positions, np.tile(following, (3, 1))]),
+        positions=np.hstack([tokens.positions, np.tile(following, (len(tokens.positions), 1))]),
         message=np.append(tokens.message, np.full(more, -1, np.int32)),
         lookahead=None if tokens.lookahead is None else np.pad(tokens.lookahead, [(0, 0), (0, more)]),
     )

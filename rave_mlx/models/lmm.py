@@ -109,6 +109,7 @@ class LMM(nn.Module):
             vocab_size=text.vocab_size,
             mask=self.config.mask,
             merge_size=image.merge_size if isinstance(image, ImageConfig) and text.rope.sections else None,
+            page_axes=text.rope.axes == "page",
             add_generation_prompt=add_generation_prompt,
         )
 

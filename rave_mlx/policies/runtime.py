@@ -116,7 +116,7 @@ class PolicyRuntime:
         """Announce a pass over one generated token at a rotary position."""
         batch = self.tokens.role.shape[0]
         role = np.full((batch, 1), Role.ASSISTANT, np.int8)
-        positions = np.full((batch, 3, 1), position, np.int32)
+        positions = np.full((batch, self.tokens.positions.shape[1], 1), position, np.int32)
         self._announce("decode", role, np.full((batch, 1), -1, np.int32), positions, final=True)
         if len(self.tokens) % _EVALUATE_EVERY == 0:
             mx.async_eval(self.arrays)

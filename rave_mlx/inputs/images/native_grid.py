@@ -43,6 +43,8 @@ def native_layout(rows: int, columns: int, config: ImageConfig) -> tuple[str | i
         rows, columns: of visual tokens.
         config: the text after a row, and after the image.
     """
+    if config.row_tokens:
+        return (rows * (columns + 1) + 2,)
     if not config.row_end:
         return (rows * columns, config.image_end) if config.image_end else (rows * columns,)
     parts: list[str | int] = []

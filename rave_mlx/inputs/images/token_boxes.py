@@ -46,6 +46,10 @@ def locate_tokens(image: ImagePatches, config: Images, connector: Connector) -> 
     if isinstance(config, ImageConfig):
         rows, columns = (side // config.merge_size for side in image.grid[1:])
         boxes = _grid(np.linspace(0, image.size[0], columns + 1), np.linspace(0, image.size[1], rows + 1))
+        if config.row_tokens:
+            lines = np.full((rows, columns + 1, 4), np.nan)
+            lines[:, :-1] = boxes.reshape(rows, columns, 4)
+            boxes = np.pad(lines.reshape(-1, 4), [(1, 1), (0, 0)], constant_values=np.nan)
         return _finish(boxes, np.zeros(len(boxes), bool), image)
     if config.plan == "pinpoints":
         return _finish(*_pinpoints(image, config), image)

@@ -71,6 +71,20 @@ def rotary_positions(image: NDArray[np.int32], grids: Sequence[Grid], merge_size
     return positions
 
 
+def page_positions(image: NDArray[np.int32], grids: Sequence[Grid], merge_size: int) -> NDArray[np.int32]:
+    """Positions (4, L) with the axes of a page (HunyuanOCR): place in the text, column, row, number of the image.
+
+    A text token has its place on all four, and so have the first and the last token of an image. The others are rows
+    of visual tokens, each with one more at its end.
+    """
+    positions = np.tile(np.arange(len(image), dtype=np.int32), (4, 1))
+    for index, grid in enumerate(grids):
+        tokens = np.flatnonzero(image == index)[1:-1]
+        row, column = np.divmod(np.arange(len(tokens), dtype=np.int32), grid[2] // merge_size + 1)
+        positions[1:, tokens] = np.stack([column, row, np.full_like(row, index)])
+    return positions
+
+
 def plain_positions(length: int) -> NDArray[np.int32]:
     """Positions (3, L) of a model that knows one axis only."""
     return np.tile(np.arange(length, dtype=np.int32), (3, 1))

@@ -19,7 +19,13 @@ from rave_mlx.inputs.images.preprocess import ImagePatches
 from rave_mlx.inputs.prompt.chat_template import ChatTemplate
 from rave_mlx.inputs.prompt.message import ImagePart, Message, Role
 from rave_mlx.inputs.prompt.piece import Piece
-from rave_mlx.inputs.prompt.positions import image_spans, lookahead_spans, plain_positions, rotary_positions
+from rave_mlx.inputs.prompt.positions import (
+    image_spans,
+    lookahead_spans,
+    page_positions,
+    plain_positions,
+    rotary_positions,
+)
 from rave_mlx.inputs.prompt.render import render
 from rave_mlx.inputs.prompt.tokenizer import Tokenizer
 
@@ -31,7 +37,8 @@ class TokenMap:
     Attributes:
         role: (L,) values of `Role`.
         image: (L,) index of the image a visual token belongs to, -1 for the others.
-        positions: (3, L) temporal, vertical and horizontal rotary positions; equal rows for plain text.
+        positions: (3, L) temporal, vertical and horizontal rotary positions; equal rows for plain text. (4, L) with the
+            axes of a page.
         message: (L,) index of the message a token belongs to, -1 for the template's own text.
         lookahead: (2, L) first and end of the later tokens that a token also sees, equal where there are none; None
             for a causal model.
@@ -132,6 +139,7 @@ def build_prompt(
     tokens: TokenConfig,
     vocab_size: int | None = None,
     merge_size: int | None = None,
+    page_axes: bool = False,
     mask: Literal["causal", "mutual", "image"] = "causal",
     add_generation_prompt: bool = True,
 ) -> Prompt:
@@ -144,6 +152,7 @@ def build_prompt(
         tokens: ids with a meaning; `image` is the placeholder that templates write.
         vocab_size: rows of the model's embedding; no token of the prompt may have an id beyond. None: any may.
         merge_size: patches a side of a visual token, for multimodal rotary positions; None for plain ones.
+        page_axes: whether these have the axes of a page, as of `RopeConfig`.
         mask: what an image's tokens see beyond themselves, as of `LMMConfig`.
         add_generation_prompt: end where the answer begins.
 
@@ -180,10 +189,12 @@ def build_prompt(
         _check_ids(builder, vocab_size, tokenizer)
     image, ids = np.array(builder.image, dtype=np.int32), np.array([builder.ids], dtype=np.int32)
     grids = [patches.grid for patches in images]
+    place = page_positions if page_axes else rotary_positions
+    positions = place(image, grids, merge_size) if merge_size else plain_positions(len(image))
     token_map = TokenMap(
         role=np.array(builder.role, np.int8),
         image=image,
-        positions=rotary_positions(image, grids, merge_size) if merge_size else plain_positions(len(image)),
+        positions=positions,
         message=np.array(builder.message, np.int32),
         lookahead=_lookahead(ids[0], image, tokens.answer, mask),
     )

@@ -11,6 +11,7 @@ from rave_mlx.config import (
     DownsampleConnectorConfig,
     MlpConnectorConfig,
     PoolConnectorConfig,
+    RowConnectorConfig,
     ShuffleConnectorConfig,
     Tower,
     VisionConfig,
@@ -21,6 +22,7 @@ from rave_mlx.models.connectors.merger import PatchMerger
 from rave_mlx.models.connectors.mlp import MlpConnector
 from rave_mlx.models.connectors.pool import PoolConnector
 from rave_mlx.models.connectors.resampler import Resampler
+from rave_mlx.models.connectors.rows import RowConnector
 from rave_mlx.models.connectors.shuffle import ShuffleConnector
 
 
@@ -37,4 +39,6 @@ def build_connector(config: Connector, vision: Tower) -> nn.Module:
         return DownsampleConnector(config)
     if isinstance(config, PoolConnectorConfig):
         return PoolConnector(config)
+    if isinstance(config, RowConnectorConfig):
+        return RowConnector(config)
     return ShuffleConnector(config) if isinstance(config, ShuffleConnectorConfig) else Resampler(config)

@@ -1,5 +1,5 @@
 """Vision tower of the Qwen-VL models: Qwen2-VL (arXiv 2409.12191), Qwen2.5-VL (2502.13923), Qwen3-VL (2511.21631).
-PaddleOCR-VL (2510.14528), GLM-4V (2507.01006) and GLM-OCR have it with other switches.
+PaddleOCR-VL (2510.14528), GLM-4V (2507.01006), GLM-OCR and HunyuanOCR have it with other switches.
 
 Patches keep the image's own resolution. Layers attend over the whole image, or, in Qwen2.5-VL, most of them within
 square windows (see `windows`).
@@ -41,13 +41,14 @@ class VisionAttention(nn.Module):
             return self.qkv(x)
         return mx.concatenate([self.q_proj(x), self.k_proj(x), self.v_proj(x)], axis=-1)
 
-    def __call__(self, qkv: mx.array, table: RotaryTable, runs: Runs) -> mx.array:
+    def __call__(self, qkv: mx.array, table: RotaryTable | None, runs: Runs) -> mx.array:
         """qkv (patches, 3 * hidden) -> heads side by side (patches, hidden); `runs` as in WindowPlan."""
         count, hidden = qkv.shape[0], qkv.shape[1] // 3
         width = hidden // self._heads
         q, k, v = qkv.reshape(count, 3, self._heads, width).transpose(1, 2, 0, 3)
         q, k = (self.q_norm(q), self.k_norm(k)) if self._qk_norm else (q, k)
-        q, k = table.apply(q[None])[0], table.apply(k[None])[0]
+        if table is not None:
+            q, k = table.apply(q[None])[0], table.apply(k[None])[0]
         outputs: list[mx.array] = []
         start = 0
         for windows, size in runs:
@@ -104,7 +105,7 @@ class VisionLayer(nn.Module):
         self.attention = VisionAttention(config)
         self.mlp = GatedMLP(config) if config.mlp == "gated" else PlainMLP(config)
 
-    def __call__(self, x: mx.array, table: RotaryTable, runs: Runs) -> mx.array:
+    def __call__(self, x: mx.array, table: RotaryTable | None, runs: Runs) -> mx.array:
         (qkv,) = by_rows(lambda x: [self.attention.project(self.norm1(x))], x, axis=0)
         attended = self.attention(qkv, table, runs)
         return by_rows(self._finish, x, attended, axis=0)[0]
@@ -123,7 +124,7 @@ class QwenVision(nn.Module):
         pixels = config.channels * config.temporal_patch_size * config.patch_size**2
         self.patch_embed = nn.Linear(pixels, config.hidden_size, bias=config.patch_bias)
         if config.position_side is not None:
-            self.positions = mx.zeros((config.position_side**2, config.hidden_size))
+            self.positions = mx.zeros((config.position_side**2 + config.position_class, config.hidden_size))
         if config.pre_norm:
             self.pre_norm = _norm(config)
         self.layers = [VisionLayer(config) for _ in range(config.depth)]
@@ -149,7 +150,8 @@ class QwenVision(nn.Module):
         x = self.pre_norm(x) if config.pre_norm else x
         if config.position_side is not None:
             x = x + self._learned_positions(plan, grid, config.position_side)
-        table = patch_table(config.rope_theta, config.hidden_size // config.num_heads, plan.rows, plan.columns)
+        width = config.hidden_size // config.num_heads
+        table = patch_table(config.rope_theta, width, plan.rows, plan.columns) if config.rotary else None
         whole = ((1, pixels.shape[0]),)
         deep: list[mx.array] = []
         for index, layer in enumerate(self.layers):
@@ -169,7 +171,8 @@ class QwenVision(nn.Module):
 
     def _learned_positions(self, plan: WindowPlan, grid: Grid, side: int) -> mx.array:
         """(patches, hidden) in the tower's order."""
-        table, config = self.positions, self._config
+        config = self._config
+        table = self.positions[1:] if config.position_class else self.positions
         found = interpolation(plan, grid, side, config.position_fit, config.position_filter)
 
         def mix(places: mx.array, weights: mx.array) -> list[mx.array]:
