@@ -138,6 +138,7 @@ def rave(*, gated: bool, layers: int = LAYERS, quantized: bool = True, **text: A
     cache.extend_visual_span(*VISUAL)
     cache.evaluate()
     model: Any = SimpleNamespace(decoder=decoder, config=config)
+    decoder.join()
     with as_on_a_gpu():
         for position in (READ - 90, READ - 89):  # what is built once is there by the second token
             logits = step(model, cache, mx.array([5]), position)

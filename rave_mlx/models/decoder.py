@@ -18,6 +18,7 @@ from rave_mlx.backend.decode_ops import is_one_token
 from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import LMMConfig, RopeConfig, TextConfig
 from rave_mlx.models.hooks import KeptTokens, LayerHooks, PassHooks
+from rave_mlx.models.joined import Joined, join, outputs
 from rave_mlx.models.kv_cache import Cache, LayerCache
 from rave_mlx.models.norms import text_norm
 from rave_mlx.models.rope import Consecutive, Positions, RotaryTable, Rotation, sliding_table, text_rotation, text_table
@@ -67,13 +68,14 @@ class Attention(nn.Module):
         self._heads, self._kv_heads, self._width, self._qk_norm = heads, kv_heads, width, text.qk_norm
         self._slides, self._query_scale = text.slides(layer), text.query_scale
         self._norm_rotated = text.qk_norm and text.qk_norm_rotated
+        self._joined: Joined | None = None
 
     def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """Queries (B, L, H, d), keys and values (B, L, G, d) before rotation, from normalized states (B, L, hidden)."""
         batch, length, _ = x.shape
-        q = self.q_proj(x).reshape(batch, length, self._heads, -1)
-        k = self.k_proj(x).reshape(batch, length, self._kv_heads, -1)
-        v = self.v_proj(x).reshape(batch, length, self._kv_heads, -1)
+        q, k, v = outputs(self, (self.q_proj, self.k_proj, self.v_proj), x)
+        q = q.reshape(batch, length, self._heads, -1)
+        k, v = (y.reshape(batch, length, self._kv_heads, -1) for y in (k, v))
         if self._qk_norm and not self._norm_rotated:
             q, k = self.q_norm(q), self.k_norm(k)
         return q if self._query_scale == 1 else q * self._query_scale, k, v
@@ -142,9 +144,10 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(text.hidden_size, text.intermediate_size, bias=text.mlp_bias)
         self.down_proj = nn.Linear(text.intermediate_size, text.hidden_size, bias=text.mlp_bias)
         self._activation = text.activation
+        self._joined: Joined | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(self.gated(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(self.gated(*outputs(self, (self.gate_proj, self.up_proj), x)))
 
     def gated(self, gate: mx.array, up: mx.array) -> mx.array:
         """act(gate) * up, what enters the last matrix."""
@@ -317,6 +320,20 @@ class Decoder(nn.Module):
         sliding = decoder_mask(length, len(tokens), window=text.sliding_window)
         span = None if step.gate_span is None else (0, len(tokens))
         return replace(step, rotation=table, sliding_rotation=own, mask="causal", sliding_mask=sliding, gate_span=span)
+
+    def join(self) -> None:
+        """Let a written token read the weights of queries, keys and values at once, and both halves of a SwiGLU.
+
+        What is joined already stays; layers that are not plain or quantized linear ones (LoRA) are left as they are.
+        """
+        for layer in self.layers:
+            attention, mlp = layer.attention, layer.mlp
+            for holder, layers in (
+                (attention, (attention.q_proj, attention.k_proj, attention.v_proj)),
+                (mlp, (mlp.gate_proj, mlp.up_proj)),
+            ):
+                if holder._joined is None or not holder._joined.serves(layers):
+                    holder._joined = join(layers)
 
     def embed_ids(self, ids: mx.array) -> mx.array:
         """Embeddings (..., hidden) of token ids, in the model's type: packed ones may come out in another."""

@@ -17,21 +17,22 @@ def a_layer(**options):
 
 
 def test_a_layer_of_the_decoder():
-    # 7 products, 3 biases, 2 norms, 2 rotations, keys and values into the cache, attention, SwiGLU, 2 sums; outside
-    # the embedding (3 lookups, 1 expansion), a norm, the vocabulary and the choice.
-    assert a_layer(gated=False) == (20, 7)
+    # 4 products (queries, keys and values are one, both halves of the MLP are one), a bias, 2 norms, 2 rotations, keys
+    # and values into the cache, attention, SwiGLU, 2 sums; outside the embedding (3 lookups, 1 expansion), a norm, the
+    # vocabulary and the choice.
+    assert a_layer(gated=False) == (15, 7)
 
 
 def test_a_gated_layer():
     # Attention over many keys is a kernel of ours and one that joins its parts, instead of one of MLX; no more.
-    assert a_layer(gated=True) == (21, 7)
+    assert a_layer(gated=True) == (16, 7)
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"qkv_bias": False}, 17),
-        ({"qkv_bias": False, "qk_norm": True, "rope": RopeConfig(5e6, (12, 10, 10), interleaved=True)}, 19),
+        ({"qkv_bias": False}, 14),
+        ({"qkv_bias": False, "qk_norm": True, "rope": RopeConfig(5e6, (12, 10, 10), interleaved=True)}, 16),
     ],
     ids=["llama", "qwen3_vl"],
 )
@@ -39,10 +40,11 @@ def test_a_layer_of_other_decoders(changes, expected):
     assert a_layer(gated=False, **changes)[0] == expected
 
 
-def test_no_more_than_mlx_lm(monkeypatch):
+def test_less_than_mlx_lm(monkeypatch):
     monkeypatch.setattr(decode_operations, "LAYERS", 2)
     monkeypatch.setitem(decode_operations.QWEN2, "num_hidden_layers", 2)
-    assert rave(gated=False, layers=2).total() <= lm().total()
+    assert rave(gated=False, layers=2).total() < 0.8 * lm().total()
+    assert rave(gated=True, layers=2).total() < 0.85 * lm().total()
 
 
 def test_what_is_counted():
