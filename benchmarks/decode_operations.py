@@ -91,6 +91,7 @@ def as_on_a_gpu() -> Iterator[None]:
             stack.enter_context(patch.object(mx.fast, name, stand_in(getattr(mx.fast, name))))
         stack.enter_context(patch.object(mx.fast, "metal_kernel", kernel))
         stack.enter_context(patch.object(mx, "dequantize", expanded))
+        stack.enter_context(patch.object(mx.metal, "is_available", lambda: True))
         if importlib.util.find_spec("rave_mlx") is not None:
             from rave_mlx import backend
             from rave_mlx.attention.kernels import launch
@@ -155,10 +156,12 @@ def lm() -> Counter[str]:
 
 def vlm() -> Counter[str]:
     """One decode step of mlx-vlm's Qwen2.5-VL."""
-    from mlx_vlm.models.qwen2_5_vl.config import ModelConfig, TextConfig
-    from mlx_vlm.models.qwen2_5_vl.language import LanguageModel
 
     def build() -> Any:
+        # It looks for Metal when it is imported.
+        from mlx_vlm.models.qwen2_5_vl.config import ModelConfig, TextConfig
+        from mlx_vlm.models.qwen2_5_vl.language import LanguageModel
+
         scaling = {"type": "mrope", "mrope_section": [8, 12, 12]}
         text = TextConfig.from_dict({**QWEN2, "model_type": "qwen2_5_vl", "rope_scaling": scaling})
         model = LanguageModel(text, ModelConfig(text_config=text, vision_config=None, model_type="qwen2_5_vl"))

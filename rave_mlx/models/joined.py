@@ -42,14 +42,17 @@ class Joined:
 
     def __call__(self, x: mx.array) -> list[mx.array]:
         """The output of each layer (B, L, n) for x (B, L, width)."""
+        return list(mx.split(self.product(x), list(self.cuts), axis=-1))
+
+    def product(self, x: mx.array) -> mx.array:
+        """The outputs side by side."""
         arrays = self.arrays
         if self.packing is None:
-            y = x @ arrays["weight"].T if "bias" not in arrays else mx.addmm(arrays["bias"], x, arrays["weight"].T)
-            return list(mx.split(y, list(self.cuts), axis=-1))
+            return x @ arrays["weight"].T if "bias" not in arrays else mx.addmm(arrays["bias"], x, arrays["weight"].T)
         size, bits, mode = self.packing
         weight, scales, biases = arrays["weight"], arrays["scales"], arrays.get("biases")
         y = mx.quantized_matmul(x, weight, scales, biases, transpose=True, group_size=size, bits=bits, mode=mode)
-        return list(mx.split(y + arrays["bias"] if "bias" in arrays else y, list(self.cuts), axis=-1))
+        return y + arrays["bias"] if "bias" in arrays else y
 
 
 def join(layers: Sequence[nn.Module]) -> Joined | None:
@@ -87,17 +90,21 @@ def _holds(layer: nn.Module, view: dict[str, mx.array]) -> bool:
     return all(layer.get(name) is array for name, array in view.items())
 
 
-def outputs(holder: nn.Module, layers: Sequence[nn.Module], x: mx.array) -> list[mx.array]:
-    """What each of a module's layers makes of x (B, L, width), as one product where they are joined and tokens few.
+def joined_of(holder: nn.Module, layers: Sequence[nn.Module], x: mx.array) -> Joined | None:
+    """The joined form of a module's layers; None where there is none, and for an input of many tokens.
 
     Args:
-        holder: has the joined form of these layers, or None, as `_joined`; one that serves no more is dropped.
+        holder: has it, or None, as `_joined`; one that serves no more is dropped.
         layers: linear, or in the place of a linear one.
-        x: their input.
+        x: their input (B, L, width).
     """
     joined: Joined | None = holder._joined
     if joined is not None and not joined.serves(layers):
         joined = holder._joined = None
-    if joined is None or x.shape[1] > FEW_TOKENS:
-        return [layer(x) for layer in layers]
-    return joined(x)
+    return joined if x.shape[1] <= FEW_TOKENS else None
+
+
+def outputs(holder: nn.Module, layers: Sequence[nn.Module], x: mx.array) -> list[mx.array]:
+    """What each of a module's layers makes of x, as one product where there is a joined form; as of `joined_of`."""
+    joined = joined_of(holder, layers, x)
+    return [layer(x) for layer in layers] if joined is None else joined(x)

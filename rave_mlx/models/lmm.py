@@ -11,6 +11,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from rave_mlx import backend
 from rave_mlx.attention import Path as AttentionPath
 from rave_mlx.attention.gate import any_acts
 from rave_mlx.config import ImageConfig, LMMConfig
@@ -133,6 +134,8 @@ class LMM(nn.Module):
         """
         if gate is None:
             gate = any_acts(self.decoder.gates)
+        if backend.current().kind != "cpu":
+            self.decoder.join()
         return Cache(self.config.text.num_layers, gated=gate and bool(self.decoder.gates), hooks=hooks)
 
     def embed(

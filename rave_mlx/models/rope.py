@@ -132,9 +132,10 @@ class ConsecutiveRotation:
     def apply_both(self, q: mx.array, k: mx.array) -> tuple[mx.array, mx.array]:
         """Rotate queries (B, H, L, d) and keys (B, G, L, d)."""
         q = q if self.queries is None else q * self.queries.astype(q.dtype)
-        return self._apply(q), self._apply(k)
+        return self.apply(q), self.apply(k)
 
-    def _apply(self, x: mx.array) -> mx.array:
+    def apply(self, x: mx.array) -> mx.array:
+        """Rotate (B, H, L, d)."""
         width, pairs = 2 * self.divisors.size, self.neighbours
         if self.strength != 1:
             stretched = x[..., :width] * self.strength

@@ -18,7 +18,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from rave_mlx.backend.split_rows import by_rows
-from rave_mlx.models.decoder import DecoderLayer, Step
+from rave_mlx.models.decoder_layer import DecoderLayer, Step
 
 Call = Callable[[int, DecoderLayer, mx.array, Step], mx.array]
 """Runs a layer: its index, itself, what enters it, the step."""

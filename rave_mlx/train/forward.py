@@ -11,7 +11,7 @@ from dataclasses import replace
 import mlx.core as mx
 
 from rave_mlx.attention import Path
-from rave_mlx.models.decoder import DecoderLayer, Step
+from rave_mlx.models.decoder_layer import DecoderLayer, Step
 from rave_mlx.models.lmm import LMM, put_features
 from rave_mlx.models.rope_scaling import rope_bucket
 from rave_mlx.train.activation_checkpointing import Call, full_checkpointing, selective_checkpointing

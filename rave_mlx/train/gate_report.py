@@ -18,7 +18,7 @@ from rave_mlx import backend
 from rave_mlx.attention import GateTerms, Mask, attend_with_mass, decoder_mask
 from rave_mlx.attention.gate import squash
 from rave_mlx.inputs.prompt.prompt import Prompt
-from rave_mlx.models.decoder import Attention, Step
+from rave_mlx.models.decoder_layer import Attention, Step
 from rave_mlx.models.lmm import LMM
 from rave_mlx.models.rope import RotaryTable, sliding_table, text_table
 

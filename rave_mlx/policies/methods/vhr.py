@@ -29,7 +29,7 @@ from rave_mlx.attention import decoder_mask
 from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
 from rave_mlx.inputs.prompt.prompt import Prompt
-from rave_mlx.models.decoder import Step
+from rave_mlx.models.decoder_layer import Step
 from rave_mlx.models.lmm import LMM
 from rave_mlx.models.rope import sliding_table, text_table
 from rave_mlx.policies.policy import Context, Policy
