@@ -458,3 +458,16 @@ def test_compiled_functions_run_without_a_working_compiler(tmp_path, script, pro
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[0])[3].startswith(problem)
     assert done.stdout.splitlines()[1] == "0.0"
+
+
+def test_the_libraries_of_every_folder_of_packages_that_python_sees_are_tried(tmp_path, monkeypatch):
+    """As in an environment that sees another one's packages; never those of the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("other/site-packages", "here"):
+        place = tmp_path / folder / "scipy_openblas32" / "lib" / "libscipy_openblas.so"
+        place.parent.mkdir(parents=True)
+        place.touch()
+    monkeypatch.setattr("sys.path", ["", str(tmp_path / "here"), str(tmp_path / "other/site-packages")])
+    found = list(blas.candidates())
+    assert str(tmp_path / "other/site-packages/scipy_openblas32/lib/libscipy_openblas.so") in found
+    assert not [name for name in found if str(tmp_path / "here") in name]

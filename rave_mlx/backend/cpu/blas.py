@@ -14,6 +14,7 @@ import ctypes
 import ctypes.util
 import os
 import re
+import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,6 +177,10 @@ def bind(threads: int) -> tuple[Binding | None, str]:
 def candidates() -> Iterator[str]:
     """Library files and sonames to try, best first: those of installed packages, then the system's."""
     folders = dict.fromkeys(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
+    # An environment may see the packages of another one.
+    folders |= dict.fromkeys(
+        Path(place) for place in sys.path if Path(place).name in ("site-packages", "dist-packages")
+    )
     for pattern in _WHEELS:
         for folder in folders:
             yield from (str(file) for file in sorted(folder.glob(pattern)) if "64_" not in file.name)
