@@ -34,7 +34,7 @@ CHAT = "/v1/chat/completions"
 
 @dataclass
 class Asked:
-    """What came of one request: its status, seconds to the first token and to the end, and its tokens."""
+    """What came of one request: its status (0: the connection broke), seconds to the first token and to the end."""
 
     status: int
     first: float = 0.0
@@ -146,7 +146,12 @@ async def load(address: str, clients: int, seconds: float, more: dict[str, Any])
             turn = 0
             while time.monotonic() < until:
                 place = (number + turn) % 40
-                found = await ask(client, body(place, "What is the total?", 12, user=f"client {number}", **more))
+                asked, at = body(place, "What is the total?", 12, user=f"client {number}", **more), time.monotonic()
+                try:
+                    found = await ask(client, asked)
+                except httpx.TransportError as error:
+                    wrong.append(f"{error!r} after {time.monotonic() - at:.1f} s")
+                    found = Asked(0)
                 tally.asked.append(found)
                 turn += 1
                 if found.status == 429:

@@ -7,8 +7,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADER_SECONDS = 20.0
-"""For a request's head to arrive, from the beginning of the connection."""
+HEADER_SECONDS = 60.0
+"""For a request's head to arrive, from the beginning of the connection; busy clients connect long before."""
 
 
 class PatientHttp(H11Protocol):
