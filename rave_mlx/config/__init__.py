@@ -7,6 +7,7 @@ from rave_mlx.config.connector import (
     CellConnectorConfig,
     Connector,
     ConnectorConfig,
+    ConvConnectorConfig,
     DownsampleConnectorConfig,
     MlpConnectorConfig,
     PoolConnectorConfig,
@@ -17,7 +18,14 @@ from rave_mlx.config.connector import (
 from rave_mlx.config.image import ImageConfig, Images, Resample, TileConfig
 from rave_mlx.config.model import FORMAT, AddedTokenConfig, GateConfig, LMMConfig, QuantizationConfig, TokenConfig
 from rave_mlx.config.text import RopeConfig, RopeScaling, TextConfig
-from rave_mlx.config.vision import Activation, GridVisionConfig, TileVisionConfig, Tower, VisionConfig
+from rave_mlx.config.vision import (
+    Activation,
+    GridVisionConfig,
+    TileVisionConfig,
+    Tower,
+    VisionConfig,
+    WindowVisionConfig,
+)
 
 __all__ = [
     "FORMAT",
@@ -26,6 +34,7 @@ __all__ = [
     "CellConnectorConfig",
     "Connector",
     "ConnectorConfig",
+    "ConvConnectorConfig",
     "DownsampleConnectorConfig",
     "GateConfig",
     "GridVisionConfig",
@@ -47,4 +56,5 @@ __all__ = [
     "TokenConfig",
     "Tower",
     "VisionConfig",
+    "WindowVisionConfig",
 ]

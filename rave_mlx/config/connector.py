@@ -201,6 +201,24 @@ class RowConnectorConfig(Part):
         positive(self, "input_size", "merge_size", "output_size")
 
 
+@dataclass(frozen=True)
+class ConvConnectorConfig(Part):
+    """GOT-OCR 2.0 (arXiv 2409.01704): two convolutions of 3 x 3 that halve both sides, each without bias, then a linear
+    layer.
+
+    Attributes:
+        input_size: width of a feature of the tower; it doubles in between.
+        output_size: width of the decoder.
+    """
+
+    input_size: int
+    output_size: int
+    kind: Literal["convolutions"] = "convolutions"
+
+    def __post_init__(self) -> None:
+        positive(self, "input_size", "output_size")
+
+
 Connector = (
     ConnectorConfig
     | MlpConnectorConfig
@@ -210,4 +228,5 @@ Connector = (
     | DownsampleConnectorConfig
     | PoolConnectorConfig
     | RowConnectorConfig
+    | ConvConnectorConfig
 )

@@ -193,4 +193,58 @@ class GridVisionConfig(Part):
         return self.hidden_size * len(self.feature_layers)
 
 
-Tower = VisionConfig | TileVisionConfig | GridVisionConfig
+@dataclass(frozen=True)
+class WindowVisionConfig(Part):
+    """A tower of the SAM shape (arXiv 2304.02643) over square tiles: windowed attention with relative positions, then
+    two convolutions to fewer channels (GOT-OCR 2.0).
+
+    Attributes:
+        tile_size, patch_size: in pixels.
+        window_size: in patches; windows at the right and bottom are filled up with zeros, which are attended to. 0: the
+            whole tile in every layer.
+        full_attention_layers: layers that attend over the whole tile.
+        output_size: width of a feature.
+        qkv_bias: whether queries, keys and values have a bias.
+        positions: whether a learned position is added to every patch.
+        relative_positions: whether scores get a bias by the distance in rows and in columns.
+    """
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    tile_size: int
+    patch_size: int
+    window_size: int
+    output_size: int
+    full_attention_layers: tuple[int, ...] = ()
+    channels: int = 3
+    norm_eps: float = 1e-6
+    activation: Activation = "gelu"
+    qkv_bias: bool = True
+    positions: bool = True
+    relative_positions: bool = True
+    kind: Literal["windows"] = "windows"
+
+    def __post_init__(self) -> None:
+        positive(self, "depth", "hidden_size", "intermediate_size", "num_heads", "tile_size", "patch_size")
+        positive(self, "output_size", "channels")
+        if self.hidden_size % self.num_heads:
+            raise ConfigError(f"vision: hidden_size {self.hidden_size} does not split over {self.num_heads} heads")
+        if self.tile_size < self.patch_size or self.window_size < 0:
+            raise ConfigError(
+                f"vision: tiles of {self.tile_size} pixels, patches of {self.patch_size} and windows of "
+                f"{self.window_size} patches do not fit"
+            )
+
+    @property
+    def side(self) -> int:
+        """Patches a side of a tile."""
+        return self.tile_size // self.patch_size
+
+    def window(self, layer: int) -> int:
+        """Patches a side of what layer `layer` attends over."""
+        return self.side if not self.window_size or layer in self.full_attention_layers else self.window_size
+
+
+Tower = VisionConfig | TileVisionConfig | GridVisionConfig | WindowVisionConfig

@@ -27,7 +27,9 @@ SECONDS = 20
 """Longest time a single checkpoint may take, on a busy machine."""
 MEMORY = 1_500_000_000
 CASES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl-deep", "llava", "llava_next", "llava_onevision", "smolvlm", "internvl",
-         "paddleocr_vl-tied", "glm_ocr-bare", "glm46v", "pixtral-states", "mistral3", "lighton_ocr-patches", "gemma3",
+         "paddleocr_vl-tied", "glm_ocr-bare", "glm46v", "hunyuan_vl",
+         "pixtral-states", "mistral3", "lighton_ocr-patches", "gemma3",
+         "got_ocr2",
          "qwen2-sliding", "phi3-longrope-long", "llama-llama3", "qwen2-yarn")  # fmt: skip
 SETTINGS = ("config.json", "preprocessor_config.json", "generation_config.json", "model.safetensors.index.json")
 VALUES = [0, 1, -1, 2, 3, 7, 16, 64, 255, 2**31 - 1, 2**31, 2**32, 2**40, 2**63, -(2**63), 10**9, 10**30, 0.0, -0.5,

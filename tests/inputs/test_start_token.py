@@ -13,7 +13,8 @@ import rave_mlx
 from rave_mlx.inputs.prompt.message import Role
 
 FAMILIES = ("idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
-            "paddleocr_vl", "glm_ocr", "glm4v", "pixtral", "mistral3", "lighton_ocr")  # fmt: skip
+            "paddleocr_vl", "glm_ocr", "glm4v", "pixtral", "mistral3", "lighton_ocr",
+            "got_ocr2")  # fmt: skip
 READERS = [name for name, case in cases().items() if name in FAMILIES and len(case.conversations) > 1]
 
 

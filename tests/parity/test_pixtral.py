@@ -218,7 +218,7 @@ def test_what_a_ministral_leaves_out_is_its_class_default():
     theirs = transformers.Ministral3Config()
     ours = read(MISTRAL3 | {"text_config": {"model_type": "ministral3"}}, PROCESSOR).text
     rope = {k: v for k, v in theirs.rope_parameters.items() if k not in ("max_position_embeddings", "type")}
-    assert mistral3.MINISTRAL_ROPE == rope | {"rope_type": "yarn"}
+    assert rope | {"rope_type": "yarn"} == mistral3.MINISTRAL_ROPE
     assert (ours.rope.query_growth, ours.rope.query_span, ours.max_positions) == (0.1, 16384, 262144)
     sizes = (ours.hidden_size, ours.intermediate_size, ours.num_layers, ours.num_kv_heads, ours.head_dim)
     assert sizes == (

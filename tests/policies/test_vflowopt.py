@@ -293,9 +293,9 @@ def test_wrong_settings_are_named(fields, message):
 
 
 def test_models_that_cannot_take_it_are_named(models):
-    with pytest.raises(UsageError, match="qwen2_vl model reads no square tiles"):
+    with pytest.raises(UsageError, match="qwen2_vl model is no plain transformer over square tiles"):
         Session(models["qwen2_vl"], policy="vflowopt")
-    with pytest.raises(UsageError, match="no square tiles"):
+    with pytest.raises(UsageError, match="no plain transformer over square tiles"):
         VFlowOpt().check(tiny_config())
     lmm = models["llava"]
     latents = ResamplerConfig(48, 64, latents=9, depth=1, num_heads=2, head_dim=8)

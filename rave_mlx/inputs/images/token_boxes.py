@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rave_mlx.config import Connector, ImageConfig, Images, PoolConnectorConfig, ResamplerConfig, TileConfig
+from rave_mlx.config import (
+    Connector,
+    ConvConnectorConfig,
+    ImageConfig,
+    Images,
+    PoolConnectorConfig,
+    ResamplerConfig,
+    TileConfig,
+)
 from rave_mlx.inputs.images.patches import ImagePatches
 from rave_mlx.inputs.images.tiling.pinpoint_grid import fit_inside
 
@@ -91,6 +99,8 @@ def _of_tile(config: TileConfig, connector: Connector) -> Boxes:
     if isinstance(connector, PoolConnectorConfig):
         patches = side * connector.pool
     edges = np.linspace(0, patches * config.patch_size / config.tile_size, side + 1)
+    if isinstance(connector, ConvConnectorConfig):  # four patches a side, fewer at the right and bottom
+        edges = np.minimum(4 * np.arange(side + 1), patches) * (config.patch_size / config.tile_size)
     boxes = _grid(edges, edges)
     if config.tile_tokens == side**2 + 1:  # the class token comes first
         boxes = np.concatenate([np.full((1, 4), np.nan), boxes])

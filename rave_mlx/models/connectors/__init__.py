@@ -8,6 +8,7 @@ from rave_mlx.config import (
     CellConnectorConfig,
     Connector,
     ConnectorConfig,
+    ConvConnectorConfig,
     DownsampleConnectorConfig,
     MlpConnectorConfig,
     PoolConnectorConfig,
@@ -17,6 +18,7 @@ from rave_mlx.config import (
     VisionConfig,
 )
 from rave_mlx.models.connectors.cells import CellConnector
+from rave_mlx.models.connectors.convolutions import ConvConnector
 from rave_mlx.models.connectors.downsample import DownsampleConnector
 from rave_mlx.models.connectors.merger import PatchMerger
 from rave_mlx.models.connectors.mlp import MlpConnector
@@ -37,6 +39,8 @@ def build_connector(config: Connector, vision: Tower) -> nn.Module:
         return CellConnector(config)
     if isinstance(config, DownsampleConnectorConfig):
         return DownsampleConnector(config)
+    if isinstance(config, ConvConnectorConfig):
+        return ConvConnector(config)
     if isinstance(config, PoolConnectorConfig):
         return PoolConnector(config)
     if isinstance(config, RowConnectorConfig):

@@ -101,8 +101,8 @@ class VFlowOpt(RereadingPolicy):
             raise UsageError("--attention vflowopt: this model reads text only; there are no visual tokens to drop")
         if not isinstance(tower, TileVisionConfig):
             raise UsageError(
-                f"--attention vflowopt: the vision tower of this {config.family} model reads no square tiles, for "
-                "which the method is defined; use debias or visiondrop"
+                f"--attention vflowopt: the vision tower of this {config.family} model is no plain transformer over "
+                "square tiles, for which the method is defined; use debias or visiondrop"
             )
         if isinstance(config.connector, ResamplerConfig):
             raise UsageError(
