@@ -1,4 +1,4 @@
-"""GLM-OCR: the shape of GLM-4V with norms of queries and keys in the tower, and without learned positions."""
+"""GLM-OCR (arXiv 2603.10910): the shape of GLM-4V, norms of queries and keys in the tower, no learned positions."""
 
 from __future__ import annotations
 

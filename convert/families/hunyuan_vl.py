@@ -68,7 +68,7 @@ VISION: HubConfig = {
     "max_image_size": 2048,
 }
 """Defaults of the tower."""
-_ALIASES = {"head_dim": "attention_head_dim", "vocab_size": "org_vocab_size", "pad_token_id": "pad_id"}
+_ALIASES = {"head_dim": "attention_head_dim", "vocab_size": "org_vocab_size"}
 _NORMS = {"q_norm": "query_layernorm", "k_norm": "key_layernorm"}
 _TOWER = {
     "patch_embed": "embeddings.patch_embedding",
@@ -122,6 +122,8 @@ def _decoder(whole: Keys, text: Keys, *, flat: bool) -> TextConfig:
     """The decoder. Either section may tie the embeddings; of a flat one, the weights tell."""
     tied = flat or whole.get("tie_word_embeddings", bool, True) or text.get("tie_word_embeddings", bool, True)
     bias = text.get("attention_bias", bool, False)
+    for name, value in (("use_qk_norm", True), ("use_cla", False), ("num_experts", 1), ("norm_type", "rms")):
+        text.require(name, value)
     head_dim = text.need("head_dim", int)
     return read_text(
         text,

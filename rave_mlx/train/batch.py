@@ -23,7 +23,7 @@ class Batch:
 
     Attributes:
         ids: (B, L) token ids, 0 for padding.
-        positions: (B, 3, L) rotary positions, 0 for padding.
+        positions: (B, 3, L) rotary positions, 0 for padding; (B, 4, L) with the axes of a page.
         visual: (B, L) marks of visual tokens.
         loss_mask: (B, L) marks of the tokens that are targets.
         feature: (B, L) for visual tokens their row in the features of `images`, one after the other; else 0.
@@ -74,7 +74,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     lookahead = [_padded(m.lookahead, length) for m in maps if m.lookahead is not None]
     return Batch(
         ids=_stack([e.prompt.ids[0] for e in examples], length, np.int32),
-        positions=_stack([m.positions for m in maps], length, np.int32, 3),
+        positions=_stack([m.positions for m in maps], length, np.int32, len(maps[0].positions)),
         visual=_stack([m.visual for m in maps], length, np.bool_),
         loss_mask=_stack([e.loss_mask for e in examples], length, np.bool_),
         feature=_stack([_rows(e, starts) for e in examples], length, np.int32),

@@ -29,7 +29,8 @@ CONFIG = {
 UNTIED = CONFIG | {
     "tie_word_embeddings": False,
     "text_config": TEXT | {
-        "attention_bias": True, "intermediate_size": 96, "num_key_value_heads": 4, "head_dim": 20, "tie_word_embeddings": False,
+        "attention_bias": True, "intermediate_size": 96, "num_key_value_heads": 4, "head_dim": 20,
+        "tie_word_embeddings": False,
         "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "mrope_section": [5, 2, 3]},
     },
     "vision_config": VISION | {
