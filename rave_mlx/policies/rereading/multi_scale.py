@@ -90,7 +90,9 @@ class AverageScales:
         scores = logits.astype(mx.float32)
         # One more token than the answer has is prepared: nobody will read what follows a stop token.
         stop = self._passes.lmm.config.tokens.stop
-        over = len(tokens) > self._answer_start and int(np.asarray(tokens[-1:])[0]) in stop
+        last = tokens[-1:]
+        mx.async_eval(last, scores)  # the token is looked at while its logits are computed
+        over = len(tokens) > self._answer_start and int(np.asarray(last)[0]) in stop
         if over or not self._in_doubt(scores):
             return scores
         if self._others is None:
