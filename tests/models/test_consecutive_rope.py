@@ -15,6 +15,7 @@ KINDS = {
     "plain": RopeConfig(1e6),
     "sections": RopeConfig(1e6, sections=(2, 3, 3)),
     "interleaved": RopeConfig(5e6, sections=(4, 2, 2), interleaved=True),
+    "page": RopeConfig(1e6, sections=(2, 1, 2, 3), axes="page"),
     "partial": RopeConfig(1e6, sections=(1, 2, 2), width=10),
     "neighbours": RopeConfig(1e6, pairs="neighbours"),
     "partial yarn": RopeConfig(
