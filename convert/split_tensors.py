@@ -10,7 +10,8 @@ import mlx.core as mx
 class SplitTensors(Mapping[str, mx.array]):
     """Lazy tensors by name, of which some are equal parts (of the first axis) of stacked ones.
 
-    The parts of a packed matrix are split alike: its scales and biases have its rows.
+    The parts of a packed matrix are split alike: its scales and biases have its rows. A stacked tensor is kept from the
+    first of its parts that is asked for to the last one, so that its bytes are read once.
     """
 
     def __init__(self, tensors: Mapping[str, mx.array], stacked: Sequence[tuple[str, tuple[str, ...]]]):
@@ -22,6 +23,7 @@ class SplitTensors(Mapping[str, mx.array]):
         """
         self._tensors = tensors
         self._places: dict[str, tuple[str, int, int]] = {}
+        self._begun: dict[str, tuple[mx.array, set[int]]] = {}
         for name in tensors:
             module, _, leaf = name.rpartition(".")
             whole, parts = next((pair for pair in stacked if module.endswith(f".{pair[0]}")), ("", ()))
@@ -34,9 +36,14 @@ class SplitTensors(Mapping[str, mx.array]):
 
     def __getitem__(self, name: str) -> mx.array:
         whole, index, count = self._places[name]
-        tensor = self._tensors[whole]
-        rows = tensor.shape[0] // count if count > 1 else 0
-        return tensor if count == 1 else tensor[index * rows : (index + 1) * rows]
+        if count == 1:
+            return self._tensors[whole]
+        tensor, missing = self._begun.pop(whole, None) or (self._tensors[whole], set(range(count)))
+        missing.discard(index)
+        if missing:
+            self._begun[whole] = tensor, missing
+        rows = tensor.shape[0] // count
+        return tensor[index * rows : (index + 1) * rows]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
