@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from rave_mlx.attention import PairGate, Path, decoder_mask
+from rave_mlx.backend.gpu_memory import clear_cache
 from rave_mlx.config import LMMConfig, RopeConfig
 from rave_mlx.models.decoder_layer import DecoderLayer, Step
 from rave_mlx.models.hooks import KeptTokens, PassHooks
@@ -168,6 +169,9 @@ class Decoder(nn.Module):
             ):
                 if holder._joined is None or not holder._joined.serves(layers):
                     holder._joined = join(layers)
+                    if holder._joined is not None:
+                        # What was copied would stay in MLX's cache.
+                        clear_cache()
 
     def embed_ids(self, ids: mx.array) -> mx.array:
         """Embeddings (..., hidden) of token ids, in the model's type: packed ones may come out in another."""
