@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import isqrt
 from typing import Any
 
+from rave_mlx.checkpoint import directory
 from rave_mlx.config import LMMConfig, PoolConnectorConfig, RopeConfig, TextConfig, TileConfig, TileVisionConfig
 from rave_mlx.convert.families.base import Family, HubConfig, Origin
 from rave_mlx.convert.families.llava import ERAS
@@ -74,7 +75,7 @@ def config(source: Source) -> LMMConfig:
         connector=PoolConnectorConfig(
             tower.hidden_size, _pool(tower, count, whole.where), decoder.hidden_size, tower.norm_eps
         ),
-        image=_images(source, tower, count),
+        image=_images(source, tower, count, _around(source, whole)),
         gate=read_gate(whole, source.config),
         mask="image",
     )
@@ -185,7 +186,7 @@ def _pool(tower: TileVisionConfig, count: int, where: str) -> int:
     return pool
 
 
-def _images(source: Source, tower: TileVisionConfig, count: int) -> TileConfig:
+def _images(source: Source, tower: TileVisionConfig, count: int, around: tuple[str, str]) -> TileConfig:
     """How Gemma3ImageProcessor and Gemma3Processor make images."""
     keys = processor_keys(source)
     keys.require("do_center_crop", False)
@@ -203,10 +204,19 @@ def _images(source: Source, tower: TileVisionConfig, count: int) -> TileConfig:
         tower.tile_size,
         tower.patch_size,
         count,
-        before="\n\n<start_of_image>",
-        after="<end_of_image>\n\n",
+        before=f"\n\n{around[0]}",
+        after=f"{around[1]}\n\n",
         **read_levels(Keys({**half, **given}, keys.where)),
     )
+
+
+def _around(source: Source, whole: Keys) -> tuple[str, str]:
+    """The tokens before and after an image's, as the tokenizer writes them."""
+    file = source.path / directory.TOKENIZER
+    added = (directory.read_json(file).get("added_tokens") or []) if file.is_file() else []
+    words = {token.get("id"): token.get("content") for token in added if isinstance(token, dict)}
+    first, last = words.get(_id(whole, "boi", 255999)), words.get(_id(whole, "eoi", 256000))
+    return str(first or "<start_of_image>"), str(last or "<end_of_image>")
 
 
 def _ended(whole: Keys, source: Source) -> Keys:

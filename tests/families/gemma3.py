@@ -113,6 +113,8 @@ CASES = [
         PLAIN,
         name="gemma3-untied",
         config=OTHER,
+        image_text="<boi>",
+        special=("<boi>", "<eoi>", "<soft>"),
         processor=PROCESSOR | {"size": {"height": 44, "width": 44}, "image_seq_length": 4},
         hf_inputs=inputs_of(44),
         old_config=older(OTHER, 2) | {"tie_word_embeddings": False},
