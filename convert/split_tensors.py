@@ -38,7 +38,8 @@ class SplitTensors(Mapping[str, mx.array]):
         whole, index, count = self._places[name]
         if count == 1:
             return self._tensors[whole]
-        tensor, missing = self._begun.pop(whole, None) or (self._tensors[whole], set(range(count)))
+        begun = self._begun.pop(whole) if whole in self._begun else (self._tensors[whole], set(range(count)))
+        tensor, missing = begun
         missing.discard(index)
         if missing:
             self._begun[whole] = tensor, missing
