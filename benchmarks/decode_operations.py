@@ -99,8 +99,9 @@ def as_on_a_gpu() -> Iterator[None]:
             metal = backend.Backend("metal", "a GPU", None, 4)
             stack.enter_context(patch.object(backend, "current", lambda: metal))
             stack.enter_context(patch.object(launch, "self_check", lambda run, request: None))
-            stack.callback(launch._metal.cache_clear)
-            stack.callback(launch._answers.clear)
+            for forget in (launch._metal.cache_clear, launch._answers.clear):
+                forget()  # kernels that were built before
+                stack.callback(forget)
         yield
 
 
