@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from families import cases, write_checkpoint
@@ -112,3 +113,21 @@ def test_a_wrong_file_is_refused(text, said):
     with pytest.raises(ConfigError, match=said):
         read_prompt(text, "file.toml")
     assert read_prompt(MINIMAL, "file.toml").ask(boxes=True).text == "Read."
+
+
+def test_the_models_that_are_known_by_name_are_those_of_the_documentation():
+    """Each stands in the table with the forms that its prompt is for, and what it writes."""
+    form = {"idefics3": "Idefics3", "qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL",
+            "llava_next": "LLaVA-NeXT"}  # fmt: skip
+    writes = {"doctags": "DocTags", "html": "HTML", "text": "text", "markdown": "Markdown",
+              "front_matter": "Markdown behind a header", "thinking": "Markdown behind its thoughts"}  # fmt: skip
+    expected = set()
+    for prompt in PROMPTS.values():
+        forms = [form[family] for family in prompt.families if family in form]
+        if prompt.names and forms and prompt.name != "the built-in model":
+            boxes = ", with boxes" if prompt.writes_boxes else ""
+            expected.add((prompt.name, ", ".join(forms), writes[prompt.page.format] + boxes))
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
+    rows = text.partition("## Models known by name")[2].partition("\n## ")[0].partition("|---|")[2].splitlines()
+    found = {tuple(cell.strip() for cell in row.strip("| ").split("|")) for row in rows if row.startswith("| ")}
+    assert found == {(name + " (its reader)" * (name == "MonkeyOCR"), *rest) for name, *rest in expected}
