@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +22,12 @@ from rave_mlx.generation.decode import continued
 from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
 from rave_mlx.policies.parse import Steering, steering
 from rave_mlx.policies.rereading import tiled_crops
+from rave_mlx.policies.rereading.answer_attention import answer_attention
 from rave_mlx.policies.rereading.crop_grid import grid, has_ink, ink, panes, printed, strips
 from rave_mlx.policies.rereading.crops import is_reduced, reading_scale
+from rave_mlx.policies.rereading.first_look import FirstLook
 from rave_mlx.policies.rereading.multi_scale import MultiScale
+from rave_mlx.policies.rereading.page_maps import share_inside
 from rave_mlx.policies.rereading.tiled_crops import Answer, TiledCrops, answer, found_something
 from rave_mlx.synthetic import PageConfig, make
 
@@ -81,7 +85,8 @@ def test_a_small_block_on_a_large_page_is_one_pane_of_its_own_pixels(lmm):
     block = form(["Total: 12.40", "Date: 3 May"])
     page.paste(block, (900, 1200))
     part = Session(lmm, policy=TiledCrops(), image_tokens=600).read(page)
-    (pane,) = panes(part, part.original, lmm.config.image, most=16, overlap=0.3)
+    ((pane, box),) = panes(part, part.original, lmm.config.image, most=16, overlap=0.3)
+    assert (box[0] < 900, box[1] < 1200, box[2] > 900, box[3] > 1200) == (True,) * 4
     assert pane.patches.size[0] < 300
     assert not is_reduced(pane.patches, lmm.config.image)
 
@@ -90,7 +95,7 @@ def test_a_small_block_on_a_large_page_is_one_pane_of_its_own_pixels(lmm):
 def test_there_are_no_more_panes_than_asked_for_and_none_when_that_shows_nothing_more(lmm, most):
     page = picture(700, 500)
     part = Session(lmm, policy=TiledCrops(), image_tokens=256).read(page)
-    found = panes(part, part.original, lmm.config.image, most=most, overlap=0.25)
+    found = [pane.image for pane in panes(part, part.original, lmm.config.image, most=most, overlap=0.25)]
     assert len(found) <= most
     assert bool(found) == (most > 1)
     reads = reading_scale(part.patches, lmm.config.image)
@@ -108,7 +113,7 @@ def test_strips_are_as_wide_as_what_is_printed_and_cover_it(lmm, most):
     page.paste(picture(620, 500), (70, 60))
     part = Session(lmm, policy=TiledCrops(), image_tokens=900).read(page)
     left, top, right, bottom = printed(ink(np.asarray(page.convert("L"))), page.size)
-    found = strips(part, part.original, lmm.config.image, most=most, overlap=0.25)
+    found = [strip.image for strip in strips(part, part.original, lmm.config.image, most=most, overlap=0.25)]
     assert len(found) <= most
     assert bool(found) == (most > 1)
     for strip in found:
@@ -129,7 +134,7 @@ def test_strips_are_as_wide_as_what_is_printed_and_cover_it(lmm, most):
 
 def test_strips_of_a_page_too_wide_for_one_row_are_cut_from_a_smaller_copy(lmm):
     part = Session(lmm, policy=TiledCrops(), image_tokens=64).read(picture(3000, 500))
-    found = strips(part, part.original, lmm.config.image, most=16, overlap=0.3)
+    found = [strip.image for strip in strips(part, part.original, lmm.config.image, most=16, overlap=0.3)]
     assert 1 < len(found) <= 16
     assert all(strip.patches.tokens <= 64 for strip in found)
     assert {strip.original.picture.width for strip in found} == {3000}
@@ -168,7 +173,8 @@ def revised(session: Session, question: str, *images: ImagePart) -> list[ImagePa
 def by_hand(session: Session, question: str, part: ImagePart, policy: TiledCrops) -> ImagePart:
     """The candidate whose answer is surest, from one conversation each."""
     config, cut = session.lmm.config.image, {"most": policy.most, "overlap": policy.overlap}
-    candidates = [part, *panes(part, part.original, config, **cut), *strips(part, part.original, config, **cut)]
+    parts = [*panes(part, part.original, config, **cut), *strips(part, part.original, config, **cut)]
+    candidates = [part, *(each.image for each in parts)]
     best, sure = part, -1.0
     for each in candidates:
         messages = [Message("user", (each, TextPart(question)))]
@@ -215,18 +221,56 @@ def test_where_the_page_is_sure_no_pane_is_read(lmm):
     assert session.stats.images_encoded == 1
 
 
-def test_where_a_square_is_sure_no_strip_is_read(lmm):
+def test_where_a_square_is_sure_nothing_more_is_read(lmm):
     part = Session(lmm, policy=[TiledCrops()], image_tokens=100).read(picture(300, 260))
     squares = panes(part, part.original, lmm.config.image, most=16, overlap=0.35)
     wide = strips(part, part.original, lmm.config.image, most=16, overlap=0.35)
-    messages = [[Message("user", (each, TextPart("Total?")))] for each in (part, *squares)]
+    messages = [[Message("user", (each, TextPart("Total?")))] for each in (part, *(pane.image for pane in squares))]
+    looks = FirstLook(lmm, 0)
+    answer(lmm, messages[0], tokens=3, gate=False, features={}, looks=looks)
+    order = looks.sort(squares, part.patches, (300, 260))
     said = [answer(lmm, each, tokens=3, gate=False, features={}).certainty for each in messages]
     assert wide
     assert max(said[1:]) > said[0], "needs a page on which a square is surer than the page"
-    for sure, images in ((max(said), 1 + len(squares)), (1.01 * max(said), 1 + len(squares) + len(wide))):
-        session = Session(lmm, policy=[TiledCrops(sure=sure * 0.9999, tokens=3)], image_tokens=100, max_tokens=1)
+    surest = order.index(squares[int(np.argmax(said[1:]))])
+    for sure, least, most in (
+        (0.9999 * max(said), 2 + surest, 2 + surest),
+        (1.01 * max(said), 2 + len(squares), 1 + len(squares) + len(wide)),
+    ):
+        session = Session(lmm, policy=[TiledCrops(sure=sure, tokens=3)], image_tokens=100, max_tokens=1)
         list(session.send("Total?", [part]))
-        assert session.stats.images_encoded == images
+        assert least <= session.stats.images_encoded <= most
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_panes_come_in_the_order_in_which_the_answer_looked(lmm, seed):
+    """By the attention of the first token in the last layers, of the right image, summed cell by cell."""
+    session = Session(lmm, policy=[TiledCrops()], image_tokens=100)
+    small, part = session.read(picture(64, 48, seed)), session.read(picture(300, 260, seed))
+    messages = [Message("user", (small, part, TextPart("What is the total?")))]
+    looks = FirstLook(lmm, 1)
+    plain = answer(lmm, messages, tokens=4, gate=None, features={})
+    assert answer(lmm, messages, tokens=4, gate=None, features={}, looks=looks) == plain
+    squares = panes(part, part.original, lmm.config.image, most=16, overlap=0.35)
+    found = looks.sort(squares, part.patches, (300, 260))
+    prompt, count = lmm.prompt(messages), lmm.config.text.num_layers
+    layers = list(range(count - math.ceil(count / 3), count))
+    (seen,) = answer_attention(lmm, [prompt], layers=layers, tokens=1, gate=None, features={})
+    rows, columns = part.patches.grid[1] // 2, part.patches.grid[2] // 2
+    grid = seen[0].mean(axis=0)[-rows * columns :].reshape(rows, columns)
+    fine = np.kron(grid, np.ones((260, 300)))  # 260 rows of 300 a cell: every pixel is a whole number of these
+    shares = []
+    for pane in squares:
+        left, top, right, bottom = pane.box
+        shares.append(fine[top * rows : bottom * rows, left * columns : right * columns].sum() / fine.sum())
+        assert share_inside(grid, (300, 260), pane.box) == pytest.approx(shares[-1], rel=1e-9)
+    assert found == [squares[i] for i in np.argsort(-np.array(shares), kind="stable")]
+    assert found != squares
+
+
+def test_a_map_without_anything_has_no_share_inside():
+    assert share_inside(np.zeros((2, 3)), (30, 20), (0, 0, 30, 20)) == 0
+    assert FirstLook(tiny_model(GateConfig(rank=4, kv_groups=0.5)), 0).sort([], None, (1, 1)) == []
 
 
 def test_several_images_are_decided_in_turn_and_small_ones_stay(lmm):

@@ -18,17 +18,29 @@ from rave_mlx.generation.decode import decode
 from rave_mlx.generation.prefill import encode, prefill
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.policy import Context, Policy, Rows
 from rave_mlx.policies.runtime import attach
 
 
 @dataclass(eq=False)
-class _Recorder:
-    """Rows of attention as they come, by layer. `visual`: indices (V,) of the visual tokens of the prompt at hand."""
+class AttentionRecorder:
+    """Rows of attention as they come, by layer.
 
+    Attributes:
+        layers: those that are watched.
+        visual: indices (V,) of the visual tokens of the prompt at hand.
+        rows: of each layer the rows (V,) so far.
+    """
+
+    layers: tuple[int, ...]
     visual: mx.array | None = None
     rows: dict[int, list[mx.array]] = field(default_factory=dict)
+
+    def cache(self, lmm: LMM, gate: bool | None) -> Cache:
+        """An empty cache, through which this recorder sees what is read and written."""
+        return lmm.make_cache(gate=gate, hooks=attach(lmm, [_LastRow(self, self.layers)]))
 
     def begin(self, prompt: Prompt) -> None:
         """Forget the rows of the prompt before."""
@@ -44,7 +56,7 @@ class _Recorder:
 class _LastRow(Policy):
     """Hands the last row's weights, mean over heads, to a recorder; changes nothing."""
 
-    recorder: _Recorder
+    recorder: AttentionRecorder
     chosen: tuple[int, ...]
 
     name: ClassVar[str] = "profile"
@@ -87,8 +99,8 @@ def answer_attention(
     Raises:
         MemoryLimitError: for a prompt that does not fit.
     """
-    recorder = _Recorder()
-    cache = lmm.make_cache(gate=gate, hooks=attach(lmm, [_LastRow(recorder, tuple(layers))]))
+    recorder = AttentionRecorder(tuple(layers))
+    cache = recorder.cache(lmm, gate)
     scaling = lmm.config.text.rope.scaling
     reusable = scaling is None or not scaling.follows_length
     before: Prompt | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,14 @@ _MARGIN = 8
 """Pixels kept around what is printed."""
 
 
-def panes(page: ImagePart, original: Original, config: Images, *, most: int, overlap: float) -> list[ImagePart]:
+class Pane(NamedTuple):
+    """A part of a page as an image of its own, and its box in pixels of the original."""
+
+    image: ImagePart
+    box: Box
+
+
+def panes(page: ImagePart, original: Original, config: Images, *, most: int, overlap: float) -> list[Pane]:
     """The square panes of a page that have anything on them, row by row; none where they show no more than the page.
 
     A page of a PDF has no pixels of its own: its full size is the one that it was drawn in for its patches, and panes
@@ -45,7 +53,7 @@ def panes(page: ImagePart, original: Original, config: Images, *, most: int, ove
     return _cuts(page, original, config, lambda scale, _: (round(side / scale),) * 2, most, overlap)
 
 
-def strips(page: ImagePart, original: Original, config: Images, *, most: int, overlap: float) -> list[ImagePart]:
+def strips(page: ImagePart, original: Original, config: Images, *, most: int, overlap: float) -> list[Pane]:
     """Panes as wide as what is printed, from top to bottom: a row is never cut in two.
 
     None where square panes are as wide, and for models of tiles, which see every image in the shape of its tiles.
@@ -78,7 +86,7 @@ def _cuts(
     size: Callable[[float, int], tuple[int, int] | None],
     most: int,
     overlap: float,
-) -> list[ImagePart]:
+) -> list[Pane]:
     """Panes of the largest copy of a page of which no more than `most` are needed; none of one as small as is read.
 
     `size`: width and height of a pane in pixels of the original, from (scale of the copy, width of what is printed);
@@ -93,7 +101,7 @@ def _cuts(
             return []
         boxes = [box for box in grid(whole, shape, overlap) if has_ink(marks, box)]
         if len(boxes) <= most:
-            return [_cut(original, box, scale, config) for box in boxes]
+            return [Pane(_cut(original, box, scale, config), box) for box in boxes]
         scale *= _SMALLER
     return []
 

@@ -52,3 +52,24 @@ def page_maps(values: Floats, image: ImagePatches, config: LMMConfig) -> Floats:
 def enlarged(grid: Floats, size: tuple[int, int]) -> Floats:
     """A map (rows, columns) scaled to `size` (width, height), bilinearly."""
     return np.asarray(Image.fromarray(grid.astype(np.float32)).resize(size, Image.Resampling.BILINEAR), np.float64)
+
+
+def share_inside(grid: Floats, size: tuple[int, int], box: tuple[float, float, float, float]) -> float:
+    """How much of a map lies in a box, from 0 to 1; cells on its edge count in part.
+
+    Args:
+        grid: the map (rows, columns), not negative; 0 where there is nothing on it.
+        size: width and height of the page in pixels.
+        box: left, top, right, bottom in pixels.
+    """
+    total = grid.sum()
+    if total <= 0:
+        return 0.0
+    inside = [
+        np.clip(np.minimum(edges[1:], end) - np.maximum(edges[:-1], start), 0, None) / np.diff(edges)
+        for edges, start, end in (
+            (np.linspace(0, size[1], grid.shape[0] + 1), box[1], box[3]),
+            (np.linspace(0, size[0], grid.shape[1] + 1), box[0], box[2]),
+        )
+    ]
+    return float(inside[0] @ grid @ inside[1] / total)

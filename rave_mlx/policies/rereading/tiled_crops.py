@@ -9,7 +9,9 @@ stop token included:
     c = min_t p(y_t | y_1 .. y_{t-1}, image, question)
 
 The image whose answer has the largest c is read instead of the page. Answers that say that nothing was found do not
-count: what is asked for is absent from most panes. Where the page's own answer is sure, no pane is read.
+count: what is asked for is absent from most panes. Panes come in the order in which the page's own answer looked at
+them, by the attention of its first token in the last third of the layers, and the first answer that is sure ends the
+search: where what is asked for can be read, two or three readings find it as a rule.
 
 Near to it: ZoomEye (arXiv 2411.16044) searches a tree of crops by the model's confidence that it can answer.
 """
@@ -31,6 +33,7 @@ from rave_mlx.inputs.prompt.message import ImagePart, Message
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.rereading.crop_grid import panes, strips
 from rave_mlx.policies.rereading.crops import Latest, is_reduced
+from rave_mlx.policies.rereading.first_look import FirstLook
 from rave_mlx.policies.rereading.policy import RereadingPolicy
 
 
@@ -40,8 +43,8 @@ class TiledCrops(RereadingPolicy):
 
     Attributes:
         most: how many panes of a shape are read at most; of a page with more, they are cut from a smaller copy.
-        sure: the certainty from which the page's own answer is taken and no pane is read, or the surest square's and
-            no strip; above 1: all are read.
+        sure: the certainty from which an answer is taken and nothing more is read, the page's own or a pane's; above
+            1: all are read, and the surest answer counts.
         overlap: share of a pane's side that the next one repeats, so that no line is cut in all of them.
         tokens: longest answer that is compared.
         absent: what the model answers where there is nothing to find.
@@ -83,18 +86,19 @@ class TiledCrops(RereadingPolicy):
             if original is None or not is_reduced(part.patches, config):
                 continue
 
-            def ask(image: ImagePart, index: int = index) -> Answer:
+            def ask(image: ImagePart, looks: FirstLook | None = None, index: int = index) -> Answer:
                 images = [image if i == index else other for i, other in enumerate(current)]
                 read = latest.put(messages, [[each] for each in images])
-                return answer(lmm, read, tokens=self.tokens, gate=gate, features=features)
+                return answer(lmm, read, tokens=self.tokens, gate=gate, features=features, looks=looks)
 
-            best = _SurestAnswer(self, part)
-            best.consider(part, ask(part))
+            best, looks = _SurestAnswer(self, part), FirstLook(lmm, latest.first + index)
+            best.consider(part, ask(part, looks))
             for cut in (panes, strips):
-                if best.certainty >= self.sure:
-                    break
-                for pane in cut(part, original, config, most=self.most, overlap=self.overlap):
-                    best.consider(pane, ask(pane))
+                found = cut(part, original, config, most=self.most, overlap=self.overlap) if best.in_doubt else []
+                for pane in looks.sort(found, part.patches, original.picture.size):
+                    best.consider(pane.image, ask(pane.image))
+                    if not best.in_doubt:
+                        break
             current[index] = best.image
         return latest.put(messages, [[image] for image in current])
 
@@ -112,6 +116,11 @@ class _SurestAnswer:
 
     def __init__(self, policy: TiledCrops, page: ImagePart) -> None:
         self.policy, self.image, self.certainty = policy, page, -1.0
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether no answer so far is sure."""
+        return self.certainty < self.policy.sure
 
     def consider(self, image: ImagePart, given: Answer) -> None:
         """Another image's answer."""
@@ -131,6 +140,7 @@ def answer(
     tokens: int,
     gate: bool | None,
     features: MutableMapping[str, mx.array],
+    looks: FirstLook | None = None,
 ) -> Answer:
     """Answer greedily, `tokens` at most.
 
@@ -140,13 +150,16 @@ def answer(
         tokens: limit of the answer's length.
         gate: whether pair gates are used; None: where the model has any that do something.
         features: of images by digest; those of the conversation's images are added.
+        looks: told where the answer's first token looked.
     """
     prompt = lmm.prompt(messages)
     for image in prompt.images:
         if image.digest not in features:
             features[image.digest] = encode(lmm, image)
-    cache = lmm.make_cache(gate=gate)
+    cache = lmm.make_cache(gate=gate) if looks is None else looks.cache(prompt, gate)
     logits = prefill(lmm, prompt, cache, features=features)
+    if looks is not None:
+        looks.take(prompt, cache)
     limit = min(tokens, lmm.config.text.max_positions - len(prompt))
     confidence = TokenConfidence()
     written = decode(
