@@ -23,7 +23,9 @@ To go on from the built-in model with pages that are asked by meaning, two of th
 
 A processor without bfloat16 instructions takes eight seconds for a step of three pages. There the decoder alone can be
 taught other questions and layouts: `--decoder-only` sees each page once with the tower as it is, and asks it five
-times. `--threads 1` leaves a core to other work.
+times. `--threads 1` leaves a core to other work. The first 76 minutes of that made the present weights; 95 more with
+seven pages of ten by meaning made natural questions better (0.36 to 0.40 of 201) and all else worse (0.88 to 0.83 of 92
+on `docs:all --pages 30`, 25 to 21 of 85 on real documents): the tower has to learn along, on more of the older pages.
 
 On a GPU (not tried yet): `--device cuda --workers 15 --cells-per-step 24000`, with the fonts of
 `rave_mlx.synthetic.fonts.DEBIAN_PACKAGES` on that machine.
