@@ -53,6 +53,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "head_dim": 128,
         "max_position_embeddings": 262144,
         "rms_norm_eps": 1e-5,
+        "rope_theta": 1000000.0,
     },
     "qwen2": _QWEN,
     "qwen3": _QWEN | {"head_dim": 128},

@@ -74,7 +74,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     lookahead = [_padded(m.lookahead, length) for m in maps if m.lookahead is not None]
     return Batch(
         ids=_stack([e.prompt.ids[0] for e in examples], length, np.int32),
-        positions=_stack([m.positions for m in maps], length, np.int32, len(maps[0].positions)),
+        positions=_stack([m.positions for m in maps], length, np.int32, len(maps[0].positions) if maps else 3),
         visual=_stack([m.visual for m in maps], length, np.bool_),
         loss_mask=_stack([e.loss_mask for e in examples], length, np.bool_),
         feature=_stack([_rows(e, starts) for e in examples], length, np.int32),
