@@ -298,3 +298,13 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "quick_gelu": quick_gelu,
 }
 """Activations by their names in configurations."""
+
+
+def gated(activation: str, gate: mx.array, up: mx.array) -> mx.array:
+    """act(gate) * up, what enters the last matrix of a gated MLP.
+
+    Args:
+        activation: a name in `ACTIVATIONS`.
+        gate, up: of one shape.
+    """
+    return silu_mul(gate, up) if activation == "silu" else ACTIVATIONS[activation](gate) * up

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -100,7 +101,7 @@ class Scheduler:
         self._open: dict[int, AnswerRow] = {}
         self._tickets = itertools.count()
         self._steps = 0
-        self._wired: ExitStack | None = None
+        self._wired: weakref.finalize[[], Scheduler] | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -130,8 +131,10 @@ class Scheduler:
     def step(self) -> list[Event]:
         """Read a chunk of a prompt, and write at least one token of every answer whose prompt is read."""
         if self._wired is None and self._open:
-            self._wired = ExitStack()
-            self._wired.enter_context(wired_memory())
+            held = ExitStack()
+            held.enter_context(wired_memory())
+            # Also where a step fails, or nobody asks for the last answers.
+            self._wired = weakref.finalize(self, held.close)
         with COMPUTING:
             self._read_on()
             for batch in self._batches.values():
@@ -146,7 +149,7 @@ class Scheduler:
             clear_cache()
         events = self._events()
         if self._wired is not None and not self._open:
-            self._wired.close()
+            self._wired()
             self._wired = None
         return events
 

@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from rave_mlx.attention import Mask, PairGate, Path, attend
-from rave_mlx.backend.activations import ACTIVATIONS, silu_mul
+from rave_mlx.backend.activations import gated
 from rave_mlx.backend.decode_ops import is_one_token
 from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import TextConfig
@@ -173,9 +173,7 @@ class MLP(nn.Module):
 
     def gated(self, gate: mx.array, up: mx.array) -> mx.array:
         """act(gate) * up, what enters the last matrix."""
-        if self._activation == "silu":
-            return silu_mul(gate, up)
-        return ACTIVATIONS[self._activation](gate) * up
+        return gated(self._activation, gate, up)
 
 
 class DecoderLayer(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from rave_mlx.config import ImageConfig
-from rave_mlx.inputs.images.patches import DEFAULT_IMAGE_TOKENS
+from rave_mlx.inputs.images.preprocess import default_area
 from rave_mlx.inputs.images.tiling import TILED_IMAGE_TOKENS
 from rave_mlx.models.lmm import LMM
 from rave_mlx.serve.context import Context
@@ -95,6 +95,5 @@ def _default_tokens(lmm: LMM) -> int:
     """Visual tokens that an image may take where a request says nothing."""
     image = lmm.config.image
     if isinstance(image, ImageConfig):
-        most = max(1, image.max_pixels // image.cell**2)
-        return most if image.max_sides is not None else min(DEFAULT_IMAGE_TOKENS, most)
+        return max(1, default_area(image) // image.cell**2)
     return TILED_IMAGE_TOKENS

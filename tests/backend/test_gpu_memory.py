@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from dataclasses import replace
 
@@ -121,3 +122,14 @@ def test_buffers_are_given_back_after_a_chunk_and_now_and_then(told, monkeypatch
     lmm.config = replace(lmm.config, tokens=replace(lmm.config.tokens, stop=(999,)))
     list(decode(lmm, prompt, cache, logits, Sampling(), max_tokens=10))
     assert told == ["cleared"] * 5
+
+
+def test_a_pile_that_nobody_ends_lets_it_go(told):
+    lmm = tiny_model()
+    scheduler = Scheduler(lmm)
+    scheduler.add(Job(lmm.prepare([ask("Date?")]), 40))
+    scheduler.step()
+    assert limits_of(told) == [RECOMMENDED]
+    del scheduler
+    gc.collect()
+    assert limits_of(told) == [RECOMMENDED, 0]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from families import Case
-from families.llava import tiles
+from families.llava import old_name, tiles
 
 BOI, EOI, IMAGE = 272, 273, 274
 TEXT = {
@@ -65,19 +65,6 @@ def older(config, pattern=None):
         text.pop("layer_types")
         text["sliding_window_pattern"] = pattern
     return {k: v for k, v in config.items() if k != "tie_word_embeddings"} | {"text_config": text}
-
-
-def old_name(name):
-    """A parameter's name in transformers 4."""
-    for modern, old in (
-        ("model.language_model.", "language_model.model."),
-        ("lm_head.", "language_model.lm_head."),
-        ("model.vision_tower.", "vision_tower.vision_model."),
-        ("model.", ""),
-    ):
-        if name.startswith(modern):
-            return old + name.removeprefix(modern)
-    raise AssertionError(name)
 
 
 PLAIN = Case(

@@ -96,10 +96,17 @@ def _grown(width: int, height: int, config: ImageConfig) -> tuple[int, int]:
     return width, height
 
 
+def default_area(config: ImageConfig) -> int:
+    """Largest area in pixels of an image for which no budget of visual tokens is given."""
+    if config.max_sides is not None:
+        return config.max_pixels
+    return min(config.max_pixels, DEFAULT_IMAGE_TOKENS * config.cell**2)
+
+
 def _budget(config: ImageConfig, image_tokens: int | None) -> int:
     """Largest area in pixels."""
     if image_tokens is None:
-        return config.max_pixels if config.max_sides else min(config.max_pixels, DEFAULT_IMAGE_TOKENS * config.cell**2)
+        return default_area(config)
     if image_tokens < 1:
         raise ImageError(f"a budget of {image_tokens} tokens leaves nothing of an image; give at least 1")
     return image_tokens * config.cell**2

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx.attention import attend
-from rave_mlx.backend.activations import ACTIVATIONS, silu_mul
 from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import GridVisionConfig
 from rave_mlx.inputs.images.patch_order import patch_order
 from rave_mlx.models.rope import RotaryTable
+from rave_mlx.models.vision.qwen import GatedMLP
 
 Grid = tuple[int, int, int]
 
@@ -57,23 +57,6 @@ class GridAttention(nn.Module):
         return out.swapaxes(1, 2).reshape(count, hidden)
 
 
-class GridMLP(nn.Module):
-    """act(gate) * up, without biases."""
-
-    def __init__(self, config: GridVisionConfig):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self._activation = config.activation
-
-    def __call__(self, x: mx.array) -> mx.array:
-        gate, up = self.gate_proj(x), self.up_proj(x)
-        if self._activation == "silu":
-            return self.down_proj(silu_mul(gate, up))
-        return self.down_proj(ACTIVATIONS[self._activation](gate) * up)
-
-
 class GridLayer(nn.Module):
     """Pre-norm attention and MLP."""
 
@@ -82,7 +65,7 @@ class GridLayer(nn.Module):
         self.norm1 = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.norm2 = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.attention = GridAttention(config)
-        self.mlp = GridMLP(config)
+        self.mlp = GatedMLP(config, bias=False)
 
     def __call__(self, x: mx.array, table: RotaryTable) -> mx.array:
         q, k, v = by_rows(lambda x: self.attention.project(self.norm1(x)), x, axis=0)

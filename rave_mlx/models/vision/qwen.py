@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx.attention import attend
-from rave_mlx.backend.activations import ACTIVATIONS, silu_mul
+from rave_mlx.backend.activations import ACTIVATIONS, gated
 from rave_mlx.backend.split_rows import by_rows
-from rave_mlx.config import VisionConfig
+from rave_mlx.config import GridVisionConfig, VisionConfig
 from rave_mlx.models.rope import RotaryTable, patch_table
 from rave_mlx.models.vision.windows import Grid, Runs, WindowPlan, interpolation, plan_windows
 
@@ -62,20 +62,17 @@ class VisionAttention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """act(gate) * up (Qwen2.5-VL)."""
+    """act(gate) * up (Qwen2.5-VL, Pixtral)."""
 
-    def __init__(self, config: VisionConfig):
+    def __init__(self, config: VisionConfig | GridVisionConfig, bias: bool):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=bias)
         self._activation = config.activation
 
     def __call__(self, x: mx.array) -> mx.array:
-        gate, up = self.gate_proj(x), self.up_proj(x)
-        if self._activation == "silu":
-            return self.down_proj(silu_mul(gate, up))
-        return self.down_proj(ACTIVATIONS[self._activation](gate) * up)
+        return self.down_proj(gated(self._activation, self.gate_proj(x), self.up_proj(x)))
 
 
 class PlainMLP(nn.Module):
@@ -103,7 +100,7 @@ class VisionLayer(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = _norm(config), _norm(config)
         self.attention = VisionAttention(config)
-        self.mlp = GatedMLP(config) if config.mlp == "gated" else PlainMLP(config)
+        self.mlp = GatedMLP(config, config.mlp_bias) if config.mlp == "gated" else PlainMLP(config)
 
     def __call__(self, x: mx.array, table: RotaryTable | None, runs: Runs) -> mx.array:
         (qkv,) = by_rows(lambda x: [self.attention.project(self.norm1(x))], x, axis=0)
