@@ -43,4 +43,4 @@ def test_prefill_in_chunks_and_decode_equal_one_pass(kernels):
     cache.trim(len(prompt) - 1)
     logits = step(lmm, cache, mx.array(prompt.ids[0, -1:]), prompt.token_map.next_position - 1, path="kernel")
     assert relative(logits[0], whole[-1]) <= 1e-5
-    assert set(kernels) == {"prefill", "decode"}
+    assert {"prefill", "decode of raw queries"} <= set(kernels) <= {"prefill", "decode", "decode of raw queries"}
