@@ -15,6 +15,7 @@ from rave_mlx.config.connector import (
     RowConnectorConfig,
     ShuffleConnectorConfig,
 )
+from rave_mlx.config.experts import ExpertsConfig
 from rave_mlx.config.image import ImageConfig, Images, Resample, TileConfig
 from rave_mlx.config.model import FORMAT, AddedTokenConfig, GateConfig, LMMConfig, QuantizationConfig, TokenConfig
 from rave_mlx.config.text import RopeConfig, RopeScaling, TextConfig
@@ -36,6 +37,7 @@ __all__ = [
     "ConnectorConfig",
     "ConvConnectorConfig",
     "DownsampleConnectorConfig",
+    "ExpertsConfig",
     "GateConfig",
     "GridVisionConfig",
     "ImageConfig",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rave_mlx.config.experts import ExpertsConfig
 from rave_mlx.config.part import Part, positive
 from rave_mlx.config.vision import Activation
 from rave_mlx.errors import ConfigError
@@ -120,6 +121,7 @@ class TextConfig(Part):
         sliding_window: in `sliding_layers`, a token sees itself and the tokens before it, this many in all; None: all.
         sliding_layers: layers with that window.
         sliding_rope: rotary positions of these layers; None: those of the others.
+        experts: what some or all layers have in the place of their MLP; None: all have an MLP.
     """
 
     vocab_size: int
@@ -147,6 +149,7 @@ class TextConfig(Part):
     sliding_window: int | None = None
     sliding_layers: Literal["all"] | tuple[int, ...] = "all"
     sliding_rope: RopeConfig | None = None
+    experts: ExpertsConfig | None = None
 
     def __post_init__(self) -> None:
         positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_kv_heads", "head_dim")
@@ -172,6 +175,12 @@ class TextConfig(Part):
             self._check_rope(rope)
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ConfigError(f"text.sliding_window is {self.sliding_window}; it must be at least 1")
+        if self.experts is not None and isinstance(self.experts.layers, tuple):
+            outside = [i for i in self.experts.layers if not 0 <= i < self.num_layers]
+            if outside or not self.experts.layers:
+                raise ConfigError(
+                    f"text.experts.layers {outside}: one or more of 0 to {self.num_layers - 1} are needed"
+                )
 
     def _check_rope(self, rope: RopeConfig) -> None:
         """Refuse rotary positions that do not fit the heads."""
@@ -188,6 +197,10 @@ class TextConfig(Part):
     def slides(self, layer: int) -> bool:
         """Whether decoder layer `layer` sees a sliding window only."""
         return self.sliding_window is not None and (self.sliding_layers == "all" or layer in self.sliding_layers)
+
+    def experts_of(self, layer: int) -> ExpertsConfig | None:
+        """The experts of decoder layer `layer`; None where it has an MLP."""
+        return self.experts if self.experts is not None and self.experts.in_layer(layer) else None
 
     def rope_of(self, layer: int) -> RopeConfig:
         """Rotary positions of decoder layer `layer`."""

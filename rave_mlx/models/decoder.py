@@ -19,6 +19,7 @@ from rave_mlx.models.decoder_layer import DecoderLayer, Step
 from rave_mlx.models.hooks import KeptTokens, PassHooks
 from rave_mlx.models.joined import join
 from rave_mlx.models.kv_cache import Cache
+from rave_mlx.models.mlp import MLP
 from rave_mlx.models.norms import text_norm
 from rave_mlx.models.rope import (
     Consecutive,
@@ -162,11 +163,13 @@ class Decoder(nn.Module):
         What is joined already stays; layers that are not plain or quantized linear ones (LoRA) are left as they are.
         """
         for layer in self.layers:
-            attention, mlp = layer.attention, layer.mlp
-            for holder, layers in (
-                (attention, (attention.q_proj, attention.k_proj, attention.v_proj)),
-                (mlp, (mlp.gate_proj, mlp.up_proj)),
-            ):
+            attention = layer.attention
+            # Every token passes through a shared MLP beside experts.
+            mlp = layer.mlp if isinstance(layer.mlp, MLP) else layer.mlp.get("shared")
+            pairs: list[tuple[nn.Module, tuple[nn.Module, ...]]]
+            pairs = [(attention, (attention.q_proj, attention.k_proj, attention.v_proj))]
+            pairs += [] if mlp is None else [(mlp, (mlp.gate_proj, mlp.up_proj))]
+            for holder, layers in pairs:
                 if holder._joined is None or not holder._joined.serves(layers):
                     holder._joined = join(layers)
                     if holder._joined is not None:

@@ -1,4 +1,4 @@
-"""One layer of the text decoder: pre-norm, grouped-query attention with a pair gate, and a gated MLP.
+"""One layer of the text decoder: pre-norm, grouped-query attention with a pair gate, and a gated MLP or experts.
 
 No request state lives here: what a pass knows about its tokens is in `Step`.
 """
@@ -11,13 +11,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from rave_mlx.attention import Mask, PairGate, Path, attend
-from rave_mlx.backend.activations import gated
 from rave_mlx.backend.decode_ops import is_one_token
 from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import TextConfig
 from rave_mlx.models.hooks import LayerHooks
 from rave_mlx.models.joined import Joined, joined_of, outputs
 from rave_mlx.models.kv_cache import LayerCache
+from rave_mlx.models.mlp import MLP
 from rave_mlx.models.norms import text_norm
 from rave_mlx.models.rope import ConsecutiveRotation, Rotation
 
@@ -157,34 +157,26 @@ class Attention(nn.Module):
         return out.swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
 
-class MLP(nn.Module):
-    """act(gate) * up: SwiGLU, or with another activation."""
+def feed_forward(text: TextConfig, layer: int) -> nn.Module:
+    """What a layer has after its attention: an MLP, or experts."""
+    experts = text.experts_of(layer)
+    if experts is None:
+        return MLP(text)
+    # mlx-lm, whose layers the experts are, takes long to import.
+    from rave_mlx.models.experts import Experts
 
-    def __init__(self, text: TextConfig):
-        super().__init__()
-        self.gate_proj = nn.Linear(text.hidden_size, text.intermediate_size, bias=text.mlp_bias)
-        self.up_proj = nn.Linear(text.hidden_size, text.intermediate_size, bias=text.mlp_bias)
-        self.down_proj = nn.Linear(text.intermediate_size, text.hidden_size, bias=text.mlp_bias)
-        self._activation = text.activation
-        self._joined: Joined | None = None
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(self.gated(*outputs(self, (self.gate_proj, self.up_proj), x)))
-
-    def gated(self, gate: mx.array, up: mx.array) -> mx.array:
-        """act(gate) * up, what enters the last matrix."""
-        return gated(self._activation, gate, up)
+    return Experts(text, experts)
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm attention and MLP, whose outputs are normed as well where `TextConfig.sublayer_norms` says so."""
+    """Pre-norm attention and MLP or experts, whose outputs are normed too where `TextConfig.sublayer_norms` says so."""
 
     def __init__(self, text: TextConfig, layer: int, gate: PairGate | None):
         super().__init__()
         self.input_norm = text_norm(text, text.hidden_size)
         self.attention = Attention(text, layer, gate)
         self.post_attention_norm = text_norm(text, text.hidden_size)
-        self.mlp = MLP(text)
+        self.mlp = feed_forward(text, layer)
         if text.sublayer_norms:
             self.attention_out_norm = text_norm(text, text.hidden_size)
             self.mlp_out_norm = text_norm(text, text.hidden_size)

@@ -19,6 +19,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.models.decoder_layer import DecoderLayer, Step
+from rave_mlx.models.mlp import MLP
 
 Call = Callable[[int, DecoderLayer, mx.array, Step], mx.array]
 """Runs a layer: its index, itself, what enters it, the step."""
@@ -50,8 +51,8 @@ def _project(layer: DecoderLayer, x: mx.array) -> Sequence[mx.array]:
 
 def _finish(layer: DecoderLayer, x: mx.array, attended: mx.array) -> list[mx.array]:
     mlp, norm = layer.mlp, layer.post_attention_norm
-    if "mlp_out_norm" in layer:
-        # The gradient of a norm needs what the projections gave.
+    if "mlp_out_norm" in layer or not isinstance(mlp, MLP):
+        # The gradient of a norm needs what the projections gave; that of the experts' shares, what the experts gave.
         return layer.finish(x, attended)
     o_proj = layer.attention.o_proj
     x = x + recomputed([o_proj], attended, function=lambda x: [o_proj(x)])[0]
