@@ -20,6 +20,7 @@ from rave_mlx.errors import ModelError, PromptError, UsageError
 from rave_mlx.generation.confidence import TokenConfidence
 from rave_mlx.generation.decode import Clock, Finish, Piece, continued, decode
 from rave_mlx.generation.logits_processors import LogitsProcessor
+from rave_mlx.generation.page_store import PageStore
 from rave_mlx.generation.prefill import NOT_A_NUMBER, encode, prefill, reuse
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.images.preprocess import ImageSource
@@ -54,6 +55,7 @@ class Session:
         image_tokens: budget of visual tokens an image; None for the default.
         sampling: how tokens are drawn.
         system: a system message that starts every conversation.
+        pages: where what was read of pages is kept on disk, and found again; None: nowhere.
 
     Raises:
         UsageError: for a policy that does not exist, or that the model cannot take; for a limit below 1.
@@ -68,6 +70,7 @@ class Session:
         image_tokens: int | None = None,
         sampling: Sampling | None = None,
         system: str | None = None,
+        pages: PageStore | None = None,
     ):
         if max_tokens < 1:
             raise UsageError(f"max_tokens is {max_tokens}; an answer has at least 1")
@@ -81,6 +84,7 @@ class Session:
         self._cache: Cache | None = None
         self._cached_prompt: Prompt | None = None
         self._bucket: int | None = 0
+        self._pages = pages
         self._features: OrderedDict[str, mx.array] = OrderedDict()
         self._answering = False
         self._steering = Steering()
@@ -164,7 +168,10 @@ class Session:
         known = set(self._features)
         revised = self._revised(messages)
         prompt = self._prompt(revised)
-        cache, reused = self._reuse(prompt)
+        cache, held = self._reuse(prompt)
+        bucket = rope_bucket(self.lmm.config.text.rope, prompt.token_map.next_position)
+        stored = 0 if self._pages is None else self._pages.begin(prompt, cache, bucket)
+        reused = stored or held
         encoded = len(self._features.keys() - known) + self._encode(prompt, reused)
         known = set(self._features)
         confidence = TokenConfidence()
@@ -197,9 +204,11 @@ class Session:
                 yield Piece(piece, token, finish)
         finally:
             self._remember(messages, revised, prompt, cache, ids, text, finish)
+            if self._pages is not None and ids and self._bucket == bucket:
+                self._pages.keep(prompt, cache, bucket, known=reused)
             encoded += len(self._features.keys() - known)
             if ids:
-                self.stats = turn_stats(prompt, reused, encoded, ids, clock, confidence.least(ids))
+                self.stats = turn_stats(prompt, reused, stored, encoded, ids, clock, confidence.least(ids))
 
     def _text_stream(self, prompt: Prompt, revised: list[Message]) -> TextStream:
         """A decoder of the answer's ids to text.
@@ -250,7 +259,8 @@ class Session:
     def _reuse(self, prompt: Prompt) -> tuple[Cache, int]:
         """The cache, trimmed to what it shares with `prompt` (at least one token is left to read)."""
         if self._cache is None:
-            hooks = attach(self.lmm, self._steering.policies)
+            acts = self._steering.touches_layers(self.lmm.config.text.num_layers)
+            hooks = attach(self.lmm, self._steering.policies) if acts else None
             self._cache = self.lmm.make_cache(gate=self._steering.gate, hooks=hooks)
         same_bucket = self._bucket == rope_bucket(self.lmm.config.text.rope, prompt.token_map.next_position)
         seen, self._cached_prompt = self._cached_prompt, None
@@ -262,12 +272,15 @@ class Session:
         count = 0
         for image in (prompt.images[i] for i in sorted(pending)):
             if image.digest not in self._features:
-                self._features[image.digest] = encode(self.lmm, image)
-                count += 1
+                kept = None if self._pages is None else self._pages.features(image)
+                self._features[image.digest] = encode(self.lmm, image) if kept is None else kept
+                count += kept is None
+                if self._pages is not None and kept is None:
+                    self._pages.keep_features(image, self._features[image.digest])
             self._features.move_to_end(image.digest)
-        kept = sum(len(features) for features in self._features.values())
-        while kept > _TOKENS_KEPT and len(self._features) > max(_FEATURES_KEPT, len(pending)):
-            kept -= len(self._features.popitem(last=False)[1])
+        tokens = sum(len(features) for features in self._features.values())
+        while tokens > _TOKENS_KEPT and len(self._features) > max(_FEATURES_KEPT, len(pending)):
+            tokens -= len(self._features.popitem(last=False)[1])
         return count
 
     def _remember(

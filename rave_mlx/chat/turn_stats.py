@@ -17,7 +17,8 @@ class TurnStats:
 
     Attributes:
         prompt_tokens: length of the whole prompt.
-        reused_tokens: how many of them were in the cache.
+        reused_tokens: how many of them were in the cache, or on disk.
+        stored_tokens: how many of them were on disk, from a conversation before.
         visual_tokens: how many of them are visual.
         images_encoded: how often the vision tower ran.
         answer_tokens: generated tokens, the stop token included.
@@ -29,6 +30,7 @@ class TurnStats:
 
     prompt_tokens: int
     reused_tokens: int
+    stored_tokens: int
     visual_tokens: int
     images_encoded: int
     answer_tokens: int
@@ -39,13 +41,14 @@ class TurnStats:
 
 
 def turn_stats(
-    prompt: Prompt, reused: int, encoded: int, ids: Sequence[int], clock: Clock, certainty: float
+    prompt: Prompt, reused: int, stored: int, encoded: int, ids: Sequence[int], clock: Clock, certainty: float
 ) -> TurnStats:
     """The statistics of one answer.
 
     Args:
         prompt: what was read.
-        reused: how many of its tokens were in the cache.
+        reused: how many of its tokens were in the cache, or on disk.
+        stored: how many of them were on disk.
         encoded: how often the vision tower ran.
         ids: of the answer, the stop token included.
         clock: ticked once for each of them.
@@ -55,6 +58,7 @@ def turn_stats(
     return TurnStats(
         prompt_tokens=len(prompt),
         reused_tokens=reused,
+        stored_tokens=stored,
         visual_tokens=prompt.visual_tokens,
         images_encoded=encoded,
         answer_tokens=len(ids),

@@ -29,6 +29,7 @@ from rave_mlx.generation.answer_row import AnswerRow
 from rave_mlx.generation.batch import Batch
 from rave_mlx.generation.job import Answer, Failed, Job, NewToken
 from rave_mlx.generation.lone_answer import LoneAnswer
+from rave_mlx.generation.page_store import PageStore
 from rave_mlx.generation.pile import answers_in_order
 from rave_mlx.generation.prefill import Reading, kept_bytes
 from rave_mlx.generation.prefix_store import FeatureStore, PrefixStore
@@ -77,6 +78,7 @@ class Scheduler:
         rows: how many answers are written at a time.
         prefix_bytes: bytes of keys and values of recent prompts that are kept, for prompts that begin in the same way;
             None: a sixteenth of the memory, 1 GiB at most.
+        pages: where what was read of pages is kept on disk, and found again; None: nowhere.
 
     Attributes:
         features: of recent images by digest, for `make_job`.
@@ -87,13 +89,14 @@ class Scheduler:
         UsageError: for less than one row.
     """
 
-    def __init__(self, lmm: LMM, *, rows: int = 8, prefix_bytes: int | None = None):
+    def __init__(self, lmm: LMM, *, rows: int = 8, prefix_bytes: int | None = None, pages: PageStore | None = None):
         if rows < 1:
             raise UsageError(f"rows is {rows}; at least 1 answer is written at a time")
         self.lmm, self.rows = lmm, rows
         self.features = FeatureStore(prefix_bytes)
         self.prompt_tokens = 0
         self.prefixes = PrefixStore(prefix_bytes)
+        self._pages = pages
         self._waiting: deque[AnswerRow] = deque()
         self._read: _Read | None = None
         self._batches: dict[tuple[bool, int], Batch] = {}
@@ -217,6 +220,9 @@ class Scheduler:
             cache = self.lmm.make_cache(gate=row.job.gate, hooks=hooks)
             if hooks is None:
                 cache = self.prefixes.begin(prompt, cache, bucket)
+            if self._pages is not None:
+                self._pages.begin(prompt, cache, bucket)
+                self.features.update(self._pages.missing_features(prompt, cache.length, self.features))
             row.reused = cache.length
             self.prompt_tokens += len(prompt) - cache.length
             reading = Reading(self.lmm, prompt, cache, features=self.features, chunk=CHUNK)
@@ -242,7 +248,13 @@ class Scheduler:
 
     def _keep(self, read: _Read) -> None:
         """Keep what was read for prompts that begin in the same way."""
-        self.features.update(read.reading.features)
+        prompt, reading = read.row.job.prompt, read.reading
+        if self._pages is not None:
+            for image in prompt.images:
+                if image.digest in reading.features and image.digest not in self.features:
+                    self._pages.keep_features(image, reading.features[image.digest])
+            self._pages.keep(prompt, reading.cache, read.bucket, known=read.row.reused)
+        self.features.update(reading.features)
         if read.reading.cache.hooks is None and not self._changes(read):
             self.prefixes.keep(read.row.job.prompt, read.reading.cache, read.bucket)
 
