@@ -11,7 +11,7 @@ from typing import Any, Self
 from rave_mlx.checkpoint.rows_file import RowsFile
 from rave_mlx.errors import UsageError
 from rave_mlx.evaluate.item import Item
-from rave_mlx.evaluate.runner import Result
+from rave_mlx.evaluate.result import Result
 
 
 class AnswersFile:
@@ -31,8 +31,8 @@ class AnswersFile:
     def __init__(self, file: Path, run: Mapping[str, Any]):
         self._file, self._rows = file, RowsFile(file, run, what="answers")
         try:
-            self.done = [Result(**{**row, "truths": tuple(row["truths"])}) for _, _, row in self._rows.lines()]
-        except (TypeError, KeyError):
+            self.done = [Result.from_row(row) for _, _, row in self._rows.lines()]
+        except (TypeError, KeyError, ValueError, AttributeError):
             self._rows.close()
             raise UsageError(f"{file}: holds something else than answers; choose another --out") from None
         except UsageError:

@@ -8,22 +8,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from rave_mlx.errors import UsageError
-from rave_mlx.evaluate.runner import Result
-from rave_mlx.evaluate.statistics import mcnemar, mean_interval
+from rave_mlx.evaluate.benchmark_score import figure, is_scored, points_of
+from rave_mlx.evaluate.item import tag_values
+from rave_mlx.evaluate.result import Result, page_numbers
+from rave_mlx.evaluate.statistics import Points, mcnemar, mean_interval, ratio_interval
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two runs got right of the same questions.
+    """What two runs made of the same questions.
 
     Attributes:
         count: questions.
         pages: images that they are about.
-        first, second: share that each got exactly right.
+        measure: "score" where both runs have a benchmark's own score, else "exact".
+        first, second: share that each got exactly right, or the benchmark's figure of each.
         difference: second minus first.
         interval: 95 % bootstrap interval of the difference, over pages.
-        only_first, only_second: questions that one alone got right.
+        only_first, only_second: questions that one alone got right (`Result.right`).
         p: of McNemar's exact test.
         anls: difference of the mean ANLS, second minus first.
         anls_interval: its interval.
@@ -31,6 +36,7 @@ class Comparison:
 
     count: int
     pages: int
+    measure: str
     first: float
     second: float
     difference: float
@@ -59,9 +65,8 @@ def read_answers(file: Path) -> list[Result]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                row = json.loads(line)
-                results.append(Result(**{**row, "truths": tuple(row["truths"])}))
-            except (ValueError, TypeError, KeyError):
+                results.append(Result.from_row(json.loads(line)))
+            except (ValueError, TypeError, KeyError, AttributeError):
                 raise UsageError(f"{file}, line {number}: no answer as evaluate --out writes them") from None
     if not results:
         raise UsageError(f"{file}: no answers in it")
@@ -92,33 +97,43 @@ def paired(first: Path, second: Path) -> list[Pair]:
 
 def compare(pairs: Sequence[Pair]) -> Comparison:
     """Figures of paired answers; there must be at least one."""
-    # Files of earlier versions have no page numbers: every question stands for itself.
-    pages = [one.page if one.page >= 0 else -1 - number for number, (one, _) in enumerate(pairs)]
-    right = [float(b.exact) - float(a.exact) for a, b in pairs]
+    runs = tuple(zip(*pairs, strict=True))
+    scored = all(is_scored(run) for run in runs)
+    pages = page_numbers(runs[0])
+    first, second = ((points_of if scored else _exact_points)(run) for run in runs)
+    figures = [figure(run) if scored else sum(r.exact for r in run) / len(run) for run in runs]
     similar = [b.anls - a.anls for a, b in pairs]
-    count = len(pairs)
-    only_first, only_second = right.count(-1.0), right.count(1.0)
+    # Without a score there is no half of one: exact is exact.
+    right = [(a.right, b.right) if scored else (a.exact, b.exact) for a, b in pairs]
+    only_first, only_second = right.count((True, False)), right.count((False, True))
     return Comparison(
-        count=count,
+        count=len(pairs),
         pages=len(set(pages)),
-        first=sum(a.exact for a, _ in pairs) / count,
-        second=sum(b.exact for _, b in pairs) / count,
-        difference=sum(right) / count,
-        interval=mean_interval(right, pages),
+        measure="score" if scored else "exact",
+        first=figures[0],
+        second=figures[1],
+        difference=figures[1] - figures[0],
+        interval=ratio_interval(second, pages, against=first) if first.possible.any() else (0.0, 0.0),
         only_first=only_first,
         only_second=only_second,
         p=mcnemar(only_first, only_second),
-        anls=sum(similar) / count,
+        anls=sum(similar) / len(pairs),
         anls_interval=mean_interval(similar, pages),
     )
+
+
+def _exact_points(results: Sequence[Result]) -> Points:
+    """A point for every answer that is exactly right."""
+    reached = np.array([[float(result.exact)] for result in results])
+    return Points(reached, np.ones_like(reached))
 
 
 def by_tag(pairs: Sequence[Pair], tag: str) -> dict[str, Comparison]:
     """Figures by the value of a tag, in alphabetical order; questions without it are left out."""
     groups: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
-        if tag in pair[0].tags:
-            groups[pair[0].tags[tag]].append(pair)
+        for name in tag_values(pair[0].tags, tag):
+            groups[name].append(pair)
     return {name: compare(groups[name]) for name in sorted(groups)}
 
 
@@ -137,5 +152,7 @@ def as_table(whole: Comparison, parts: dict[str, Comparison]) -> str:
     low, high = whole.interval
     better = "second" if low > 0 else "first"
     verdict = "no difference can be told" if low <= 0 <= high else f"the {better} is better"
-    lines.append(f"{verdict}: {whole.difference:+.3f} exact, 95 % interval {low:+.3f} to {high:+.3f}, p {whole.p:.3g}")
+    lines.append(
+        f"{verdict}: {whole.difference:+.3f} {whole.measure}, 95 % interval {low:+.3f} to {high:+.3f}, p {whole.p:.3g}"
+    )
     return "\n".join(lines)

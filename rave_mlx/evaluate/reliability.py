@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rave_mlx.evaluate.runner import Result
+from rave_mlx.evaluate.result import Result
 
 EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99, 1.0)
 """Bounds of the bins of certainty: fine where a threshold is wanted."""
@@ -21,7 +21,7 @@ class Bin:
         low, high: bounds.
         count: answers in it.
         certainty: their mean certainty.
-        right: share that is exactly right.
+        right: share that is right (`Result.right`).
     """
 
     low: float
@@ -65,7 +65,7 @@ class Reliability:
 
 def reliability(results: Sequence[Result]) -> Reliability:
     """Figures of some results; there must be at least one."""
-    found = [(result.certainty, result.exact) for result in results]
+    found = [(result.certainty, result.right) for result in results]
     bins = []
     for low, high in pairwise(EDGES):
         inside = [(c, right) for c, right in found if low <= c and (c < high or high == EDGES[-1])]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -13,40 +12,15 @@ from rave_mlx.chat.jobs import make_job
 from rave_mlx.errors import RaveError
 from rave_mlx.evaluate.item import Item
 from rave_mlx.evaluate.metrics import anls, character_errors, exact
+from rave_mlx.evaluate.result import Result
 from rave_mlx.generation.job import Failed, Job
+from rave_mlx.generation.page_store import PageStore
 from rave_mlx.generation.scheduler import Scheduler
 from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
 from rave_mlx.inputs.prompt.parse_messages import read_image
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.parse import steering
 from rave_mlx.policies.policy import Attention
-
-
-@dataclass(frozen=True)
-class Result:
-    """One answered question.
-
-    Attributes:
-        question, truths, answer: texts.
-        tags: the item's.
-        exact, anls: see `metrics`.
-        errors, length: character errors, and characters of the closest right answer.
-        seconds: since the answer before it was there: their mean is what an answer takes.
-        certainty: probability of the answer's least likely token.
-        page: number of the image, from 0; questions that follow each other about one share it. -1 where not known.
-    """
-
-    question: str
-    truths: tuple[str, ...]
-    answer: str
-    tags: Mapping[str, str]
-    exact: bool
-    anls: float
-    errors: int
-    length: int
-    seconds: float
-    certainty: float
-    page: int = -1
 
 
 class AnswersKept(Protocol):
@@ -70,6 +44,7 @@ def answer_all(
     answers: AnswersKept | None = None,
     progress: Callable[[Item, Result], None] | None = None,
     batch_size: int = 8,
+    pages: PageStore | None = None,
 ) -> Iterator[Result]:
     """Answer every question greedily. An image is encoded once for all questions that follow each other about it.
 
@@ -81,6 +56,7 @@ def answer_all(
         answers: where results are kept; those that it has are not asked again.
         progress: called with every question that was asked and its result.
         batch_size: how many answers are written at a time.
+        pages: where what was read of pages is kept on disk, and found again; None: nowhere.
 
     Raises:
         ImageError, PromptError, MemoryLimitError: for an item that the model cannot take.
@@ -92,7 +68,7 @@ def answer_all(
         for number, (result, (item, _)) in enumerate(zip(tuple(answers.done), left)):  # noqa: B905
             answers.check(item, number)
             yield result
-    scheduler = Scheduler(lmm, rows=batch_size)
+    scheduler = Scheduler(lmm, rows=batch_size, pages=pages)
     asked: deque[tuple[Item, int]] = deque()
     before = time.perf_counter()
     for answer in scheduler.run(_jobs(scheduler, left, asked, policy, image_tokens)):
@@ -159,6 +135,7 @@ def _jobs(
 def _score(item: Item, answer: str, seconds: float, certainty: float, page: int) -> Result:
     """An answer measured against the right ones."""
     errors, length = character_errors(answer, item.answers)
+    score = None if item.score is None else item.score(answer)
     return Result(
         question=item.question,
         truths=item.answers,
@@ -171,4 +148,6 @@ def _score(item: Item, answer: str, seconds: float, certainty: float, page: int)
         seconds=seconds,
         certainty=certainty,
         page=page,
+        score=None if score is None else score.value,
+        parts=dict((score.parts if score else None) or {}),
     )
