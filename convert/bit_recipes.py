@@ -40,7 +40,7 @@ NAMED = {
 
 LEAVE = 16
 _RULE = re.compile(r"(?P<pattern>\S+)\s*:\s*(?P<bits>\d+)\s*(?:/\s*(?P<group>\d+))?")
-_SENSITIVE = re.compile(r"decoder\.layers\.(\d+)\.(?:attention\.v_proj|mlp\.down_proj)")
+_SENSITIVE = re.compile(r"decoder\.layers\.(\d+)\.(?:attention\.v_proj|mlp\.(?:experts\.|shared\.)?down_proj)")
 
 
 def named(recipe: str, config: LMMConfig, group_size: int) -> Chooser:
@@ -138,7 +138,8 @@ def chooser(rules: Iterable[Rule], modules: Iterable[str], base: QuantizationCon
         if not matched:
             raise ConfigError(
                 f"{rule.where}: {rule.pattern} matches nothing that may be quantized (the vision tower and the "
-                f"connector only when included, norms, positions and gates never); names look like {next(iter(chosen))}"
+                "connector only when included, norms, positions, gates and routers never); names look like "
+                f"{next(iter(chosen))}"
             )
         chosen |= dict.fromkeys(matched, rule.setting)
     return chosen.__getitem__

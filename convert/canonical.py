@@ -8,6 +8,7 @@ from dataclasses import replace
 from rave_mlx.checkpoint import build, directory
 from rave_mlx.config import LMMConfig
 from rave_mlx.convert import mlx_format
+from rave_mlx.convert.expert_tensors import ExpertTensors
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import Family
 from rave_mlx.convert.plausible import check_layers, check_plausible, unused_stops
@@ -33,6 +34,8 @@ def canonical(source: Source) -> Stored:
     config = _read_config(family, source)
     check_plausible(config, source)
     weights = replace(source, tensors=SplitTensors(source.tensors, family.stacked)) if family.stacked else source
+    if config.text.experts is not None:
+        weights = replace(weights, tensors=ExpertTensors(weights.tensors, config.text, str(source.path)))
     config, names = settle_head(weights, family, config, modern_names(weights, family, config))
     lmm = build.build(config, source.tokenizer, _template(family, source), source.path)
     translation, notes = _translation(weights, family, lmm, names)

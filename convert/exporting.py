@@ -24,6 +24,7 @@ from rave_mlx.checkpoint.links import check_links
 from rave_mlx.checkpoint.packed import expand
 from rave_mlx.checkpoint.safetensors_writer import write_files
 from rave_mlx.config import LMMConfig
+from rave_mlx.convert.expert_tensors import written
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import GATE_KEY
 from rave_mlx.convert.stored import read_rave_directory
@@ -71,7 +72,10 @@ def export(model: str | os.PathLike[str], out: str | os.PathLike[str], *, dequan
         for name, content in stored.hub.items():
             (part / name).write_bytes(content)
         (part / directory.CONFIG).write_text(json.dumps(hub, indent=2) + "\n", encoding="utf-8")
-        write_files(part, untranslate(named, family, config, hub), metadata="pt")
+        outside = untranslate(named, family, config, hub)
+        if config.text.experts is not None:
+            outside = written(outside, config.text, family.experts)
+        write_files(part, outside, metadata="pt")
         shutil.copyfile(stored.tokenizer, part / directory.TOKENIZER)
         (part / directory.TEMPLATE).write_text(stored.lmm.template.source, encoding="utf-8")
         unchanged.check()

@@ -34,6 +34,7 @@ class Declared:
     def contradicts(self, path: str, found: QuantizationConfig) -> bool:
         """Whether it says something else about a module, by its path in the checkpoint, than its tensors do."""
         # mlx-lm writes paths without the prefix that a vision-language model puts before its decoder.
+        path = path.replace(".mlp.experts.", ".mlp.switch_mlp.")
         for name in (path, path.removeprefix("language_model.")):
             if name in self.modules:
                 return self.modules[name] != found
@@ -89,14 +90,16 @@ def packing(path: str, width: int, parts: Mapping[str, mx.array], known: Declare
     affine = mx.issubdtype(scales.dtype, mx.floating)
     shapes = ", ".join(f"{name} {list(part.shape)} {part.dtype}" for name, part in parts.items())
     wrong = ModelError(f"{path}: these are not the parts of a matrix of {width} columns packed by MLX ({shapes})")
-    if weight.ndim != 2 or scales.ndim != 2 or weight.dtype != mx.uint32 or affine != ("biases" in parts):
+    if weight.ndim not in (2, 3) or scales.ndim != weight.ndim:
+        raise wrong
+    if weight.dtype != mx.uint32 or affine != ("biases" in parts):
         raise wrong
     if affine and parts["biases"].shape != scales.shape:
         raise wrong
-    group, bits = width // max(1, scales.shape[1]), weight.shape[1] * 32 // width
-    exact = group * scales.shape[1] == width and bits * width == weight.shape[1] * 32
+    group, bits = width // max(1, scales.shape[-1]), weight.shape[-1] * 32 // width
+    exact = group * scales.shape[-1] == width and bits * width == weight.shape[-1] * 32
     mode = "affine" if affine else _MODES.get((bits, group))
-    if weight.shape[0] != scales.shape[0] or not exact or mode is None:
+    if weight.shape[:-1] != scales.shape[:-1] or not exact or mode is None:
         raise wrong
     try:
         found = QuantizationConfig.from_dict({"bits": bits, "group_size": group, "mode": mode})

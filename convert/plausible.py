@@ -81,6 +81,7 @@ def _sizes(config: LMMConfig) -> Iterator[tuple[str, int]]:
         ("vision", config.vision),
         ("connector", config.connector),
         ("text", config.text),
+        ("text.experts", config.text.experts),
         ("gate", config.gate),
     ):
         if isinstance(section, Part):

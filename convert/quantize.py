@@ -1,12 +1,13 @@
 """Fewer bits a weight: what is quantized and how, and the stream of tensors that does it.
 
-Linear layers of the decoder, its embedding and its head are packed by `mx.quantize`, as mlx-lm does. The vision tower
-and the connector stay as they are unless asked for; norms, positions and gates always do. So does a weight whose rows
-the group size does not divide; a plan names each of them.
+Linear layers of the decoder, its experts, its embedding and its head are packed by `mx.quantize`, as mlx-lm does. The
+vision tower and the connector stay as they are unless asked for; norms, positions, gates and routers always
+do. So does a weight whose rows the group size does not divide; a plan names each of them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Literal
 
 import mlx.core as mx
 
-from rave_mlx.checkpoint.directory import GATE
+from rave_mlx.checkpoint.directory import EXPERTS, GATE, ROUTER
 from rave_mlx.config import LMMConfig, QuantizationConfig
 from rave_mlx.convert import bit_recipes
 from rave_mlx.errors import ConfigError, ModelError, UsageError
@@ -90,8 +91,8 @@ class Decision:
 
 
 def quantizable(name: str, shape: Sequence[int]) -> bool:
-    """Whether a tensor is the matrix of a linear layer or an embedding: no norm, bias, position or gate."""
-    return name.endswith(".weight") and len(shape) == 2 and GATE not in name
+    """Whether a tensor is the matrix of a linear layer, of experts or an embedding: no norm, bias, position or gate."""
+    return name.endswith(".weight") and len(shape) == (3 if EXPERTS in name else 2) and GATE not in name
 
 
 def plan(config: LMMConfig, expected: Shapes, options: Options) -> QuantizationConfig:
@@ -124,8 +125,9 @@ def decide(config: LMMConfig, expected: Shapes, options: Options) -> list[Decisi
         options: what is asked for.
     """
     shapes = {name: _shape(tensor) for name, tensor in expected.items()}
-    matrices = {n.removesuffix(".weight"): (s[0], s[1]) for n, s in shapes.items() if quantizable(n, s)}
-    included = [m for m in matrices if options.include_vision or not m.startswith(_VISUAL)]
+    matrices = {n.removesuffix(".weight"): (math.prod(s[:-1]), s[-1]) for n, s in shapes.items() if quantizable(n, s)}
+    chosen = [m for m in matrices if not m.endswith(ROUTER)]
+    included = [m for m in chosen if options.include_vision or not m.startswith(_VISUAL)]
     choose = _chooser(config, included, options)
     decisions = []
     for module, (rows, width) in matrices.items():
@@ -181,6 +183,7 @@ def _pack(tensor: mx.array, setting: QuantizationConfig) -> list[mx.array]:
     On a CPU `mx.quantize` takes 80 bytes a weight while it works in the modes of 4-bit floats; so those are packed
     in blocks of rows, one after the other.
     """
+    shape, tensor = tensor.shape, tensor.reshape(-1, tensor.shape[-1])
     rows = max(1, _BLOCK // tensor.shape[1]) if setting.mode in ("mxfp4", "nvfp4") else tensor.shape[0]
     blocks: list[Sequence[mx.array]] = []
     for first in range(0, tensor.shape[0], rows):
@@ -188,7 +191,8 @@ def _pack(tensor: mx.array, setting: QuantizationConfig) -> list[mx.array]:
         if blocks:
             (block,) = mx.depends([block], list(blocks[-1]))
         blocks.append(mx.quantize(block, group_size=setting.group_size, bits=setting.bits, mode=setting.mode))
-    return [mx.concatenate(list(parts)) if len(parts) > 1 else parts[0] for parts in zip(*blocks, strict=True)]
+    whole = [mx.concatenate(list(parts)) if len(parts) > 1 else parts[0] for parts in zip(*blocks, strict=True)]
+    return [part.reshape(*shape[:-1], -1) for part in whole]
 
 
 def _chooser(config: LMMConfig, modules: Sequence[str], options: Options) -> bit_recipes.Chooser:

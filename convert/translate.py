@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from rave_mlx.checkpoint import directory
+from rave_mlx.checkpoint.directory import EXPERTS
 from rave_mlx.checkpoint.packed import PARTS, dequantize
 from rave_mlx.config import LMMConfig, QuantizationConfig
 from rave_mlx.convert import mlx_format
@@ -75,7 +76,7 @@ class Translation:
                 parts = {p: source.tensors[names[n]] for p in PARTS if (n := _beside(origin.name, p)) in names}
                 stem = names[origin.name].removesuffix(".weight")
                 packed[name] = mlx_format.packing(stem, shape[-1], parts, known)
-                shapes[origin.name] = (parts["weight"].shape[0], shape[-1])
+                shapes[origin.name] = (*parts["weight"].shape[:-1], shape[-1])
                 hidden.update(beside)
         shapes = {name: shape for name, shape in shapes.items() if name not in hidden}
         found = cls(source, names, shapes, origins, packed, expected)
@@ -109,7 +110,7 @@ class Translation:
         wanted: dict[str, tuple[int, ...]] = {}
         for name, origin in self.origins.items():
             shape = origin.shape or self.expected[name].shape
-            if name in self.packed:
+            if name in self.packed and EXPERTS not in name:
                 shape = (math.prod(shape[:-1]), shape[-1])
             before = wanted[origin.name][0] if origin.rows and origin.name in wanted else 0
             wanted[origin.name] = (before + shape[0], *shape[1:])

@@ -14,7 +14,7 @@ import mlx.nn as nn
 
 from rave_mlx.checkpoint import directory, packed
 from rave_mlx.checkpoint.adapter_config import EMBED, HEAD
-from rave_mlx.checkpoint.directory import GATE
+from rave_mlx.checkpoint.directory import GATE, ROUTER
 from rave_mlx.config import LMMConfig
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import Family, HubConfig
@@ -123,7 +123,9 @@ def open_base(path: Path) -> Base:
     hub = _hub_config(path, stored)
     shapes = {name: tuple(x.shape) for name, x in stored.lmm.named_weights().items()}
     shapes.setdefault(f"{HEAD}.weight", shapes[f"{EMBED}.weight"])
-    linears = {name for name, module in stored.lmm.named_modules() if isinstance(module, nn.Linear)}
+    modules = stored.lmm.named_modules()
+    # transformers' routers are no linear layers, and take no updates there.
+    linears = {name for name, module in modules if isinstance(module, nn.Linear) and not name.endswith(ROUTER)}
     family = detect(hub, str(path / directory.CONFIG))
     return Base(path, stored.name, stored.commit, family, stored.lmm.config, hub, shapes, frozenset({*linears, HEAD}))
 

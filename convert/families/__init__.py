@@ -27,17 +27,19 @@ from rave_mlx.convert.families import (
     qwen2_5_vl,
     qwen2_vl,
     qwen3_vl,
+    qwen3_vl_moe,
     text_only,
 )
 from rave_mlx.convert.families.aki_parts import describes
 from rave_mlx.convert.families.base import Family
-from rave_mlx.convert.families.text import BACKBONES
+from rave_mlx.convert.families.text import BACKBONES, EXPERT_BACKBONES
 from rave_mlx.errors import ModelError
 
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": qwen2_vl.FAMILY,
     "qwen2_5_vl": qwen2_5_vl.FAMILY,
     "qwen3_vl": qwen3_vl.FAMILY,
+    "qwen3_vl_moe": qwen3_vl_moe.FAMILY,
     "llava": llava.FAMILY,
     "llava_next": llava_next.FAMILY,
     "llava_onevision": llava_onevision.FAMILY,
@@ -56,6 +58,7 @@ FAMILIES: dict[str, Family] = {
     "glm46v": glm4v.FAMILY,
     "hunyuan_vl": hunyuan_vl.FAMILY,
     **dict.fromkeys(BACKBONES, text_only.FAMILY),
+    **dict.fromkeys(EXPERT_BACKBONES, text_only.EXPERT_FAMILY),
 }
 """By `model_type` of config.json."""
 

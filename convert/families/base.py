@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rave_mlx.config import LMMConfig
 from rave_mlx.convert.source import Source
 
 GATE_KEY = "pair_gate"
 """Where our export keeps the gate: its configuration in a Hub-style config.json, its tensors in each attention."""
+
+ExpertLayout = Literal["fused", "turned", "single"]
+"""How a checkpoint stores experts, see `convert.expert_tensors`."""
 
 HubConfig = Mapping[str, Any]
 """A checkpoint's config.json."""
@@ -52,6 +55,7 @@ class Family:
         renames: (regular expression, replacement) of parts of older names, after `eras`.
         left_out: whether a tensor of a modern name is left out knowingly, with this canonical configuration and this
             config.json (layers that predict further tokens); None: none is.
+        experts: how its published checkpoints store experts, and so an export. They are read in any layout.
     """
 
     config: Callable[[Source], LMMConfig]
@@ -62,6 +66,7 @@ class Family:
     stacked: tuple[tuple[str, tuple[str, ...]], ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     left_out: Callable[[str, LMMConfig, HubConfig], bool] | None = None
+    experts: ExpertLayout = "fused"
 
     def modern(self, name: str) -> str:
         """The name of transformers 5 for a tensor's name in a checkpoint of any era."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from math import isqrt
 
-from rave_mlx.config import LMMConfig
+from rave_mlx.config import ExpertsConfig, LMMConfig
 from rave_mlx.convert.families.base import Family, HubConfig
 from rave_mlx.convert.families.qwen import (
     ACTIVATIONS,
@@ -47,15 +48,34 @@ VISION: HubConfig = {
     "deepstack_visual_indexes": [8, 16, 24],
 }
 """Defaults of the tower."""
-_LINEAR = {"fc1": "linear_fc1", "fc2": "linear_fc2"}
+LINEAR_NAMES = {"fc1": "linear_fc1", "fc2": "linear_fc2"}
+"""Names in the merger and in the tower's MLPs."""
 
 
 def config(source: Source) -> LMMConfig:
     """The canonical configuration."""
-    whole, text, vision = read_parts(source, TEXT, VISION)
+    return read_model(source, "qwen3_vl", TEXT)
+
+
+def read_model(
+    source: Source, kind: str, defaults: HubConfig, experts: Callable[[Keys], ExpertsConfig | None] | None = None
+) -> LMMConfig:
+    """The canonical configuration of a model with this tower.
+
+    Args:
+        source: the checkpoint.
+        kind: its model type.
+        defaults: of its decoder.
+        experts: reads what the decoder has in the place of MLPs; None: nothing.
+
+    Raises:
+        ConfigError: for settings that are missing, malformed or not supported.
+    """
+    whole, text, vision = read_parts(source, defaults, VISION)
     text.require("use_sliding_window", False)
     rope = read_multimodal_rope(text, (24, 20, 20), interleaved=True)
-    decoder = read_text(text, whole, "qwen3_vl", rope=rope, sliding_window=None)
+    fields = {} if experts is None else {"experts": experts(text)}
+    decoder = read_text(text, whole, kind, rope=rope, sliding_window=None, **fields)
     vision.require("out_hidden_size", decoder.hidden_size)
     tower = read_tower(
         vision,
@@ -65,13 +85,18 @@ def config(source: Source) -> LMMConfig:
         mlp="plain",
         activation=vision.choice("hidden_act", ACTIVATIONS, None),
         patch_bias=True,
-        position_side=_side(vision),
+        position_side=read_side(vision),
         deepstack_layers=_deepstack(vision),
     )
-    return assemble("qwen3_vl", source, whole, text, decoder, tower)
+    return assemble(kind, source, whole, text, decoder, tower)
 
 
-def _side(vision: Keys) -> int:
+def read_side(vision: Keys) -> int:
+    """Learned positions a side of the tower's table.
+
+    Raises:
+        ConfigError: where they are no square.
+    """
     count: int = vision.need("num_position_embeddings", int)
     if count < 0 or isqrt(count) ** 2 != count:
         raise ConfigError(f"{vision.where}: num_position_embeddings {count} is not the square of a whole number")
@@ -87,4 +112,5 @@ def _deepstack(vision: Keys) -> tuple[int, ...]:
     return tuple(layers)
 
 
-FAMILY = Family(config, partial(qwen_origin, merger=_LINEAR | {"norm": "norm"}, mlp=_LINEAR), ERAS)
+origin = partial(qwen_origin, merger=LINEAR_NAMES | {"norm": "norm"}, mlp=LINEAR_NAMES)
+FAMILY = Family(config, origin, ERAS)

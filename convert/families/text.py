@@ -11,6 +11,7 @@ from typing import Any
 
 from rave_mlx.checkpoint import directory
 from rave_mlx.config import GateConfig, LMMConfig, TextConfig, TokenConfig
+from rave_mlx.convert.families import experts
 from rave_mlx.convert.families.base import GATE_KEY, HubConfig, Origin
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.rope import context, read_rope
@@ -18,14 +19,18 @@ from rave_mlx.convert.source import Source
 from rave_mlx.convert.tokenizer_settings import read_tokenizer_settings
 from rave_mlx.errors import ConfigError
 
-_BIASED = ("qwen2", "qwen2_vl", "qwen2_5_vl", "glm4v")
-_NORMED = ("qwen3", "qwen3_vl")
+_BIASED = ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "glm4v")
+_NORMED = ("qwen3", "qwen3_moe", "qwen3_vl", "qwen3_vl_moe")
+_WIDE = ("qwen3", "qwen3_vl")
+"""Backbones whose heads are 128 wide where nothing else is said."""
 _MLP = ("gate_proj", "up_proj")
 _GLM = ("glm4v", "glm46v", "glm_ocr")
 _FUSED = {"phi3": ("q_proj", "k_proj", "v_proj", *_MLP), **dict.fromkeys(_GLM, _MLP)}
 """Projections that lie in one matrix with others, by backbone."""
 BACKBONES = ("llama", "mistral", "qwen2", "qwen3", "phi3")
 """Model types of text backbones."""
+EXPERT_BACKBONES = ("qwen2_moe", "qwen3_moe")
+"""Those with experts."""
 
 _THETA = 10000.0
 """Rotary base of the backbones where a file, an old one say, does not give it."""
@@ -37,6 +42,7 @@ _NAMES = {
     "attention_out_norm": "post_self_attn_layernorm",
     "mlp_out_norm": "post_mlp_layernorm",
     "gate": GATE_KEY,
+    **experts.NAMES,
 }
 
 
@@ -64,7 +70,9 @@ def read_text(text: Keys, whole: Keys, kind: str, **changes: Any) -> TextConfig:
         text.require("partial_rotary_factor", 1.0)
     heads, hidden = text.need("num_attention_heads", int), text.need("hidden_size", int)
     layers = text.need("num_hidden_layers", int)
-    rope = changes.pop("rope", None) or read_rope(text, default_theta=_THETA if kind in BACKBONES else None)
+    rope = changes.pop("rope", None) or read_rope(
+        text, default_theta=_THETA if kind in (*BACKBONES, *EXPERT_BACKBONES) else None
+    )
     fields: dict[str, Any] = {
         "vocab_size": text.need("vocab_size", int),
         "hidden_size": hidden,
@@ -72,7 +80,7 @@ def read_text(text: Keys, whole: Keys, kind: str, **changes: Any) -> TextConfig:
         "num_layers": layers,
         "num_heads": heads,
         "num_kv_heads": text.get("num_key_value_heads", int, heads),
-        "head_dim": text.get("head_dim", int, 128 if kind in _NORMED else hidden // heads),
+        "head_dim": text.get("head_dim", int, 128 if kind in _WIDE else hidden // heads),
         "rope": rope,
         "max_positions": context(rope, text.need("max_position_embeddings", int)),
         "norm_eps": text.get("rms_norm_eps", float, 1e-5 if kind == "phi3" else 1e-6),
@@ -80,7 +88,8 @@ def read_text(text: Keys, whole: Keys, kind: str, **changes: Any) -> TextConfig:
         "qk_norm": kind in _NORMED,
         "tie_embeddings": whole.get("tie_word_embeddings", bool, text.get("tie_word_embeddings", bool, False)),
     }
-    return TextConfig(**(fields | _sliding(text, kind, layers) | changes))
+    windows = {} if "linear" in changes else _sliding(text, kind, layers)
+    return TextConfig(**(fields | windows | changes))
 
 
 def text_origin(

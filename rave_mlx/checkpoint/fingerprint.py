@@ -16,12 +16,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from rave_mlx.checkpoint.directory import GATE
+from rave_mlx.checkpoint.directory import EXPERTS, GATE
 from rave_mlx.models.lmm import LMM
 
 _SAMPLES = 32
 """Values sampled of a weight."""
-_PACKED = (nn.QuantizedLinear, nn.QuantizedEmbedding)
 _ADAPTED = ("lora_a", "lora_b", "m", "lora_bias")
 
 
@@ -54,26 +53,31 @@ def _samples(lmm: LMM) -> Iterator[tuple[str, tuple[int, ...], mx.array]]:
     for name, module in lmm.named_modules():
         # An adapted layer keeps the base's under one of these names.
         canonical = name.removesuffix(".linear").removesuffix(".embedding")
-        weight = module.get("weight") if isinstance(module, _PACKED) else None
+        weight = module.get("weight") if "scales" in module else None
         if weight is not None:
             row = _first_row(module)
-            yield f"{canonical}.weight", (weight.shape[0], row.size), _pick(row)
+            yield f"{canonical}.weight", (*weight.shape[:-1], row.size), _pick(row)
         for leaf, x in module.items():
             skipped = weight is not None and leaf in ("weight", "scales", "biases")
             if isinstance(x, mx.array) and not skipped and leaf not in _ADAPTED:
                 full = f"{canonical}.{leaf}" if name else leaf
                 if GATE not in full:
                     # Of a packed matrix only a row is unpacked; so only a row counts of a plain one.
-                    yield full, tuple(x.shape), _pick(x.reshape(x.shape[0], -1)[0] if x.ndim == 2 else x)
+                    rows = x.ndim == 2 or EXPERTS in full
+                    yield full, tuple(x.shape), _pick(x.reshape(-1, x.shape[-1])[0] if rows else x)
 
 
 def _first_row(module: nn.Module) -> mx.array:
     """The first row that a packed matrix stands for, in float32."""
-    scales, biases = module.scales[:1], module.get("biases")
+
+    def first(packed: mx.array) -> mx.array:
+        return packed.reshape(-1, packed.shape[-1])[:1]
+
+    scales, biases = first(module.scales), module.get("biases")
     if biases is not None:
-        scales, biases = scales.astype(mx.float32), biases[:1].astype(mx.float32)
+        scales, biases = scales.astype(mx.float32), first(biases).astype(mx.float32)
     setting = {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
-    return mx.dequantize(module.weight[:1], scales, biases, **setting, dtype=mx.float32)[0]
+    return mx.dequantize(first(module.weight), scales, biases, **setting, dtype=mx.float32)[0]
 
 
 def _pick(x: mx.array) -> mx.array:

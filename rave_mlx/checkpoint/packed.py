@@ -38,7 +38,7 @@ def expand(
 
 
 def dequantize(weight: mx.array, scales: mx.array, biases: mx.array | None, setting: QuantizationConfig) -> mx.array:
-    """The float32 numbers (rows, columns) that a packed matrix stands for.
+    """The float32 numbers (rows, columns), of experts (experts, rows, columns), that a packed matrix stands for.
 
     Args:
         weight: (rows, columns * bits / 32) words of 32 bits.
@@ -73,8 +73,8 @@ def plain_shapes(
         if module is None or quantization is None:
             shapes[name] = tensor.shape
         elif name == f"{module}.weight":
-            rows, words = tensor.shape
-            shapes[name] = rows, words * 32 // _setting(module, quantization).bits
+            *rows, words = tensor.shape
+            shapes[name] = *rows, words * 32 // _setting(module, quantization).bits
     return shapes
 
 

@@ -16,7 +16,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from rave_mlx.checkpoint.adapters import AdapterConfig, ModelPart, attach, with_gates
-from rave_mlx.checkpoint.directory import GATE
+from rave_mlx.checkpoint.directory import GATE, ROUTER
 from rave_mlx.checkpoint.fingerprint import fingerprint
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import UsageError
@@ -96,7 +96,9 @@ def projections(lmm: LMM, patterns: Sequence[str]) -> tuple[str, ...]:
     names = [
         name
         for name, module in lmm.named_modules()
-        if name.startswith("decoder.layers.") and isinstance(module, (nn.Linear, nn.QuantizedLinear))
+        if name.startswith("decoder.layers.")
+        and isinstance(module, (nn.Linear, nn.QuantizedLinear))
+        and not name.endswith(ROUTER)
     ]
     chosen = {p: {n for n in names if p in ("all", n) or n.endswith(f".{p}")} for p in patterns}
     nothing = [p for p, found in chosen.items() if not found]
@@ -151,7 +153,7 @@ def _check_parts(lmm: LMM, parts: Sequence[ModelPart]) -> None:
     for part in parts:
         if part not in lmm:
             raise UsageError(f"this model has no {part} to train; it reads text only")
-        packed = [n for n, m in lmm[part].named_modules() if isinstance(m, (nn.QuantizedLinear, nn.QuantizedEmbedding))]
+        packed = [n for n, m in lmm[part].named_modules() if "scales" in m]
         if packed:
             raise UsageError(
                 f"the {part} is quantized and cannot be trained whole; train low-rank updates, or load the "

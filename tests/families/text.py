@@ -54,6 +54,14 @@ CASES = [
         "qwen3-sliding", "qwen3", rope(), head_dim=32, use_sliding_window=True, sliding_window=9,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
+    case(
+        "qwen3_moe", "qwen3_moe", rope(), head_dim=32, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=32,
+        norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[1], use_sliding_window=False,
+    ),
+    case(
+        "qwen2_moe", "qwen2_moe", rope(), num_experts=4, num_experts_per_tok=2, moe_intermediate_size=40,
+        shared_expert_intermediate_size=56, norm_topk_prob=False, decoder_sparse_step=2, qkv_bias=True,
+    ),
     case("phi3", "phi3", rope(partial_rotary_factor=1.0), sliding_window=11, tie_word_embeddings=False),
     scaled("phi3-longrope-short", "phi3", LONGROPE, original_max_position_embeddings=28, sliding_window=None),
     scaled("phi3-longrope-long", "phi3", LONGROPE, original_max_position_embeddings=8, sliding_window=None),
