@@ -21,6 +21,7 @@ from rave_mlx.convert.open import MODEL_VARIABLE, find, open_model
 from rave_mlx.errors import RaveError, UsageError
 from rave_mlx.generation.decode import Piece
 from rave_mlx.generation.job import Failed, Job
+from rave_mlx.generation.page_store import PageStore
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.generation.scheduler import Scheduler
 from rave_mlx.models.lmm import LMM
@@ -68,6 +69,7 @@ def stream(
     max_tokens: int = 256,
     image_tokens: int | None = None,
     policy: Attention = None,
+    page_cache: bool = False,
     **sampling: Any,
 ) -> Iterator[Piece]:
     """Answer a conversation once, piece by piece.
@@ -78,6 +80,7 @@ def stream(
         max_tokens: limit of the answer's length.
         image_tokens: budget of visual tokens an image; None for the default.
         policy: attention policy, as of `Session`.
+        page_cache: whether what is read of pages is kept on disk, and found again by the next process.
         sampling: fields of `Sampling`: temperature, top_p, top_k, min_p, repetition_penalty, repetition_window, seed.
 
     Raises:
@@ -86,7 +89,12 @@ def stream(
         MemoryLimitError: for a prompt that does not fit.
         ModelError: when the model computes no numbers.
     """
-    return _session(lmm, max_tokens, image_tokens, policy, sampling).answer(messages)
+    chosen = _sampling(lmm, sampling)
+    pages = PageStore.open(lmm) if page_cache else None
+    session = Session(
+        lmm, policy=policy, max_tokens=max_tokens, image_tokens=image_tokens, sampling=chosen, pages=pages
+    )
+    return session.answer(messages)
 
 
 @overload
@@ -113,11 +121,12 @@ def _generate_all(
     max_tokens: int = 256,
     image_tokens: int | None = None,
     policy: Attention = None,
+    page_cache: bool = False,
     **sampling: Any,
 ) -> list[str]:
     """The answers to conversations; the first error of one ends it, and says which one it was."""
     chosen = _sampling(lmm, sampling)
-    scheduler = Scheduler(lmm)
+    scheduler = Scheduler(lmm, pages=PageStore.open(lmm) if page_cache else None)
 
     def job(number: int, messages: Sequence[Mapping[str, Any]]) -> Job | Failed:
         try:
@@ -144,13 +153,6 @@ def _generate_all(
     return texts
 
 
-def _session(
-    lmm: LMM, max_tokens: int, image_tokens: int | None, policy: Attention, sampling: Mapping[str, Any]
-) -> Session:
-    chosen = _sampling(lmm, sampling)
-    return Session(lmm, policy=policy, max_tokens=max_tokens, image_tokens=image_tokens, sampling=chosen)
-
-
 def _sampling(lmm: LMM, options: Mapping[str, Any]) -> Sampling:
     """How tokens are drawn, from options by name, once the model is one."""
     if not isinstance(lmm, LMM):
@@ -158,7 +160,7 @@ def _sampling(lmm: LMM, options: Mapping[str, Any]) -> Sampling:
     known = [field.name for field in fields(Sampling)]
     for name in options:
         if name not in known:
-            there = ["max_tokens", "image_tokens", "policy", *known]
+            there = ["max_tokens", "image_tokens", "policy", "page_cache", *known]
             near = get_close_matches(name, there, 1, 0.5)
             hint = f"do you mean {near[0]}?" if near else f"there are {', '.join(there)}"
             raise UsageError(f"there is no option {name!r}: {hint}")

@@ -27,6 +27,7 @@ def chat(
     system: Annotated[str | None, typer.Option("--system", help="System message that starts the conversation.")] = None,
     page: options.Page = 1,
     image_tokens: options.ImageTokens = None,
+    page_cache: options.PageCache = True,
     attention: Annotated[
         str | None,
         typer.Option(
@@ -96,6 +97,7 @@ def chat(
     from rave_mlx.cli.image_arguments import open_arguments
     from rave_mlx.cli.repl import Repl
     from rave_mlx.errors import UsageError
+    from rave_mlx.generation.page_store import PageStore
     from rave_mlx.generation.sampling import Sampling
     from rave_mlx.policies.parse import steering
 
@@ -113,7 +115,13 @@ def chat(
         raise UsageError("--image - reads standard input, where questions come from without --prompt; give --prompt")
     lmm = load(model, adapter=adapter, mmproj=mmproj)
     session = Session(
-        lmm, policy=policy, max_tokens=max_tokens, image_tokens=image_tokens, sampling=sampling, system=system
+        lmm,
+        policy=policy,
+        max_tokens=max_tokens,
+        image_tokens=image_tokens,
+        sampling=sampling,
+        system=system,
+        pages=PageStore.open(lmm) if page_cache else None,
     )
     repl = Repl(session, built_in=model is None, json=json)
     for each in images:

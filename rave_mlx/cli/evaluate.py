@@ -53,6 +53,7 @@ def evaluate(
         ),
     ] = 20,
     image_tokens: options.ImageTokens = None,
+    page_cache: options.PageCache = False,
     batch_size: BatchSize = 8,
     out: Annotated[
         Path | None,
@@ -78,6 +79,7 @@ def evaluate(
     from rave_mlx.evaluate.output import Progress, as_json, as_tables
     from rave_mlx.evaluate.runner import answer_all
     from rave_mlx.evaluate.tasks import open_task
+    from rave_mlx.generation.page_store import PageStore
     from rave_mlx.policies.parse import steering
 
     policy = None if attention is None else steering(attention)
@@ -103,6 +105,7 @@ def evaluate(
                 answers=answers,
                 progress=progress,
                 batch_size=batch_size,
+                pages=PageStore.open(lmm) if page_cache else None,
             )
         )
     progress.close()

@@ -52,6 +52,7 @@ def extract(
         ),
     ] = None,
     image_tokens: options.ImageTokens = None,
+    page_cache: options.PageCache = False,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.", rich_help_panel=_HOW)
     ] = 4096,
@@ -88,10 +89,12 @@ def extract(
 
     from rave_mlx.api import load
     from rave_mlx.checkpoint.fingerprint import adapter_fingerprint, fingerprint
+    from rave_mlx.generation.page_store import PageStore
 
     lmm = load(model, adapter=adapter, mmproj=mmproj)
     chosen = Options(attention, image_tokens, max_tokens, boxes=boxes)
-    extractor = Extractor(lmm, asked, options=chosen, batch_size=batch_size)
+    store = PageStore.open(lmm) if page_cache else None
+    extractor = Extractor(lmm, asked, options=chosen, batch_size=batch_size, pages=store)
     settings = {
         "command": "extract", "schema": asked.schema, "model": fingerprint(lmm),
         "adapter": adapter_fingerprint(adapter),

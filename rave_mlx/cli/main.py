@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from rave_mlx.cli import chat, convert, doctor, evaluate, export, extract, fuse, look, read, serve, train
+from rave_mlx.cli import cache, chat, convert, doctor, evaluate, export, extract, fuse, look, read, serve, train
 from rave_mlx.cli.aliases import translate
 from rave_mlx.cli.image_arguments import ImagesCommand
 from rave_mlx.errors import RaveError
@@ -40,6 +40,7 @@ app.command()(train.train)
 app.add_typer(evaluate.app, name="evaluate")
 app.command(cls=ImagesCommand)(look.look)
 app.command()(serve.serve)
+app.command()(cache.cache)
 app.command()(doctor.doctor)
 
 

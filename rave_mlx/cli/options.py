@@ -37,4 +37,12 @@ ImageTokens = Annotated[
         "images in tiles.",
     ),
 ]
+PageCache = Annotated[
+    bool,
+    typer.Option(
+        "--page-cache/--no-page-cache",
+        help="Keep on disk what the model has read of a page, and start at once when it is asked about again. "
+        "rave-mlx cache shows and clears it; RAVE_MLX_PAGE_CACHE is its limit in MiB, 0 switches it off.",
+    ),
+]
 Page = Annotated[int, typer.Option("--page", min=1, help="Page of the PDF or TIFF file before it, as in FILE#page=2.")]

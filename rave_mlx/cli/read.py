@@ -53,6 +53,7 @@ def read(
     adapter: options.Adapter = None,
     mmproj: options.Mmproj = None,
     image_tokens: options.ImageTokens = None,
+    page_cache: options.PageCache = False,
     max_tokens: Annotated[
         int | None,
         typer.Option("--max-tokens", min=1, help="Longest answer about a page. Default: what is known of the model."),
@@ -77,6 +78,7 @@ def read(
     from rave_mlx.documents.transcription.page_questions import ReadOptions
     from rave_mlx.documents.transcription.page_reader import PageReader
     from rave_mlx.errors import UsageError
+    from rave_mlx.generation.page_store import PageStore
 
     if bbox and written is not Format.JSON:
         raise UsageError("--bbox: boxes are written with --format json; add it, or leave --bbox out")
@@ -87,7 +89,7 @@ def read(
     pile = document_options.find(files, pages, None, quiet=quiet, skip=[] if out is None else [out])
     lmm = load(model, adapter=adapter, mmproj=mmproj)
     reading = ReadOptions(boxes=bbox, image_tokens=image_tokens, max_tokens=max_tokens)
-    reader = PageReader(lmm, reading, batch_size=batch_size)
+    reader = PageReader(lmm, reading, batch_size=batch_size, pages=PageStore.open(lmm) if page_cache else None)
     prompt = reader.asker.prompt
     if bbox and not prompt.writes_boxes:
         raise UsageError(f"--bbox: {prompt.name} has no known way to write boxes of a whole page; leave it out")

@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 from rave_mlx import backend
-from rave_mlx.generation.page_folder import PageFolder
+from rave_mlx.generation.page_folder import PageFolder, most_bytes
 from rave_mlx.generation.weights_identity import embedding_digest, weights_digest
 from rave_mlx.inputs.images.patches import ImagePatches
 from rave_mlx.inputs.prompt.prompt import Prompt
@@ -45,6 +45,15 @@ class PageStore:
         self._lmm = lmm
         self.folder = PageFolder() if folder is None else folder
 
+    @classmethod
+    def open(cls, lmm: LMM) -> PageStore | None:
+        """The store in the user's own folder; None where `page_folder.VARIABLE` switches it off, or for text alone.
+
+        Raises:
+            UsageError: as `page_folder.most_bytes`.
+        """
+        return cls(lmm) if lmm.config.vision is not None and most_bytes() else None
+
     @cached_property
     def _model(self) -> str:
         """All that does not depend on the prompt."""
@@ -68,7 +77,7 @@ class PageStore:
             found = self.folder.read(self.prefix_key(prompt, end, cache, bucket))
             layers = None if found is None else _layers(found, cache, end)
             if layers is not None:
-                cache.layers = layers
+                cache.layers = [*layers]
                 visual = np.flatnonzero(prompt.token_map.visual[:end])
                 cache.visual_span = (int(visual[0]), int(visual[-1]) + 1)
                 return end

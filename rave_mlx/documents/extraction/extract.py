@@ -23,6 +23,7 @@ from rave_mlx.documents.sources import Named, find_documents
 from rave_mlx.documents.stream import KEPT_BYTES, Outcome, process_documents
 from rave_mlx.errors import UsageError
 from rave_mlx.generation.job import Failed, Job
+from rave_mlx.generation.page_store import PageStore
 from rave_mlx.generation.scheduler import Scheduler
 from rave_mlx.models.lmm import LMM
 
@@ -46,6 +47,7 @@ class Extractor:
         options: how.
         batch_size: how many answers are written together.
         instances: a pydantic class, of which results carry an object where they fit it; None for none.
+        pages: where what was read of pages is kept on disk, and found again; None: nowhere.
 
     Raises:
         UsageError: for a schema that answers cannot be held to.
@@ -59,9 +61,10 @@ class Extractor:
         options: Options | None = None,
         batch_size: int = 8,
         instances: type[Any] | None = None,
+        pages: PageStore | None = None,
     ):
         self._lmm, self._schema, self._options, self._rows = lmm, schema, options or Options(), batch_size
-        self._instances = instances
+        self._instances, self._pages = instances, pages
         if lmm.config.image is None:
             raise UsageError("this model reads text only; choose a vision-language model")
         # Models that were trained on single questions cannot follow an instruction with a list of fields.
@@ -80,7 +83,8 @@ class Extractor:
                 yield from plan.jobs()
                 yield Failed(UsageError("the end of a document"), key=_End(plan))
 
-        for answer in Scheduler(self._lmm, rows=self._rows, prefix_bytes=KEPT_BYTES).run(jobs()):
+        scheduler = Scheduler(self._lmm, rows=self._rows, prefix_bytes=KEPT_BYTES, pages=self._pages)
+        for answer in scheduler.run(jobs()):
             if isinstance(answer.key, _End):
                 yield self._outcome(plans.popleft())
             else:
@@ -117,6 +121,7 @@ def extract(
     pages: str | None = None,
     options: Options | None = None,
     batch_size: int = 8,
+    page_cache: bool = False,
 ) -> Iterator[Extraction]:
     """Extract fields from documents: one result each, in order, as they come.
 
@@ -130,6 +135,7 @@ def extract(
         pages: which pages of every document, as "1-3,7".
         options: attention policy, limits, and whether places are looked for.
         batch_size: how many answers are written together.
+        page_cache: whether what is read of pages is kept on disk, for the next time.
 
     Raises:
         UsageError: for a schema or an option that cannot be used.
@@ -141,7 +147,8 @@ def extract(
         lmm = load()
     read = read_schema(schema)
     instances = schema if isinstance(schema, type) else None
-    extractor = Extractor(lmm, read, options=options, batch_size=batch_size, instances=instances)
+    store = PageStore.open(lmm) if page_cache else None
+    extractor = Extractor(lmm, read, options=options, batch_size=batch_size, instances=instances, pages=store)
     pile = find_documents(named, pages=None if pages is None else parse_pages(pages))
     return _results(pile.documents, extractor)
 

@@ -17,6 +17,7 @@ from rave_mlx.documents.transcription.page_questions import Asker, PageQuestions
 from rave_mlx.documents.transcription.reading import DocumentReading, PageReading
 from rave_mlx.errors import PromptError, RaveError
 from rave_mlx.generation.job import Answer, Ending, Failed, Job
+from rave_mlx.generation.page_store import PageStore
 from rave_mlx.generation.repetition import loop_in
 from rave_mlx.generation.scheduler import Scheduler
 from rave_mlx.models.lmm import LMM
@@ -58,6 +59,7 @@ class PageReader:
         options: how pages are read.
         batch_size: how many answers are written at a time.
         listener: told of every page.
+        pages: where what was read of pages is kept on disk, and found again; None: nowhere.
 
     Raises:
         PromptError: for a model that reads no images.
@@ -70,12 +72,13 @@ class PageReader:
         *,
         batch_size: int = 8,
         listener: PageListener | None = None,
+        pages: PageStore | None = None,
     ):
         if lmm.config.vision is None:
             raise PromptError("this model reads text only; choose a vision-language model")
         self.lmm, self.options = lmm, options or ReadOptions()
         self.asker = Asker(lmm, choose_prompt(lmm), self.options)
-        self._scheduler = Scheduler(lmm, rows=batch_size, prefix_bytes=KEPT_BYTES)
+        self._scheduler = Scheduler(lmm, rows=batch_size, prefix_bytes=KEPT_BYTES, pages=pages)
         # The pile's scheduler is busy with the answers ahead while a page is asked again.
         self._second = Scheduler(lmm, rows=batch_size, prefix_bytes=KEPT_BYTES)
         self.listener = listener

@@ -12,6 +12,7 @@ from rave_mlx.documents.transcription.page_questions import ReadOptions
 from rave_mlx.documents.transcription.page_reader import PageReader
 from rave_mlx.documents.transcription.reading import DocumentReading
 from rave_mlx.errors import UsageError
+from rave_mlx.generation.page_store import PageStore
 from rave_mlx.models.lmm import LMM
 
 
@@ -25,6 +26,7 @@ def read(
     max_tokens: int | None = None,
     batch_size: int = 8,
     drafts: bool = True,
+    page_cache: bool = False,
 ) -> Iterator[DocumentReading]:
     """Transcribe PDFs, TIFFs and pictures: headings, paragraphs and tables of every page, in reading order.
 
@@ -42,6 +44,7 @@ def read(
         max_tokens: limit of an answer's length in tokens; None for what suits the model.
         batch_size: how many answers are written together.
         drafts: whether the text layer of a PDF is used to guess answers; they are the same without, but take longer.
+        page_cache: whether what is read of pages is kept on disk, for the next time.
 
     Raises:
         ImageError: when nothing of what is named is there.
@@ -56,7 +59,9 @@ def read(
     ranges = parse_pages(pages) if isinstance(pages, str) else pages
     pile = find_documents(path_or_paths, pages=ranges)
     options = ReadOptions(boxes=boxes, image_tokens=image_tokens, max_tokens=max_tokens, drafts=drafts)
-    reader = PageReader(load() if lmm is None else lmm, options, batch_size=batch_size)
+    model = load() if lmm is None else lmm
+    store = PageStore.open(model) if page_cache else None
+    reader = PageReader(model, options, batch_size=batch_size, pages=store)
 
     def readings() -> Generator[DocumentReading]:
         for done in process_documents(pile.documents, reader.process, empty={}):
