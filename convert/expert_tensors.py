@@ -117,7 +117,9 @@ class ExpertTensors(Mapping[str, mx.array]):
             tensor = self._tensors[whole]
             self._begun = whole, tensor
         tensor = tensor.swapaxes(1, 2) if place.turned else tensor
-        return tensor if place.rows is None else tensor[:, place.rows[0] : place.rows[1]]
+        tensor = tensor if place.rows is None else tensor[:, place.rows[0] : place.rows[1]]
+        # What is multiplied with again and again has to lie in order; a tensor that does is not copied.
+        return mx.contiguous(tensor)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

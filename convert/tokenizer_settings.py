@@ -25,7 +25,8 @@ _DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "GPT2Tokenizer": {"unk_token": _END, "bos_token": _END, "eos_token": _END},
 }
 """Special tokens of transformers' tokenizer classes, used for those that no file mentions."""
-_CLASSES = dict.fromkeys(("qwen2", "qwen2_vl", "qwen2_5_vl", "qwen3", "qwen3_vl", "internvl"), "Qwen2Tokenizer")
+_QWEN = ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen3", "qwen3_moe", "qwen3_vl", "qwen3_vl_moe")
+_CLASSES = dict.fromkeys((*_QWEN, "internvl"), "Qwen2Tokenizer")
 """Tokenizer classes of model types."""
 _GENERAL = ("llava", "llava_next", "mistral", "phi3", "smolvlm")
 """Model types whose tokenizer is the general class whatever the files name; it has no special tokens of its own."""

@@ -49,6 +49,11 @@ def from_mlx(folder: Path, base: Base) -> tuple[AdapterConfig, dict[str, mx.arra
         for piece in pieces:
             turned = piece.of(x.T).T if leaf == "lora_b" else piece.of(x) if leaf == "m" else x
             weights[f"{piece.name}.{leaf}"] = turned
+    if any(".switch_mlp." in key or key.endswith((".mlp.gate.lora_a", ".mlp.gate.lora_b")) for key in strange):
+        raise ModelError(
+            f"{folder}: adapts experts, or what chooses them ({min(strange)}), which is not supported; fuse it with "
+            "mlx_lm.fuse and give the result as --model"
+        )
     if strange:
         raise ModelError(f"{folder}: tensors of no projection of the base model: {', '.join(sorted(strange)[:10])}")
     if kind == "dora" and f"{EMBED}.m" in weights:

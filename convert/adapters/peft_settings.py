@@ -25,7 +25,7 @@ _REFUSED: dict[str, str] = {
     "layer_replication": "it repeats layers of the base model",
     "megatron_config": "its layers are Megatron's",
     "monteclora_config": "its factors are sampled",
-    "target_parameters": "it adapts parameters of experts, which no supported model has",
+    "target_parameters": "it adapts the weights of experts; merge it into its base with peft and convert the result",
     "use_bdlora": "its factors are block-diagonal",
     "use_qalora": "it averages groups of inputs",
 }

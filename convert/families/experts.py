@@ -29,6 +29,8 @@ def read_experts(text: Keys, *, normalize: bool | None, shared: bool = False) ->
     count = text.get("num_experts", int, text.get("num_local_experts", int, None))
     if count is None:
         raise ConfigError(f"{text.where}: num_experts is missing")
+    if count < 0:
+        raise ConfigError(f"{text.where}: num_experts is {count}; it cannot be negative")
     if not shared:
         for name in _SHARED:
             if text.get(name, int, 0):

@@ -90,6 +90,8 @@ def prepare(lmm: LMM, config: TrainConfig) -> tuple[LMM, AdapterConfig]:
 def projections(lmm: LMM, patterns: Sequence[str]) -> tuple[str, ...]:
     """Canonical names of the decoder's projections that the patterns choose: last parts of names, or "all".
 
+    Experts, and what chooses them, are none.
+
     Raises:
         UsageError: for a pattern that chooses nothing, with what there is.
     """
@@ -104,7 +106,8 @@ def projections(lmm: LMM, patterns: Sequence[str]) -> tuple[str, ...]:
     nothing = [p for p, found in chosen.items() if not found]
     if nothing:
         kinds = sorted({n.rpartition(".")[2] for n in names})
-        raise UsageError(f"no projection is called {nothing[0]!r}; there are {', '.join(kinds)}, and all")
+        hint = "" if lmm.config.text.experts is None else "; experts, and what chooses them, take no low-rank updates"
+        raise UsageError(f"no projection is called {nothing[0]!r}; there are {', '.join(kinds)}, and all{hint}")
     return tuple(sorted(set().union(*chosen.values()), key=_layer_first))
 
 

@@ -16,6 +16,24 @@ CONFIG = qwen3_vl.CONFIG | {
     "architectures": ["Qwen3VLMoeForConditionalGeneration"], "model_type": "qwen3_vl_moe", "text_config": TEXT,
     "vision_config": qwen3_vl.VISION | {"model_type": "qwen3_vl_moe_vision"},
 }  # fmt: skip
+
+
+def single(tensors):
+    """The tensors of a checkpoint with one for each expert, as text models were published."""
+    found = {}
+    for name, x in tensors.items():
+        stem, _, part = name.partition(".experts.")
+        if not part:
+            found[name] = x
+        for expert in range(x.shape[0] if part else 0):
+            if part == "down_proj":
+                found[f"{stem}.experts.{expert}.down_proj.weight"] = x[expert]
+            else:
+                found[f"{stem}.experts.{expert}.gate_proj.weight"] = x[expert, : x.shape[1] // 2]
+                found[f"{stem}.experts.{expert}.up_proj.weight"] = x[expert, x.shape[1] // 2 :]
+    return found
+
+
 PLAIN = Case(
     "qwen3_vl_moe",
     CONFIG,

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, write_checkpoint, write_files
+from families.qwen3_vl_moe import single
 from mlx_lm.convert import mixed_quant_predicate_builder
 from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 from support import relative
@@ -39,8 +40,11 @@ MODES = {
 
 
 def write_text(case, folder):
-    """A checkpoint with a configuration that mlx-lm reads: flat, and without sliding windows, which it ignores."""
+    """A checkpoint with a configuration that mlx-lm reads: flat, without sliding windows, which it ignores, and with
+    experts one by one."""
     write_checkpoint(case, folder)
+    file = str(folder / "model.safetensors")
+    mx.save_safetensors(file, single(dict(mx.load(file))), metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
     config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
     for key in ("sliding_window", "use_sliding_window", "layer_types", "partial_rotary_factor"):
@@ -61,7 +65,7 @@ def quantize_with_mlx_lm(source, folder, mode, bits, group_size, recipe):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["llama", "llama-tied", "qwen2", "qwen3", "phi3"])
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "qwen2", "qwen3", "phi3", "qwen3_moe"])
 def test_logits_equal_those_of_mlx_lm(tmp_path, monkeypatch, name, mode):
     model = quantize_with_mlx_lm(write_text(CASES[name], tmp_path / "hf"), tmp_path / "mlx", *MODES[mode])
     for expand in (True, False):
