@@ -34,6 +34,8 @@ def canonical(source: Source) -> Stored:
     config = _read_config(family, source)
     check_plausible(config, source)
     weights = replace(source, tensors=SplitTensors(source.tensors, family.stacked)) if family.stacked else source
+    if family.restored is not None:
+        weights = replace(weights, tensors=family.restored(weights.tensors))
     if config.text.experts is not None:
         weights = replace(weights, tensors=ExpertTensors(weights.tensors, config.text, str(source.path)))
     config, names = settle_head(weights, family, config, modern_names(weights, family, config))

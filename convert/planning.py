@@ -142,6 +142,6 @@ def _compute_bytes(tensors: Mapping[str, mx.array], compute: mx.Dtype | None) ->
 def _cache_bytes(config: LMMConfig, width: int) -> int:
     """Bytes a token takes in the cache."""
     text, gate = config.text, config.gate
-    keys = text.num_layers * text.num_kv_heads * text.head_dim * width
-    gated = 0 if gate is None else sum(gate.gates_layer(i) for i in range(text.num_layers))
+    keys = len(text.attention_layers) * text.num_kv_heads * text.head_dim * width
+    gated = sum(config.gates_layer(i) for i in range(text.num_layers))
     return 2 * keys + (0 if gate is None else gated * len(gate.groups(text.num_kv_heads)) * gate.width * 4)

@@ -61,10 +61,10 @@ def read_rope(text: Keys, *, default_theta: float | None = None, partial: bool =
     return found[0]
 
 
-def rotated_share(text: Keys) -> float:
-    """The share of a head that is rotated."""
+def rotated_share(text: Keys, default: float = 1.0) -> float:
+    """The share of a head that is rotated; `default` where nothing is said."""
     rope = text.get("rope_parameters", dict, None) or text.get("rope_scaling", dict, {})
-    flat = text.get("partial_rotary_factor", float, 1.0)
+    flat = text.get("partial_rotary_factor", float, default)
     share: float = Keys(rope, text.where).get("partial_rotary_factor", float, flat)
     return share
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import mlx.core as mx
+
 from rave_mlx.config import LMMConfig
 from rave_mlx.convert.source import Source
 
@@ -52,6 +54,8 @@ class Family:
         ignored: regular expressions of modern names that are no weights of the model (unused heads).
         template: the chat template of checkpoints that bring none as a file of its own, or None.
         stacked: modules that MLX packages stack into one: how its name ends, and those of its equal parts.
+        restored: the tensors as transformers stores them, from those of a checkpoint that another package may have
+            written with other numbers; None: they are the same.
         renames: (regular expression, replacement) of parts of older names, after `eras`.
         left_out: whether a tensor of a modern name is left out knowingly, with this canonical configuration and this
             config.json (layers that predict further tokens); None: none is.
@@ -64,6 +68,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     template: str | None = None
     stacked: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    restored: Callable[[Mapping[str, mx.array]], Mapping[str, mx.array]] | None = None
     renames: tuple[tuple[str, str], ...] = ()
     left_out: Callable[[str, LMMConfig, HubConfig], bool] | None = None
     experts: ExpertLayout = "fused"

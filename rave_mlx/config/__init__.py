@@ -17,6 +17,7 @@ from rave_mlx.config.connector import (
 )
 from rave_mlx.config.experts import ExpertsConfig
 from rave_mlx.config.image import ImageConfig, Images, Resample, TileConfig
+from rave_mlx.config.linear_attention import LinearAttentionConfig
 from rave_mlx.config.model import FORMAT, AddedTokenConfig, GateConfig, LMMConfig, QuantizationConfig, TokenConfig
 from rave_mlx.config.text import RopeConfig, RopeScaling, TextConfig
 from rave_mlx.config.vision import (
@@ -43,6 +44,7 @@ __all__ = [
     "ImageConfig",
     "Images",
     "LMMConfig",
+    "LinearAttentionConfig",
     "MlpConnectorConfig",
     "PoolConnectorConfig",
     "QuantizationConfig",

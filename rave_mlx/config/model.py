@@ -92,7 +92,7 @@ class GateConfig(Part):
         rank: r of the pair term.
         squash: phi, the function that the bias passes through.
         limit: tau, the bound of the bias (used by tanh).
-        layers: "all", or the gated decoder layers.
+        layers: "all", those with attention; or the gated decoder layers.
         kv_groups: share of the KV groups gated in each layer (rounded, at least one), or their indices.
         queries: which queries are biased.
         features: what the gate reads: queries and keys before rotation.
@@ -244,6 +244,10 @@ class LMMConfig(Part):
         if self.gate is not None:
             self._check_gate(self.gate)
 
+    def gates_layer(self, layer: int) -> bool:
+        """Whether decoder layer `layer` has a pair gate."""
+        return self.gate is not None and self.gate.gates_layer(layer) and not self.text.is_linear(layer)
+
     def _check_images(self, vision: Tower, image: Images, connector: Connector) -> None:
         """Refuse parts that do not fit each other."""
         images, connectors, same = _FITTING[vision.kind]
@@ -268,6 +272,10 @@ class LMMConfig(Part):
             outside = [i for i in gate.layers if not 0 <= i < self.text.num_layers]
             if outside:
                 raise ConfigError(f"gate.layers {outside}: the model has layers 0 to {self.text.num_layers - 1}")
+            linear = [i for i in gate.layers if self.text.is_linear(i)]
+            if linear:
+                known = ", ".join(map(str, self.text.attention_layers))
+                raise ConfigError(f"gate.layers {linear}: linear attention has no scores to gate; layers with: {known}")
 
 
 def _check_indices(name: str, indices: tuple[int, ...]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rave_mlx.config.experts import ExpertsConfig
+from rave_mlx.config.linear_attention import LinearAttentionConfig
 from rave_mlx.config.part import Part, positive
 from rave_mlx.config.vision import Activation
 from rave_mlx.errors import ConfigError
@@ -121,6 +122,9 @@ class TextConfig(Part):
         sliding_window: in `sliding_layers`, a token sees itself and the tokens before it, this many in all; None: all.
         sliding_layers: layers with that window.
         sliding_rope: rotary positions of these layers; None: those of the others.
+        output_gate: whether the heads' outputs are multiplied with the sigmoid of a gate, which the queries' projection
+            gives beside each head's query (Qwen3.5).
+        linear: layers with linear attention in the place of attention; None: there are none.
         experts: what some or all layers have in the place of their MLP; None: all have an MLP.
     """
 
@@ -149,6 +153,8 @@ class TextConfig(Part):
     sliding_window: int | None = None
     sliding_layers: Literal["all"] | tuple[int, ...] = "all"
     sliding_rope: RopeConfig | None = None
+    output_gate: bool = False
+    linear: LinearAttentionConfig | None = None
     experts: ExpertsConfig | None = None
 
     def __post_init__(self) -> None:
@@ -175,12 +181,24 @@ class TextConfig(Part):
             self._check_rope(rope)
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ConfigError(f"text.sliding_window is {self.sliding_window}; it must be at least 1")
+        if self.linear is not None:
+            self._check_linear(self.linear.layers)
         if self.experts is not None and isinstance(self.experts.layers, tuple):
             outside = [i for i in self.experts.layers if not 0 <= i < self.num_layers]
             if outside or not self.experts.layers:
                 raise ConfigError(
                     f"text.experts.layers {outside}: one or more of 0 to {self.num_layers - 1} are needed"
                 )
+
+    def _check_linear(self, layers: tuple[int, ...]) -> None:
+        """Refuse layers of linear attention that are not there, and a decoder of nothing else."""
+        outside = [i for i in layers if not 0 <= i < self.num_layers]
+        if outside or not layers or list(layers) != sorted(set(layers)):
+            raise ConfigError(
+                f"text.linear.layers {list(layers)}: some of 0 to {self.num_layers - 1} are needed, in order"
+            )
+        if len(layers) == self.num_layers:
+            raise ConfigError("text.linear.layers names every layer; at least one needs attention")
 
     def _check_rope(self, rope: RopeConfig) -> None:
         """Refuse rotary positions that do not fit the heads."""
@@ -197,6 +215,15 @@ class TextConfig(Part):
     def slides(self, layer: int) -> bool:
         """Whether decoder layer `layer` sees a sliding window only."""
         return self.sliding_window is not None and (self.sliding_layers == "all" or layer in self.sliding_layers)
+
+    def is_linear(self, layer: int) -> bool:
+        """Whether decoder layer `layer` has linear attention."""
+        return self.linear is not None and layer in self.linear.layers
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        """The decoder layers with attention, all of them where there is no linear attention."""
+        return tuple(i for i in range(self.num_layers) if not self.is_linear(i))
 
     def experts_of(self, layer: int) -> ExpertsConfig | None:
         """The experts of decoder layer `layer`; None where it has an MLP."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx.models.kv_cache import Cache, LayerCache, room_for
+from rave_mlx.models.state_cache import StateCache
 
 Marks = NDArray[np.bool_]
 
@@ -61,7 +62,12 @@ class BatchCache(Cache):
         self.visual = np.stack([np.pad(row.visual, (0, length - len(row.visual))) for row in rows])
         columns = np.flatnonzero(self.visual.any(axis=0))
         self.visual_span = (int(columns[0]), int(columns[-1]) + 1) if columns.size else (0, 0)
-        for index in range(len(self.layers)):
+        for index, layer in enumerate(first.layers):
+            if isinstance(layer, StateCache):
+                held = [(row.cache.states[index], row.row) for row in rows]
+                self.layers[index] = StateCache.side_by_side(held, length)
+                mx.eval(self.layers[index].arrays)
+                continue
             arrays = _side_by_side([(row.cache.layers[index].arrays, row) for row in rows], length)
             # Layer by layer, so that what is left behind can be freed meanwhile.
             mx.eval(arrays)
@@ -99,7 +105,10 @@ class BatchCache(Cache):
         Slots at the end that are holes in all rows are given up.
         """
         self.real[:, -width:] &= np.arange(width) < np.array(counts)[:, None]
-        self.trim(self.length - width + max(counts))
+        length = self.length - width + max(counts)
+        for state in self.states.values():
+            state.keep_first(counts, length)
+        self.trim(length)
 
     def trim(self, length: int) -> None:
         """Give up every slot from `length` on."""

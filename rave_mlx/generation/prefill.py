@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import mlx.core as mx
+import numpy as np
 
 from rave_mlx import backend
 from rave_mlx.attention import Path
@@ -17,6 +18,8 @@ from rave_mlx.models.lmm import LMM
 
 PREFILL_CHUNK = 2048
 """Prompt tokens read in one pass; bounds the memory of activations."""
+_STATES = 3
+"""States of linear attention that are kept of a prompt."""
 NOT_A_NUMBER = (
     "the model's scores are not numbers (NaN): its weights are damaged, or overflow in this type; download or convert "
     "it again, or load it with dtype float32"
@@ -94,6 +97,7 @@ class Reading:
         pending = sorted(set(prompt.token_map.image[cache.length :].tolist()) - {-1})
         self._images = [prompt.images[index] for index in pending]
         self._planned = cache.hooks is None
+        self._kept = _lengths_kept(prompt) if cache.states else ()
 
     def advance(self) -> mx.array | None:
         """Encode the next image, or read the next chunk.
@@ -113,10 +117,13 @@ class Reading:
             self.cache.hooks.plan([self.prompt], self.features)
             self._planned = True
         stop = _chunk_end(self.prompt, self.cache.length, self._chunk)
+        stop = min([stop, *(length for length in self._kept if length > self.cache.length)])
         with backend.row_parallel():
             hidden = self._lmm.read(self.prompt, self.cache, stop, self.features, path=self._path)[:, -1:]
             mx.eval(hidden)
             self.cache.evaluate()
+        if stop in self._kept:
+            self.cache.keep_states()
         clear_cache()
         if stop < len(self.prompt):
             return None
@@ -140,6 +147,7 @@ def reuse(cache: Cache, seen: Prompt | None, prompt: Prompt) -> int:
     shared = 0 if seen is None else min(seen.same_until(prompt), len(prompt) - 1, cache.length)
     if cache.hooks is not None and not cache.hooks.prefix_reusable:
         shared = 0
+    shared = cache.reach(shared)
     cache.trim(shared)
     return shared
 
@@ -162,6 +170,18 @@ def _chunk_end(prompt: Prompt, start: int, chunk: int) -> int:
     return stop
 
 
+def _lengths_kept(prompt: Prompt) -> tuple[int, ...]:
+    """Where a conversation may go on otherwise: after the images of each message, and after the last message.
+
+    States of linear attention are kept there; the latest of these places only.
+    """
+    message, visual = prompt.token_map.message, prompt.token_map.visual
+    ends = [int(np.flatnonzero(visual & (message == m))[-1]) + 1 for m in np.unique(message[visual]).tolist()]
+    written = np.flatnonzero(message >= 0)
+    ends += [int(written[-1]) + 1] if written.size else []
+    return tuple(sorted(end for end in set(ends) if end < len(prompt)))[-_STATES:]
+
+
 def _check_room(lmm: LMM, tokens: int, chunk: int) -> None:
     """Refuse a prompt whose keys, values and activations exceed the memory at hand, before starting on it."""
     text = lmm.config.text
@@ -175,9 +195,11 @@ def _check_room(lmm: LMM, tokens: int, chunk: int) -> None:
 
 
 def kept_bytes(lmm: LMM, tokens: int) -> int:
-    """Bytes of the keys and values of so many tokens, in every layer."""
-    text = lmm.config.text
-    return tokens * text.num_layers * 2 * text.num_kv_heads * text.head_dim * _weight_size(lmm)
+    """Bytes of the keys and values of so many tokens, and of the states of linear attention, in every layer."""
+    text, linear = lmm.config.text, lmm.config.text.linear
+    keys = tokens * len(text.attention_layers) * 2 * text.num_kv_heads * text.head_dim * _weight_size(lmm)
+    # Now, before the newest token, and where the conversation may go on otherwise.
+    return keys + (0 if linear is None else (2 + _STATES) * 4 * len(linear.layers) * linear.state_numbers)
 
 
 def _weight_size(lmm: LMM) -> int:

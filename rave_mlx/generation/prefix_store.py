@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from rave_mlx import backend
 from rave_mlx.inputs.prompt.prompt import Prompt
-from rave_mlx.models.kv_cache import Cache, LayerCache
+from rave_mlx.models.kv_cache import Cache
 
 _COVERED = 0.75
 """Share of a prompt that another one has to have in common with it to stand for both."""
@@ -54,7 +54,7 @@ class PrefixStore:
         shared, best = 0, None
         for kept in self._kept:
             if kept.bucket == bucket and kept.cache.gated == empty.gated:
-                same = min(kept.prompt.same_until(prompt), len(prompt) - 1)
+                same = kept.cache.reach(min(kept.prompt.same_until(prompt), len(prompt) - 1))
                 shared, best = max((shared, best), (same, kept), key=lambda pair: pair[0])
         if best is None:
             return empty
@@ -73,7 +73,7 @@ class PrefixStore:
         for kept in list(self._kept):
             if kept.bucket != bucket or kept.cache.gated != cache.gated:
                 continue
-            shared = kept.prompt.same_until(prompt)
+            shared = kept.cache.reach(kept.prompt.same_until(prompt))
             if shared >= _COVERED * len(prompt):
                 return
             if shared >= _COVERED * len(kept.prompt):
@@ -120,12 +120,14 @@ class FeatureStore(MutableMapping[str, mx.array]):
 
 
 def fork(cache: Cache, length: int) -> Cache:
-    """A cache that holds the first `length` tokens of another one, which is left as it is; without policies."""
+    """A cache that holds the first `length` tokens of another one, which is left as it is; without policies.
+
+    Args:
+        cache: the other one.
+        length: one that its `reach` gives.
+    """
     copy = Cache(len(cache.layers), gated=cache.gated)
-    copy.layers = [
-        LayerCache.holding([x[:, :, :length] for x in layer.arrays], length) if length else LayerCache()
-        for layer in cache.layers
-    ]
+    copy.layers = [layer.fork(length) for layer in cache.layers]
     low, high = cache.visual_span
     copy.visual_span = (low, min(high, length)) if low < length else (0, 0)
     return copy

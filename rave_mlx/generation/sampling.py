@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from types import ModuleType
 
 import mlx.core as mx
 import numpy as np
 
+from rave_mlx.backend.mlx_lm_file import mlx_lm_file
 from rave_mlx.errors import UsageError
 from rave_mlx.generation.logits_processors import LogitsProcessor
 
@@ -56,7 +54,7 @@ class Sampling:
             mx.random.seed(self.seed)
         if self.temperature == 0:
             return lambda logits: mx.argmax(logits, axis=-1)
-        draw = _mlx_lm_samplers().make_sampler(self.temperature, top_p=self.top_p, min_p=self.min_p, top_k=self.top_k)
+        draw = _samplers().make_sampler(self.temperature, top_p=self.top_p, min_p=self.min_p, top_k=self.top_k)
 
         def sample(logits: mx.array) -> mx.array:
             chosen: mx.array = draw(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
@@ -75,7 +73,7 @@ class Sampling:
         """The repetition penalty, where it is on."""
         if self.repetition_penalty == 1:
             return []
-        processors: list[LogitsProcessor] = _mlx_lm_samplers().make_logits_processors(
+        processors: list[LogitsProcessor] = _samplers().make_logits_processors(
             repetition_penalty=self.repetition_penalty, repetition_context_size=self.repetition_window
         )
         return processors
@@ -99,7 +97,7 @@ class Drawer:
             return mx.argmax(logits, axis=-1)
         pair = mx.random.split(self._key)
         self._key = pair[0]
-        scores, tools = logits - mx.logsumexp(logits, axis=-1, keepdims=True), _mlx_lm_samplers()
+        scores, tools = logits - mx.logsumexp(logits, axis=-1, keepdims=True), _samplers()
         if chosen.top_p < 1:
             scores = tools.apply_top_p(scores, chosen.top_p)
         if chosen.min_p > 0:
@@ -109,18 +107,6 @@ class Drawer:
         return mx.random.categorical(scores * (1 / chosen.temperature), key=pair[1])
 
 
-@cache
-def _mlx_lm_samplers() -> ModuleType:
-    """mlx-lm's `sample_utils`, loaded by itself: importing the mlx_lm package would import transformers as well."""
-    package = importlib.util.find_spec("mlx_lm")
-    assert package is not None
-    assert package.submodule_search_locations
-    name = "mlx_lm.sample_utils"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, f"{package.submodule_search_locations[0]}/sample_utils.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _samplers() -> ModuleType:
+    """mlx-lm's `sample_utils`."""
+    return mlx_lm_file("sample_utils")

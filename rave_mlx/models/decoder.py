@@ -1,5 +1,7 @@
 """The one text decoder: pre-norm, grouped-query attention with a pair gate, rotary positions, SwiGLU.
 
+Layers may have linear attention in the place of attention, or experts in that of the MLP.
+
 No request state lives here. Positions, the visual marks and the cache are passed in; nothing in the forward pass
 depends on array values, so it can be traced by `mx.compile`.
 """
@@ -40,7 +42,7 @@ class Decoder(nn.Module):
         text, gate = config.text, config.gate
         self.embed = nn.Embedding(text.vocab_size, text.hidden_size)
         self.layers = [
-            DecoderLayer(text, i, PairGate(gate, text) if gate is not None and gate.gates_layer(i) else None)
+            DecoderLayer(text, i, PairGate(gate, text) if gate is not None and config.gates_layer(i) else None)
             for i in range(text.num_layers)
         ]
         self.norm = text_norm(text, text.hidden_size)
@@ -101,7 +103,8 @@ class Decoder(nn.Module):
         own = None
         if text.sliding_rope is not None:
             own = text_rotation(text.sliding_rope, text.head_dim, positions, longest, x.dtype)
-        step = Step(rotation, mask, sliding, visual, gate_span, path, own)
+        real = None if valid is None else valid[:, -length:]
+        step = Step(rotation, mask, sliding, visual, gate_span, path, own, real)
         for index, layer in enumerate(self.layers):
             layer_hooks = None
             if hooks is not None:
@@ -142,7 +145,8 @@ class Decoder(nn.Module):
         ]
         visual = None if step.visual is None else _taken(step.visual, index, 1)
         span = None if step.gate_span is None else (0, index.shape[1])
-        return Step(table, masks[0], masks[1], visual, span, step.path, own)
+        real = None if step.real is None else _taken(step.real, index, 1)
+        return Step(table, masks[0], masks[1], visual, span, step.path, own, real)
 
     def _follow(self, step: Step, hooks: PassHooks, layer: int, length: int) -> Step:
         """The step of a layer that holds fewer keys than the one before it, for tokens that come after pruning."""
@@ -167,7 +171,7 @@ class Decoder(nn.Module):
             # Every token passes through a shared MLP beside experts.
             mlp = layer.mlp if isinstance(layer.mlp, MLP) else layer.mlp.get("shared")
             pairs: list[tuple[nn.Module, tuple[nn.Module, ...]]]
-            pairs = [(attention, (attention.q_proj, attention.k_proj, attention.v_proj))]
+            pairs = [(attention, attention.inputs)]
             pairs += [] if mlp is None else [(mlp, (mlp.gate_proj, mlp.up_proj))]
             for holder, layers in pairs:
                 if holder._joined is None or not holder._joined.serves(layers):

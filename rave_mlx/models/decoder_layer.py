@@ -5,6 +5,7 @@ No request state lives here: what a pass knows about its tokens is in `Step`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -17,9 +18,11 @@ from rave_mlx.config import TextConfig
 from rave_mlx.models.hooks import LayerHooks
 from rave_mlx.models.joined import Joined, joined_of, outputs
 from rave_mlx.models.kv_cache import LayerCache
+from rave_mlx.models.linear_attention import LinearAttention
 from rave_mlx.models.mlp import MLP
 from rave_mlx.models.norms import text_norm
 from rave_mlx.models.rope import ConsecutiveRotation, Rotation
+from rave_mlx.models.state_cache import StateCache
 
 _FEW_TOKENS = 8
 """New tokens up to which what a gate needs of them is prepared for writing instead of reading."""
@@ -37,6 +40,7 @@ class Step:
         gate_span: key positions with visual tokens, empty when there are none yet; None switches the gates off.
         path: forced attention path, None for the backend's choice.
         sliding_rotation: rotary positions in layers with a sliding window, where they have their own; None: `rotation`.
+        real: (B, L) marks of the new tokens that are no padding; None where all are real.
     """
 
     rotation: Rotation
@@ -46,6 +50,7 @@ class Step:
     gate_span: tuple[int, int] | None
     path: Path | None = None
     sliding_rotation: Rotation | None = None
+    real: mx.array | None = None
 
 
 class Attention(nn.Module):
@@ -54,7 +59,7 @@ class Attention(nn.Module):
     def __init__(self, text: TextConfig, layer: int, gate: PairGate | None):
         super().__init__()
         width, heads, kv_heads = text.head_dim, text.num_heads, text.num_kv_heads
-        self.q_proj = nn.Linear(text.hidden_size, heads * width, bias=text.qkv_bias)
+        self.q_proj = nn.Linear(text.hidden_size, heads * width * (1 + text.output_gate), bias=text.qkv_bias)
         self.k_proj = nn.Linear(text.hidden_size, kv_heads * width, bias=text.qkv_bias)
         self.v_proj = nn.Linear(text.hidden_size, kv_heads * width, bias=text.qkv_bias)
         self.o_proj = nn.Linear(heads * width, text.hidden_size, bias=text.output_bias)
@@ -66,23 +71,34 @@ class Attention(nn.Module):
         self._heads, self._kv_heads, self._width, self._qk_norm = heads, kv_heads, width, text.qk_norm
         self._slides, self._query_scale = text.slides(layer), text.query_scale
         self._norm_rotated = text.qk_norm and text.qk_norm_rotated
+        self._output_gate = text.output_gate
         self._joined: Joined | None = None
 
-    def project(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """Queries (B, L, H, d), keys and values (B, L, G, d) before rotation, from normalized states (B, L, hidden)."""
+    @property
+    def inputs(self) -> tuple[nn.Module, ...]:
+        """The projections of the layer's input."""
+        return self.q_proj, self.k_proj, self.v_proj
+
+    def project(self, x: mx.array) -> list[mx.array]:
+        """Queries (B, L, H, d), keys and values (B, L, G, d) before rotation, from normalized states (B, L, hidden).
+
+        With an output gate, that of the heads (B, L, H * d) comes last.
+        """
         batch, length, _ = x.shape
-        q, k, v = outputs(self, (self.q_proj, self.k_proj, self.v_proj), x)
+        q, k, v = outputs(self, self.inputs, x)
         q = q.reshape(batch, length, self._heads, -1)
+        gate = [q[..., self._width :].flatten(-2)] if self._output_gate else []
+        q = q[..., : self._width] if self._output_gate else q
         k, v = (y.reshape(batch, length, self._kv_heads, -1) for y in (k, v))
         if self._qk_norm and not self._norm_rotated:
             q, k = self.q_norm(q), self.k_norm(k)
-        return q if self._query_scale == 1 else q * self._query_scale, k, v
+        return [q if self._query_scale == 1 else q * self._query_scale, k, v, *gate]
 
     def heads(self, x: mx.array) -> list[mx.array]:
         """`project`, and queries and keys as one array (B, L, H + G, d) where they come as one."""
-        joined = joined_of(self, (self.q_proj, self.k_proj, self.v_proj), x)
-        if joined is None or self._qk_norm or self._query_scale != 1:
-            return list(self.project(x))
+        joined = joined_of(self, self.inputs, x)
+        if joined is None or self._qk_norm or self._query_scale != 1 or self._output_gate:
+            return self.project(x)
         y, last = joined.product(x), joined.cuts[1]
         both = y[..., :last].reshape(*x.shape[:2], self._heads + self._kv_heads, -1)
         v = y[..., last:].reshape(*x.shape[:2], self._kv_heads, -1)
@@ -156,6 +172,23 @@ class Attention(nn.Module):
         out = compute(queries, keys, v, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)
         return out.swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
+    def joined(
+        self, heads: Sequence[mx.array], step: Step, cache: LayerCache | None, layer_hooks: LayerHooks | None = None
+    ) -> mx.array:
+        """The heads side by side (B, L, H * d), gated where there is an output gate.
+
+        Args:
+            heads: what `heads` or `project` gave.
+            step, cache, layer_hooks: as of a call.
+        """
+        q, k, v, *more = heads
+        gate = more.pop() if self._output_gate else None
+        return self.gated(self(q, k, v, step, cache, layer_hooks, *more), gate)
+
+    def gated(self, joined: mx.array, gate: mx.array | None) -> mx.array:
+        """The joined heads (B, L, H * d) under an output gate of that shape; as they are where there is none."""
+        return joined if gate is None else joined * mx.sigmoid(gate)
+
 
 def feed_forward(text: TextConfig, layer: int) -> nn.Module:
     """What a layer has after its attention: an MLP, or experts."""
@@ -169,12 +202,19 @@ def feed_forward(text: TextConfig, layer: int) -> nn.Module:
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm attention and MLP or experts, whose outputs are normed too where `TextConfig.sublayer_norms` says so."""
+    """Pre-norm attention and MLP or experts, whose outputs are normed too where `TextConfig.sublayer_norms` says so.
+
+    `attention` is linear attention in the layers of `TextConfig.linear`.
+    """
 
     def __init__(self, text: TextConfig, layer: int, gate: PairGate | None):
         super().__init__()
         self.input_norm = text_norm(text, text.hidden_size)
-        self.attention = Attention(text, layer, gate)
+        self.attention: Attention | LinearAttention = (
+            LinearAttention(text, text.linear)
+            if text.linear is not None and text.is_linear(layer)
+            else Attention(text, layer, gate)
+        )
         self.post_attention_norm = text_norm(text, text.hidden_size)
         self.mlp = feed_forward(text, layer)
         if text.sublayer_norms:
@@ -183,14 +223,35 @@ class DecoderLayer(nn.Module):
         self._out_norms = text.sublayer_norms
 
     def __call__(
-        self, x: mx.array, step: Step, cache: LayerCache | None, layer_hooks: LayerHooks | None = None
+        self, x: mx.array, step: Step, cache: LayerCache | StateCache | None, layer_hooks: LayerHooks | None = None
     ) -> mx.array:
-        q, k, v, *both = by_rows(lambda x: self.attention.heads(self.input_norm(x)), x, axis=1)
-        attended = self.attention(q, k, v, step, cache, layer_hooks, *both)
+        heads = by_rows(lambda x: self.attention.heads(self.input_norm(x)), x, axis=1)
+        attended = self.attend(heads, step, cache, layer_hooks)
         if layer_hooks is not None and layer_hooks.edits_sublayers:
             x = x + layer_hooks.sublayer("attention", self.attention_output(attended))
             return x + layer_hooks.sublayer("mlp", self.mlp_output(x))
         return by_rows(self.finish, x, attended, axis=1)[0]
+
+    def attend(
+        self,
+        heads: Sequence[mx.array],
+        step: Step,
+        cache: LayerCache | StateCache | None,
+        layer_hooks: LayerHooks | None = None,
+    ) -> mx.array:
+        """The joined heads (B, L, H * d).
+
+        Args:
+            heads: what `attention.heads` gave.
+            step, cache, layer_hooks: as of a call.
+        """
+        attention = self.attention
+        if isinstance(attention, LinearAttention):
+            assert not isinstance(cache, LayerCache)
+            qkv, z, b, a = heads
+            return attention(qkv, z, b, a, step.real, cache)
+        assert not isinstance(cache, StateCache)
+        return attention.joined(heads, step, cache, layer_hooks)
 
     def finish(self, x: mx.array, attended: mx.array) -> list[mx.array]:
         """The layer from its input (B, L, hidden) and the joined heads (B, L, H * d) on."""

@@ -7,12 +7,13 @@ features of text are zero, as fresh rows are, and are not written at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import mlx.core as mx
 
 from rave_mlx.attention.gate import PairGate, QueryMap
 from rave_mlx.models.hooks import PassHooks
+from rave_mlx.models.state_cache import StateCache
 
 _STEP = 256
 """Rows by which arrays grow."""
@@ -94,6 +95,10 @@ class LayerCache:
             self._arrays[2][:, :, length : self.length] = 0.0
         self.length = min(self.length, length)
 
+    def fork(self, length: int) -> LayerCache:
+        """A cache of the first tokens; this one stays as it is."""
+        return LayerCache.holding([x[:, :, :length] for x in self._arrays], length) if length else LayerCache()
+
     @property
     def arrays(self) -> list[mx.array]:
         """The stored arrays, for evaluation and for counting bytes."""
@@ -114,13 +119,23 @@ class Cache:
     """The layers' caches and what is known about the tokens in them.
 
     Attributes:
+        layers: keys and values, or in layers with linear attention a state.
         gated: whether gate features are computed and kept.
         visual_span: [first, last + 1) positions that hold every visual token, (0, 0) without one.
         hooks: what keys and values were made under (attention policies and what they know); None without any.
     """
 
-    def __init__(self, num_layers: int, *, gated: bool, hooks: PassHooks | None = None):
-        self.layers = [LayerCache() for _ in range(num_layers)]
+    def __init__(self, num_layers: int, *, gated: bool, hooks: PassHooks | None = None, linear: Collection[int] = ()):
+        """An empty cache.
+
+        Args:
+            num_layers: of the decoder.
+            gated, hooks: see above.
+            linear: layers with linear attention.
+        """
+        self.layers: list[LayerCache | StateCache] = [
+            StateCache() if i in linear else LayerCache() for i in range(num_layers)
+        ]
         self.gated = gated
         self.visual_span = (0, 0)
         self.hooks = hooks
@@ -135,22 +150,52 @@ class Cache:
         """Bytes held, with the room kept for growth."""
         return sum(x.nbytes for layer in self.layers for x in layer.arrays)
 
+    @property
+    def states(self) -> dict[int, StateCache]:
+        """The states of linear attention by layer; empty without them."""
+        return {index: layer for index, layer in enumerate(self.layers) if isinstance(layer, StateCache)}
+
     def extend_visual_span(self, first: int, last: int) -> None:
         """Note that there are visual tokens in positions [first, last)."""
         low, high = self.visual_span
         self.visual_span = (min(low, first), max(high, last)) if low < high else (first, last)
 
+    def keep_states(self) -> None:
+        """Make it possible to go back to the present length, which keys and values always allow and states do not."""
+        for state in self.states.values():
+            state.keep()
+
+    def reach(self, length: int) -> int:
+        """The largest length up to `length` that `trim` can go back to; without states that is `length`."""
+        length, before = min(length, self.length), -1
+        while length != before:
+            before = length
+            for index, state in self.states.items():
+                own = self._own(index, length)
+                length = max(0, length - own + state.reach(own))
+        return length
+
     def trim(self, length: int) -> None:
-        """Forget every token from position `length` on.
+        """Forget every token from position `length` on, which is one that `reach` gives.
 
         Layers after a pruning policy hold fewer tokens; `hooks` knows how many of theirs those are.
+
+        Raises:
+            ValueError: for a length that states cannot go back to.
         """
+        own = [self._own(index, length) for index in range(len(self.layers))]
+        for layer, kept in zip(self.layers, own, strict=True):
+            layer.trim(kept)
         if self.hooks is not None:
             self.hooks.trim(length)
-        for index, layer in enumerate(self.layers):
-            layer.trim(length if self.hooks is None else len(self.hooks.tokens_of(index)))
         low, high = self.visual_span
         self.visual_span = (low, min(high, length)) if low < length else (0, 0)
+
+    def _own(self, index: int, length: int) -> int:
+        """How many tokens a layer holds of the first `length`."""
+        if self.hooks is None or length <= 0:
+            return length
+        return len(self.hooks.tokens_of(index)) - max(0, len(self.hooks.tokens) - length)
 
     def evaluate(self) -> None:
         """Compute everything stored, so that no graph of earlier steps is kept alive."""

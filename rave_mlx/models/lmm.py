@@ -136,7 +136,9 @@ class LMM(nn.Module):
             gate = any_acts(self.decoder.gates)
         if backend.current().kind != "cpu":
             self.decoder.join()
-        return Cache(self.config.text.num_layers, gated=gate and bool(self.decoder.gates), hooks=hooks)
+        text = self.config.text
+        linear = () if text.linear is None else text.linear.layers
+        return Cache(text.num_layers, gated=gate and bool(self.decoder.gates), hooks=hooks, linear=linear)
 
     def embed(
         self, prompt: Prompt, start: int, stop: int, features: Mapping[str, mx.array] | None = None

@@ -32,8 +32,7 @@ def full_checkpointing(index: int, layer: DecoderLayer, x: mx.array, step: Step)
 
 def selective_checkpointing(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
     """Run a layer and keep the inputs of its projections and of attention; elementwise work is computed again."""
-    q, k, v = by_rows(partial(_project, layer), x, axis=1)
-    attended = layer.attention(q, k, v, step, None)
+    attended = layer.attend(by_rows(partial(_project, layer), x, axis=1), step, None)
     return by_rows(partial(_finish, layer), x, attended, axis=1)[0]
 
 
@@ -44,9 +43,9 @@ def _project(layer: DecoderLayer, x: mx.array) -> Sequence[mx.array]:
         return attention.project(layer.input_norm(x))
 
     # The gradient of a norm of queries or keys needs what the projections gave.
-    if "q_norm" in attention or _needs_output(attention.q_proj, attention.k_proj, attention.v_proj):
+    if "q_norm" in attention or _needs_output(*attention.inputs):
         return function(x)
-    return recomputed([layer.input_norm, attention.q_proj, attention.k_proj, attention.v_proj], x, function=function)
+    return recomputed([layer.input_norm, *attention.inputs], x, function=function)
 
 
 def _finish(layer: DecoderLayer, x: mx.array, attended: mx.array) -> list[mx.array]:

@@ -76,7 +76,7 @@ def _of_prompt(lmm: LMM, prompt: Prompt) -> list[GateFigures]:
     step = Step(table, masks[0], masks[1], visual, span, sliding_rotation=own)
     figures = []
     for index, layer in enumerate(lmm.decoder.layers):
-        if "gate" in layer.attention:
+        if isinstance(layer.attention, Attention) and "gate" in layer.attention:
             mask = masks[1] if text.slides(index) else masks[0]
             turned = own if own is not None and text.slides(index) else table
             figures.append(_of_layer(index, layer.attention, layer.input_norm(x), visual, span, turned, mask))
@@ -98,7 +98,7 @@ def _of_layer(
     mask: Mask,
 ) -> GateFigures:
     first = span[1]
-    q, k, v = (y.swapaxes(1, 2) for y in attention.project(x))
+    q, k, v = (y.swapaxes(1, 2) for y in attention.project(x)[:3])
     gate = attention.gate
     terms: GateTerms = gate.terms(gate.query_features(q)[:, :, first:], gate.key_features(k, visual), span)
     scale, kinds = q.shape[-1] ** -0.5, visual.astype(mx.uint8)

@@ -29,7 +29,7 @@ from rave_mlx.attention import decoder_mask
 from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
 from rave_mlx.inputs.prompt.prompt import Prompt
-from rave_mlx.models.decoder_layer import Step
+from rave_mlx.models.decoder_layer import Attention, Step
 from rave_mlx.models.lmm import LMM
 from rave_mlx.models.rope import sliding_table, text_table
 from rave_mlx.policies.policy import Context, Policy
@@ -118,6 +118,7 @@ class _TextBranch:
         self._next = 0
         self._width = text.head_dim
         self._heads: mx.array | None = None
+        self._gate: mx.array | None = None
 
     def heads(self, layer: int) -> mx.array:
         """Every head's output (1, H, d) at the last position in a layer that has not been passed."""
@@ -125,8 +126,11 @@ class _TextBranch:
             self._x = self._layers[self._next](self._x, self._step, None)
             self._next += 1
         block = self._layers[layer]
-        q, k, v = block.attention.project(block.input_norm(self._x))
-        joined = block.attention(q, k, v, self._step, None)
+        attention = block.attention
+        assert isinstance(attention, Attention)
+        q, k, v, *gate = attention.project(block.input_norm(self._x))
+        joined = attention(q, k, v, self._step, None)
+        self._gate = gate[0] if gate else None
         self._heads = joined.reshape(*joined.shape[:2], -1, self._width)
         return self._heads[:, -1]
 
@@ -135,7 +139,8 @@ class _TextBranch:
         assert self._heads is not None
         block = self._layers[self._next]
         scaled = self._heads * factors.reshape(1, 1, -1, 1)
-        joined = scaled.astype(self._x.dtype).flatten(-2)
+        assert isinstance(block.attention, Attention)
+        joined = block.attention.gated(scaled.astype(self._x.dtype).flatten(-2), self._gate)
         (self._x,) = block.finish(self._x, joined)
         self._next += 1
         self._heads = None

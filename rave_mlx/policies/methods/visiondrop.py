@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
+from rave_mlx.models.decoder_layer import Attention
 from rave_mlx.models.hooks import KeptTokens
 from rave_mlx.models.lmm import LMM
 from rave_mlx.models.rope import text_table
@@ -133,8 +134,10 @@ def _score_tokens(
     block = lmm.decoder.layers[ctx.layer + 1]
     rope, longest = text.rope_of(ctx.layer + 1), int(ctx.tokens.positions.max()) + 1
     table = text_table(rope, text.head_dim, positions, longest)
-    q, k, _ = block.attention.project(block.input_norm(x))
-    rotated = block.attention.rotate(table, q.swapaxes(1, 2), k.swapaxes(1, 2))
+    attention = block.attention
+    assert isinstance(attention, Attention)
+    q, k, *_ = attention.project(block.input_norm(x))
+    rotated = attention.rotate(table, q.swapaxes(1, 2), k.swapaxes(1, 2))
     q, k = (part[0].astype(mx.float32) for part in rotated)
     heads, keys = q.shape[0], mx.repeat(k, q.shape[0] // k.shape[0], axis=0).swapaxes(-1, -2)
     total = mx.zeros((visual.size,))
