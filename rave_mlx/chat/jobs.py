@@ -70,12 +70,13 @@ def make_job(
     prompt = lmm.prompt(revised)
     passes = AuxiliaryPasses(lmm, chosen, known, prefixes=prefixes)
     processors = [each.logits_processor(revised, passes) for each in rereading]
+    steers = chosen.touches_layers(len(lmm.config.text.attention_layers))
     return Job(
         prompt,
         max_tokens=min(max_tokens, lmm.config.text.max_positions - len(prompt)),
         sampling=sampling or Sampling(),
         processors=tuple(each for each in processors if each is not None),
-        hooks=(lambda: attach(lmm, chosen.policies)) if chosen.touches_layers(lmm.config.text.num_layers) else None,
+        hooks=(lambda: attach(lmm, chosen.policies)) if steers else None,
         gate=chosen.gate,
         **rest,
     )

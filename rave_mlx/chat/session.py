@@ -300,7 +300,7 @@ class Session:
         length = prompt.token_map.next_position
         self._bucket = kept_bucket(self.lmm.config.text.rope, length, length + cache.length - len(prompt))
         answer_ids = ids[:-1] if finish == "stop" else ids
-        cache.trim(len(prompt) + len(answer_ids))
+        cache.trim(cache.reach(len(prompt) + len(answer_ids)))
         if messages[-1].role == "assistant":  # an answer that had begun is one message with what was added to it
             begun = messages[-1]
             answer = replace(begun, parts=(*begun.parts, TextPart(text, tuple(answer_ids))))

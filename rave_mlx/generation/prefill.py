@@ -97,7 +97,8 @@ class Reading:
         pending = sorted(set(prompt.token_map.image[cache.length :].tolist()) - {-1})
         self._images = [prompt.images[index] for index in pending]
         self._planned = cache.hooks is None
-        self._kept = _lengths_kept(prompt) if cache.states else ()
+        whole = cache.hooks is not None and not cache.hooks.chunkable
+        self._kept = () if whole or not cache.states else _lengths_kept(prompt)
 
     def advance(self) -> mx.array | None:
         """Encode the next image, or read the next chunk.
@@ -116,8 +117,9 @@ class Reading:
         if not self._planned and self.cache.hooks is not None:
             self.cache.hooks.plan([self.prompt], self.features)
             self._planned = True
-        stop = _chunk_end(self.prompt, self.cache.length, self._chunk)
-        stop = min([stop, *(length for length in self._kept if length > self.cache.length)])
+        start = self.cache.length
+        chunk = min([self._chunk, *(length - start for length in self._kept if length > start)])
+        stop = _chunk_end(self.prompt, start, chunk)
         with backend.row_parallel():
             hidden = self._lmm.read(self.prompt, self.cache, stop, self.features, path=self._path)[:, -1:]
             mx.eval(hidden)

@@ -85,6 +85,7 @@ def collect(
         sinks=rows[0].sinks,
         shift=gates[..., 0],
         moved=gates[..., 1],
+        decoder_layers=lmm.config.text.attention_layers if lmm.config.text.linear is not None else (),
     )
 
 

@@ -68,6 +68,8 @@ class AttentionMap:
             logarithm; NaN without a gate.
         moved: (T, N, H) float32, what it did within the image: the share of the row's image mass that lies on other
             visual tokens than without it; NaN without a gate.
+        decoder_layers: which layers of the decoder the N are, where others have linear attention, which has no weights
+            to look at; empty where they are all.
     """
 
     question: str
@@ -81,11 +83,17 @@ class AttentionMap:
     sinks: NDArray[np.int64]
     shift: NDArray[np.float32]
     moved: NDArray[np.float32]
+    decoder_layers: tuple[int, ...] = ()
 
     @property
     def num_layers(self) -> int:
         """N."""
         return int(self.weights.shape[1])
+
+    @property
+    def layer_note(self) -> str:
+        """Which layers of the decoder the N are, in words; empty where they are all."""
+        return f"layers with attention, which are {name_numbers(self.decoder_layers)}" if self.decoder_layers else ""
 
     @property
     def num_heads(self) -> int:

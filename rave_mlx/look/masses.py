@@ -67,6 +67,8 @@ def mass_table(seen: AttentionMap) -> str:
     sinks = f"{'sinks':>8}{'sink keys':>11}"
     head = f"{'layer':>5}{'image':>8}{'text':>8}{sinks}" + (f"{'odds x':>9}{'moved':>8}" if gated else "")
     lines = [f"attention {seen.attention}: {seen.question.strip()} -> {seen.answer}", head]
+    if seen.layer_note:
+        lines.insert(1, f"of the decoder's {seen.layer_note}, counted from 0")
     for row in layers:
         line = f"{row.layer:>5}{row.image:>8.1%}{row.text:>8.1%}{row.sinks:>8.1%}{row.sink_keys:>11}"
         if gated:

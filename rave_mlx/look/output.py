@@ -108,6 +108,7 @@ def _run(run: AttentionMap, layers: Sequence[int] | None, heads: Sequence[int] |
         "tokens": tokens,
         "layers": [asdict(row) for row in layer_masses(run)],
         "image_heads": [asdict(head) for head in image_heads(run)],
+        **({"decoder_layers": list(run.decoder_layers)} if run.decoder_layers else {}),
     }
 
 

@@ -116,7 +116,10 @@ def describe(seen: AttentionMap, layers: Sequence[int] | None, heads: Sequence[i
     """
     chosen = list(default_layers(seen.num_layers) if layers is None else layers)
     of_heads = f"mean of {seen.num_heads} heads" if heads is None else f"heads {name_numbers(heads)}"
-    return f"layer{'s' if len(chosen) > 1 else ''} {name_numbers(chosen)} of 0–{seen.num_layers - 1} · {of_heads}"
+    of_layers = f"layer{'s' if len(chosen) > 1 else ''} {name_numbers(chosen)} of 0–{seen.num_layers - 1}"
+    if seen.layer_note:
+        of_layers += f" (of the {seen.layer_note})"
+    return f"{of_layers} · {of_heads}"
 
 
 def token_label(seen: AttentionMap, index: int) -> str:

@@ -164,7 +164,7 @@ def score(
             progress(number)
         if exact(seen.answer, (target.question.answer,)):
             found.append(_found(seen, target.box))
-    names = _names(lmm.config.text.num_layers)
+    names = _names(len(lmm.config.text.attention_layers))
     means = np.mean([f.scores for f in found], axis=0) if found else np.full((len(names), 3), np.nan)
     chance = np.mean([f.chance for f in found], axis=0) if found else np.full(2, np.nan)
     return Report(

@@ -50,7 +50,7 @@ class Context:
     too early for are not there yet; see `Policy`.
 
     Attributes:
-        layer, num_layers: which decoder layer, of how many.
+        layer, num_layers: which decoder layer, of how many: those with attention alone count.
         phase: "prefill" (reading) or "decode" (writing).
         tokens: what the K keys of this layer are.
         start: index of the first new token among the keys.
@@ -145,7 +145,7 @@ class Policy:
         """
 
     def layers(self, count: int) -> Collection[int]:
-        """The decoder layers it touches, of `count`."""
+        """The decoder layers it touches, of `count` with attention; layers without are not counted."""
         return range(count)
 
     def prepare(self, lmm: LMM) -> Mapping[str, Any]:

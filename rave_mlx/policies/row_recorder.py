@@ -131,7 +131,9 @@ class RowObserver(Policy):
 
     def _gate(self, ctx: Context, row: mx.array, index: mx.array) -> mx.array:
         """(H, 2) what the layer's pair gate does to this row, as of `odds_split`; NaN where there is none."""
-        cache, attention = self.recorder.cache, self.recorder.decoder.layers[ctx.layer].attention
+        cache, decoder = self.recorder.cache, self.recorder.decoder
+        layer = decoder.text.attention_layers[ctx.layer]
+        attention = decoder.layers[layer].attention
         assert cache is not None
         assert ctx.q is not None
         assert ctx.k is not None
@@ -140,7 +142,7 @@ class RowObserver(Policy):
             return mx.full((row.shape[0], 2), float("nan"))
         gate: PairGate = attention.gate
         heads, groups = ctx.q.shape[1], ctx.k.shape[1]
-        features = cache.layers[ctx.layer].arrays[2][:, :, index]
+        features = cache.layers[layer].arrays[2][:, :, index]
         terms = gate.terms(gate.query_features(ctx.q_pre[:, :, -1:]), features, (0, len(self.recorder.visual)))
         bias = full_bias(terms, heads, groups)[0, :, 0]
         keys = mx.repeat(ctx.k[0][:, index].astype(mx.float32), heads // groups, axis=0)

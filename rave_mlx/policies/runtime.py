@@ -46,14 +46,17 @@ class PolicyRuntime:
 
     Attributes:
         policies: in the order in which they act.
-        num_layers: of the decoder.
+        layers: the decoder layers with attention. Policies know these alone, counted from 0 on.
+        num_layers: how many they are.
         tokens: what is known about the keys of the first layer; layers after a pruning one may hold fewer.
     """
 
     def __init__(self, lmm: LMM, policies: Sequence[Policy]):
         self._lmm = lmm
         self.policies = tuple(policies)
-        self.num_layers = num_layers = lmm.config.text.num_layers
+        self.layers = lmm.config.text.attention_layers
+        self.num_layers = num_layers = len(self.layers)
+        self._places = {layer: place for place, layer in enumerate(self.layers)}
         self._phase: Phase = "prefill"
         self._final = False
         self._pruned_now: set[int] = set()
@@ -63,7 +66,8 @@ class PolicyRuntime:
         self._plans: list[dict[str, Any]] = [{} for _ in self.policies]
         self._ready = False
         self._maps = [Tokens.empty()]
-        self._map_of = [0] * num_layers
+        # By decoder layer, those without attention included.
+        self._map_of = [0] * lmm.config.text.num_layers
         self._row_marks: dict[tuple[int, Rows, bool], RowMarks] = {}
 
     @property
@@ -144,12 +148,13 @@ class PolicyRuntime:
         if drop <= 0:
             return
         if length == 0:
-            self._maps, self._map_of = [Tokens.empty()], [0] * self.num_layers
+            self._maps, self._map_of = [Tokens.empty()], [0] * len(self._map_of)
             self._states = [[{} for _ in range(self.num_layers)] for _ in self.policies]
         for index, tokens in enumerate(self._maps):
             tokens.trim(len(tokens) - drop)
             for states in self._states:
-                for state in (s for s, m in zip(states, self._map_of, strict=True) if m == index):
+                own = (self._map_of[layer] for layer in self.layers)
+                for state in (s for s, m in zip(states, own, strict=True) if m == index):
                     for rows in state.values():
                         if isinstance(rows, KeyRows):
                             rows.trim(len(tokens))
@@ -169,7 +174,7 @@ class PolicyRuntime:
         return found
 
     def state(self, policy: Policy, layer: int) -> dict[str, Any]:
-        """What a policy keeps for a layer."""
+        """What a policy keeps for a layer, counted among those with attention."""
         return self._states[self.policies.index(policy)][layer]
 
     def tokens_of(self, layer: int) -> Tokens:
@@ -177,20 +182,26 @@ class PolicyRuntime:
         return self._maps[self._map_of[layer]]
 
     def enter(self, layer: int, x: mx.array) -> LayerRuntime:
-        """Begin a layer's pass over the announced tokens; x (B, L, hidden) is the block's input."""
+        """Begin a layer's pass over the announced tokens; x (B, L, hidden) is the block's input.
+
+        No policy acts on a layer without attention.
+        """
+        place = self._places.get(layer)
+        if place is None:
+            return LayerRuntime([])
         tokens = self.tokens_of(layer)
         start = len(tokens) - x.shape[1]
         acting = []
         for index, policy in enumerate(self.policies):
-            if layer in self._chosen[index]:
+            if place in self._chosen[index]:
                 context = Context(
-                    layer=layer,
+                    layer=place,
                     num_layers=self.num_layers,
                     phase=self._phase,
                     tokens=tokens,
                     start=start,
                     x=x,
-                    state=self._states[index][layer],
+                    state=self._states[index][place],
                     plan=self._plans[index],
                     final=self._final,
                     keys=len(tokens),
@@ -203,7 +214,7 @@ class PolicyRuntime:
         old = self.tokens_of(layer)
         positions = None if kept.positions is None else np.array(kept.positions)
         self._maps.append(old.take(np.array(kept.index).astype(np.int64), positions, kept.shift))
-        self._map_of[layer + 1 :] = [len(self._maps) - 1] * (self.num_layers - layer - 1)
+        self._map_of[layer + 1 :] = [len(self._maps) - 1] * (len(self._map_of) - layer - 1)
         self._pruned_now.add(layer + 1)
 
     def pruned_now(self, layer: int) -> bool:

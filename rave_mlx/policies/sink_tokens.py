@@ -146,7 +146,7 @@ def profile(lmm: LMM) -> Profile:
     recorder = _Recorder()
     runtime = PolicyRuntime(lmm, (recorder,))
     lmm.read(prompt, lmm.make_cache(gate=False, hooks=runtime), len(prompt))
-    count = lmm.config.text.num_layers
+    count = len(lmm.config.text.attention_layers)
     states = [runtime.state(recorder, i)["input"] for i in range(count)]
     states.append(runtime.state(recorder, count - 1)["output"])
     return Profile(np.array(mx.concatenate(states).astype(mx.float32)))

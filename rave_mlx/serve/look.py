@@ -149,6 +149,7 @@ def _run(seen: AttentionMap, layers: Sequence[int] | None, heads: Sequence[int] 
         "masses": {
             "layers": [_plain(asdict(row)) for row in layer_masses(seen)],
             "image_heads": [_plain(asdict(head)) for head in image_heads(seen)],
+            **({"decoder_layers": list(seen.decoder_layers)} if seen.decoder_layers else {}),
         },
     }  # fmt: skip
 

@@ -71,7 +71,7 @@ def train_router(lmm: LMM, examples: Sequence[Example], config: RouterConfig, re
         raise UsageError("a router learns from examples, each with an image and an answer")
     mx.random.seed(config.seed)
     rng = np.random.default_rng(config.seed)
-    count = lmm.config.text.num_layers
+    count = len(lmm.config.text.attention_layers)
     router = Router(count, lmm.config.text.hidden_size, config.width)
     optimizer = AdamW(config.learning_rate)
     update = nn.value_and_grad(router, partial(_loss, router))

@@ -24,7 +24,7 @@ from rave_mlx.policies.runtime import attach
 
 ONE_EACH = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl",
             "paddleocr_vl", "glm_ocr", "glm4v", "hunyuan_vl", "pixtral", "mistral3", "lighton_ocr", "gemma3",
-            "got_ocr2"]  # fmt: skip
+            "got_ocr2", "qwen3_5-tied"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*ONE_EACH, "smolvlm", "qwen2"])
@@ -32,7 +32,7 @@ def test_every_method_answers_or_says_why_not(name, tmp_path):
     lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
     sees = lmm.config.vision is not None
     question = ask("What is the total?", picture(100, 60)) if sees else {"role": "user", "content": "How are you?"}
-    count = lmm.config.text.num_layers
+    count = len(lmm.config.text.attention_layers)
     every = {"first": 0, "last": count - 1, "of": count}
     rates = tuple(0.1 + 0.2 * i for i in range(count))
     prompt = lmm.prepare([question])

@@ -74,13 +74,11 @@ class ACT(Policy):
             raise UsageError(f"--attention act: heads {wrong[0]!r} is not layer.head; write heads=3.0/3.7")
 
     def check(self, config: LMMConfig) -> None:
-        text = config.text
-        outside = [
-            f"{layer}.{head}" for layer, head in self._pairs if layer >= text.num_layers or head >= text.num_heads
-        ]
+        text, count = config.text, len(config.text.attention_layers)
+        outside = [f"{layer}.{head}" for layer, head in self._pairs if layer >= count or head >= text.num_heads]
         if outside:
             raise UsageError(
-                f"--attention act: heads {outside[0]}: the model has layers 0 to {text.num_layers - 1} with heads 0 "
+                f"--attention act: heads {outside[0]}: the model has layers 0 to {count - 1} with heads 0 "
                 f"to {text.num_heads - 1}"
             )
 

@@ -61,7 +61,7 @@ class AIF(Policy):
         if text_follows:
             observer = _Flow(tuple(visual.tolist()))
             run = observe(lmm, prompt, features, observer)
-            layers = range(lmm.config.text.num_layers)
+            layers = range(len(lmm.config.text.attention_layers))
             flow = np.stack([np.array(run.state(observer, i)["most"]) for i in layers], axis=1).astype(np.float64)
             hidden[visual[hidden_tokens(flow, self.shares)]] = True
         return {"hidden": mx.array(hidden), "any": bool(hidden.any())}

@@ -70,7 +70,7 @@ class Debias(Policy):
     def check(self, config: LMMConfig) -> None:
         if config.vision is None:
             raise UsageError("--attention debias: this model reads text only; there are no visual tokens to drop")
-        if config.text.num_layers < 2:
+        if len(config.text.attention_layers) < 2:
             raise UsageError("--attention debias: this model has one layer; none is left for fewer tokens")
 
     def layers(self, count: int) -> Collection[int]:

@@ -53,7 +53,7 @@ class DyVTE(Policy):
             raise UsageError("--attention dyvte: give either router=FILE or exit=LAYER")
 
     def check(self, config: LMMConfig) -> None:
-        count = config.text.num_layers
+        count = len(config.text.attention_layers)
         if config.vision is None:
             raise UsageError("--attention dyvte: this model reads text only; there are no visual tokens to leave")
         if self.exit is not None and not 0 <= self.exit < count:

@@ -85,7 +85,7 @@ class GIFT(Policy):
         asked = question(prompt)
         saliency = np.zeros(len(prompt), np.float32)
         if visual.any() and asked.any():
-            count = lmm.config.text.num_layers
+            count = len(lmm.config.text.attention_layers)
             fixed = None if self.source is None else depth(self.source, self.of, count)
             saliency[visual] = _saliency(lmm, prompt, features, fixed)
         return {name: mx.array(row.astype(np.float32)) for name, row in (("saliency", saliency), ("question", asked))}
@@ -174,6 +174,6 @@ def _saliency(lmm: LMM, prompt: Prompt, features: Mapping[str, mx.array], layer:
     observer = _Rises(tuple(words), visual, layer)
     run = observe(lmm, prompt, features, observer)
     if layer is None:
-        totals = [run.state(observer, i)["total"].item() for i in range(lmm.config.text.num_layers)]
+        totals = [run.state(observer, i)["total"].item() for i in range(len(lmm.config.text.attention_layers))]
         layer = int(np.argmax(totals))
     return saliency_of(np.array(run.state(observer, layer)["mean"]).astype(np.float64))

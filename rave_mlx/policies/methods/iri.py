@@ -71,7 +71,7 @@ class IRI(Policy):
             raise UsageError(f"--attention iri: sources and targets are numbers of layers from 1 to {self.of}")
 
     def check(self, config: LMMConfig) -> None:
-        count = config.text.num_layers
+        count = len(config.text.attention_layers)
         if not self.attention and not self.mlp:
             raise UsageError(
                 "--attention iri: needs the model's recovery rates, attention=0.1/0.3/... and mlp=...; "
@@ -164,7 +164,7 @@ def recovery_rates(
         UsageError: where the noise lowers the probability by less than 0.001.
     """
     probe, rng = _Probe(), np.random.default_rng(seed)
-    count = lmm.config.text.num_layers
+    count = len(lmm.config.text.attention_layers)
     lost, regained = 0.0, np.zeros((count, len(_KINDS)))
     for prompt in prompts:
         clean, noised = (PolicyRuntime(lmm, (probe,)) for _ in range(2))
@@ -178,7 +178,7 @@ def recovery_rates(
         lost += float(chances[chosen]) - base
         for layer in range(count):
             for column, kind in enumerate(_KINDS):
-                cache.trim(len(noisy) - 1)
+                cache.trim(cache.reach(len(noisy) - 1))
                 noised.state(probe, layer)[f"{kind} patch"] = clean.state(probe, layer)[kind]
                 regained[layer, column] += float(_chances(lmm, noisy, cache)[chosen]) - base
                 del noised.state(probe, layer)[f"{kind} patch"]

@@ -111,7 +111,7 @@ class VFlowOpt(RereadingPolicy):
             )
         if set(tower.feature_layers) == {0}:
             raise UsageError(f"--attention vflowopt: no layer of the tower is used in this {config.family} model")
-        if config.text.num_layers < 2:
+        if len(config.text.attention_layers) < 2:
             raise UsageError("--attention vflowopt: this model has one layer; none is left for fewer tokens")
 
     def layers(self, count: int) -> Collection[int]:

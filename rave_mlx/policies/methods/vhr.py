@@ -113,7 +113,7 @@ class _TextBranch:
         own = sliding_table(text, positions, length)
         sliding = decoder_mask(length, length, window=text.sliding_window)
         self._step = Step(table, decoder_mask(length, length), sliding, None, None, sliding_rotation=own)
-        self._layers = lmm.decoder.layers
+        self._layers, self._attention_layers = lmm.decoder.layers, text.attention_layers
         self._x = lmm.decoder.embed_ids(mx.array(ids))
         self._next = 0
         self._width = text.head_dim
@@ -121,7 +121,8 @@ class _TextBranch:
         self._gate: mx.array | None = None
 
     def heads(self, layer: int) -> mx.array:
-        """Every head's output (1, H, d) at the last position in a layer that has not been passed."""
+        """Every head's output (1, H, d) at the last position in a layer, of those with attention, not passed yet."""
+        layer = self._attention_layers[layer]
         while self._next < layer:
             self._x = self._layers[self._next](self._x, self._step, None)
             self._next += 1

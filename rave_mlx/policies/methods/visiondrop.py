@@ -68,7 +68,7 @@ class VisionDrop(Policy):
     def check(self, config: LMMConfig) -> None:
         if config.vision is None:
             raise UsageError("--attention visiondrop: this model reads text only; there are no visual tokens to drop")
-        if config.text.num_layers < 2:
+        if len(config.text.attention_layers) < 2:
             raise UsageError("--attention visiondrop: this model has one layer; none is left for fewer tokens")
 
     def layers(self, count: int) -> Collection[int]:
@@ -129,10 +129,14 @@ def _joined(x: mx.array, rest: NDArray[np.int64], targets: NDArray[np.int64], jo
 def _score_tokens(
     lmm: LMM, ctx: Context, x: mx.array, visual: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores (V,) of the visual tokens, and their keys' mean over heads (V, d), in the layer that comes next."""
+    """Scores (V,) of the visual tokens, and their keys' mean over heads (V, d), in the layer that comes next.
+
+    Of layers with linear attention between the two, nothing is computed.
+    """
     text, positions = lmm.config.text, mx.array(ctx.tokens.positions)
-    block = lmm.decoder.layers[ctx.layer + 1]
-    rope, longest = text.rope_of(ctx.layer + 1), int(ctx.tokens.positions.max()) + 1
+    following = text.attention_layers[ctx.layer + 1]
+    block = lmm.decoder.layers[following]
+    rope, longest = text.rope_of(following), int(ctx.tokens.positions.max()) + 1
     table = text_table(rope, text.head_dim, positions, longest)
     attention = block.attention
     assert isinstance(attention, Attention)

@@ -110,7 +110,8 @@ def answer_attention(
             if image.digest not in features:
                 features[image.digest] = encode(lmm, image)
         recorder.begin(prompt)
-        cache.trim(min(before.same_until(prompt), len(prompt) - 1) if before is not None and reusable else 0)
+        shared = min(before.same_until(prompt), len(prompt) - 1) if before is not None and reusable else 0
+        cache.trim(cache.reach(shared))
         logits = prefill(lmm, prompt, cache, features=features)
         limit = min(tokens, lmm.config.text.max_positions - len(prompt))
         count = 0

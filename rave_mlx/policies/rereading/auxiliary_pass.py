@@ -96,7 +96,7 @@ class AuxiliaryPass:
             self._cache = store.begin(self._prompt, self._cache, bucket)
         logits = prefill(self._lmm, whole, self._cache, features=self._features)
         if store is not None:
-            store.keep(self._prompt, fork(self._cache, len(self._prompt)), bucket)
+            store.keep(self._prompt, fork(self._cache, self._cache.reach(len(self._prompt))), bucket)
         return logits
 
 
@@ -126,7 +126,7 @@ class AuxiliaryPasses:
             self.passes[name].reset_prompt(prompt)
         else:
             chosen = steering or self.steering
-            acts = chosen.touches_layers(self.lmm.config.text.num_layers)
+            acts = chosen.touches_layers(len(self.lmm.config.text.attention_layers))
             cache = self.lmm.make_cache(gate=chosen.gate, hooks=attach(self.lmm, chosen.policies) if acts else None)
             self.passes[name] = AuxiliaryPass(self.lmm, prompt, cache, self.features, self.prefixes)
         return self.passes[name]

@@ -144,7 +144,7 @@ class CARVE(RereadingPolicy):
         prompts = [lmm.prompt(messages)]
         if self.contrast:
             prompts.append(lmm.prompt(ask_instead(messages, lambda _: DESCRIBE)))
-        layers = list(self.watched(lmm.config.text.num_layers))
+        layers = list(self.watched(len(lmm.config.text.attention_layers)))
         seen = answer_attention(lmm, prompts, layers=layers, tokens=self.tokens, gate=gate, features=features)
         of_image = [prompt.token_map.image[prompt.token_map.visual] for prompt in prompts]
         images = []

@@ -28,7 +28,7 @@ class FirstLook:
     """
 
     def __init__(self, lmm: LMM, number: int):
-        count = lmm.config.text.num_layers
+        count = len(lmm.config.text.attention_layers)
         self._lmm, self._number = lmm, number
         self._recorder = AttentionRecorder(tuple(range(count - -(-count // 3), count)))
         self._seen: Floats | None = None

@@ -88,7 +88,7 @@ class VisualFunnel(RereadingPolicy):
             return list(messages)
         originals = latest.originals(self.name)
         prompt = lmm.prompt(ask_instead(messages, lambda asked: f"{asked}\n{WHERE}"))
-        layer = self.watched(lmm.config.text.num_layers)
+        layer = self.watched(len(lmm.config.text.attention_layers))
         (seen,) = answer_attention(lmm, [prompt], layers=[layer], tokens=1, gate=gate, features=features)
         of_image = prompt.token_map.image[prompt.token_map.visual]
         side = self.size or native_side(config)
