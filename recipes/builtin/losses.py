@@ -123,4 +123,5 @@ def answer_losses(model: Nano, tokens: Tensor, batch: Batch, config: TrainConfig
     asked = label >= 0
     loss = F.cross_entropy(model.logits(hidden[asked]).float(), label[asked], reduction="none")
     answer = (loss * weight[asked]).sum() / weight[asked].sum()
-    return Losses(answer, zero, rows, look_loss(looks, config.looking_heads, target, weight))
+    look = look_loss(looks, config.looking_heads, target, weight) if config.looking_layers else zero
+    return Losses(answer, zero, rows, look)

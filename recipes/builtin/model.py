@@ -134,23 +134,21 @@ class DecoderBlock(nn.Module):
         """Attention of some queries over the first `keys` keys, biased by the gate on the visual ones."""
         k0, k, v = (t[:, :, :keys] for t in cache)
         groups = self.c.heads // self.c.kv_heads
-        bias = self._bias(q0, k0, mask, visual)
+        bias = self._bias(q, q0, (k0, k, v), mask, visual)
         return attend(q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), bias)
 
-    def _bias(self, q0: Tensor, k0: Tensor, mask: Tensor, visual: tuple[int, int]) -> Tensor:
-        """The mask, with the gate's bias on visual keys."""
+    def _bias(self, q: Tensor, q0: Tensor, cache: Cache, mask: Tensor, visual: tuple[int, int]) -> Tensor:
+        """The mask, with the gate's bias on visual keys; queries after and before RoPE."""
         if self.gate is None:
             return mask
-        start, end = visual
+        (k0, _, _), (start, end) = cache, visual
         return mask + F.pad(self.gate(q0, k0[:, :, start:end]), (start, k0.shape[2] - end)).to(mask.dtype)
 
     def _seen(
         self, q: Tensor, q0: Tensor, cache: Cache, mask: Tensor, visual: tuple[int, int], target: Tensor
     ) -> Tensor:
         """Logarithm of the share that goes to the target and the tokens left and right of it, (B, heads, T)."""
-        k0, k, _ = cache
-        k = k.repeat_interleave(self.c.heads // self.c.kv_heads, 1)
-        scores = (q * self.c.head_dim**-0.5) @ k.transpose(2, 3) + self._bias(q0, k0, mask, visual)
+        scores = self._scores(q, q0, cache, mask, visual)
         start, end = visual
         near = (target[..., None] + torch.arange(start - 1, start + 2))[:, None]
         outside = (near < start) | (near >= end)
@@ -158,6 +156,11 @@ class DecoderBlock(nn.Module):
         there = torch.gather(scores, 3, near).float().masked_fill(outside, float("-inf"))
         share: Tensor = there.logsumexp(3) - scores.float().logsumexp(3)
         return share
+
+    def _scores(self, q: Tensor, q0: Tensor, cache: Cache, mask: Tensor, visual: tuple[int, int]) -> Tensor:
+        """Scores before the softmax, bias and mask included, (B, heads, T, keys)."""
+        k = cache[1].repeat_interleave(self.c.heads // self.c.kv_heads, 1)
+        return (q * self.c.head_dim**-0.5) @ k.transpose(2, 3) + self._bias(q, q0, cache, mask, visual)
 
 
 class Decoded(NamedTuple):
@@ -175,10 +178,10 @@ class Decoded(NamedTuple):
 class LanguageModel(nn.Module):
     """Embedding, decoder blocks, final norm."""
 
-    def __init__(self, c: NanoConfig) -> None:
+    def __init__(self, c: NanoConfig, block: type[DecoderBlock] = DecoderBlock) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(VOCABULARY, c.width)
-        self.layers = nn.ModuleList(DecoderBlock(c) for _ in range(c.depth))
+        self.layers = nn.ModuleList(block(c) for _ in range(c.depth))
         self.norm = RMSNorm(c.width)
 
 
@@ -193,13 +196,22 @@ class Nano(nn.Module):
         slots: characters that are named for a visual token.
         characters: classes of a character.
         lines: line numbers that are told apart.
+        block: what a decoder layer is made of.
     """
 
-    def __init__(self, c: NanoConfig, gate: bool, slots: int, characters: int, lines: int) -> None:
+    def __init__(
+        self,
+        c: NanoConfig,
+        gate: bool,
+        slots: int,
+        characters: int,
+        lines: int,
+        block: type[DecoderBlock] = DecoderBlock,
+    ) -> None:
         super().__init__()
         self.c = c
         self.visual = Visual(c)
-        self.language_model = LanguageModel(c)
+        self.language_model = LanguageModel(c, block)
         self.cells = nn.Linear(c.width, slots * characters)
         self.rows = nn.Linear(c.width, lines)
         if gate:

@@ -1,0 +1,159 @@
+"""The runs of the ablation on disk: the start, and a line for each variant and seed; finished ones are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes.ablation.measure import Measured, measure
+from recipes.ablation.model import make
+from recipes.ablation.pages import KINDS
+from recipes.ablation.train import Plan, train
+from recipes.ablation.variants import VARIANTS, Variant
+from recipes.builtin.model import Nano
+
+FINE = Plan(steps=0, muon=6e-4, adamw=3e-4, steady=0.2)
+"""How variants are trained; steps and seed are put in."""
+CHUNK = 100
+"""Steps of the start between two reports."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is run.
+
+    Attributes:
+        start: steps of the common start.
+        steps: of a variant that trains the whole model, and of one that trains what is added.
+        pages: held-out pages of each kind.
+        names: variants.
+        seeds: most runs of a variant.
+    """
+
+    start: Plan
+    steps: tuple[int, int]
+    pages: int
+    names: tuple[str, ...]
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        name: of the variant.
+        seed: of its pages.
+        added: parameters that the variant added.
+        seconds: of the processor, training only.
+        right: by kind of page, whether each question was answered exactly, page by page.
+        loss: by kind.
+        pointing: by kind, see `Looking.pointing`.
+        visual, empty: by kind, as of `Looking`, mean of the heads of each layer.
+    """
+
+    name: str
+    seed: int
+    added: int
+    seconds: float
+    right: dict[str, list[list[bool]]]
+    loss: dict[str, float]
+    pointing: dict[str, float]
+    visual: dict[str, list[float]]
+    empty: dict[str, list[float]]
+
+
+def the_start(out: Path, plan: Plan, report: Callable[[str], None]) -> Nano:
+    """The reader that every variant starts from, trained or read from `out`."""
+    file = out / "start.pt"
+    torch.manual_seed(plan.seed)
+    model = make()
+    if file.is_file():
+        model.load_state_dict(torch.load(file, weights_only=True))
+        return model
+
+    def say(step: int, loss: float) -> None:
+        if step % CHUNK == CHUNK - 1:
+            report(f"start: step {step + 1} of {plan.steps}, loss {loss:.3f}")
+
+    train(model, Variant(), plan, report=say)
+    fresh = file.with_suffix(".new")
+    torch.save(model.state_dict(), fresh)
+    fresh.replace(file)
+    return model
+
+
+def outcomes(file: Path) -> list[Outcome]:
+    """The runs of a results file, in order."""
+    if not file.is_file():
+        return []
+    return [Outcome(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def todo(budget: Budget, done: Sequence[Outcome]) -> Iterator[tuple[str, Variant, int]]:
+    """Runs that are left, those of the first seed before all others."""
+    there = {(outcome.name, outcome.seed) for outcome in done}
+    for seed in range(1, budget.seeds + 1):
+        for name in budget.names:
+            variant = VARIANTS[name]
+            if seed <= variant.seeds and (name, seed) not in there:
+                yield name, variant, seed
+
+
+def run_one(start: Nano, name: str, variant: Variant, seed: int, budget: Budget) -> Outcome:
+    """Train a variant from the start and measure it."""
+    model = make(start.c)
+    model.load_state_dict(start.state_dict())
+    plan = replace(FINE, seed=seed, steps=budget.steps[variant.frozen])
+    before = sum(p.numel() for p in model.parameters())
+    seconds = train(model, variant, plan)
+    measured = {kind: measure(model, variant, kind, budget.pages) for kind in KINDS}
+    added = sum(p.numel() for p in model.parameters()) - before
+    return Outcome(name, seed, added, seconds, **_figures(measured))
+
+
+def measure_start(start: Nano, budget: Budget) -> Outcome:
+    """The common start as it is, with no seed of its own."""
+    measured = {kind: measure(start, Variant(), kind, budget.pages) for kind in KINDS}
+    return Outcome("start", 0, 0, 0.0, **_figures(measured))
+
+
+def _figures(measured: dict[Any, Measured]) -> dict[str, Any]:
+    return {
+        "right": {kind: m.right for kind, m in measured.items()},
+        "loss": {kind: m.loss for kind, m in measured.items()},
+        "pointing": {kind: m.looking.pointing() for kind, m in measured.items()},
+        "visual": {kind: m.looking.visual.mean(1).tolist() for kind, m in measured.items()},
+        "empty": {kind: m.looking.empty.mean(1).tolist() for kind, m in measured.items()},
+    }
+
+
+def run_all(out: Path, budget: Budget, report: Callable[[str], None]) -> list[Outcome]:
+    """Run what is left, and give everything that is there.
+
+    Args:
+        out: folder of `start.pt` and `runs.jsonl`; a run that was stopped is begun anew, finished ones are kept.
+        budget: how much to run.
+        report: called with a line at a time.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "runs.jsonl"
+    start = the_start(out, budget.start, report)
+    for name, variant, seed in todo(budget, outcomes(file)):
+        outcome = run_one(start, name, variant, seed, budget)
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(vars(outcome)) + "\n")
+        shares = ", ".join(f"{kind} {mean(outcome, kind):.3f}" for kind in KINDS)
+        report(f"{name}, seed {seed}: {shares}; {outcome.seconds:.0f} s")
+    return outcomes(file)
+
+
+def mean(outcome: Outcome, kind: str) -> float:
+    """Share of questions about a kind of page that were answered exactly."""
+    answers = [one for page in outcome.right[kind] for one in page]
+    return sum(answers) / len(answers)
