@@ -37,6 +37,7 @@ def load(
     adapter: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     mmproj: str | os.PathLike[str] | None = None,
+    kv_bits: int | None = None,
 ) -> LMM:
     """Open a model for inference or training.
 
@@ -47,14 +48,17 @@ def load(
         adapter: directory of an adapter to put on the model: rave-mlx's own, PEFT's or mlx-lm's.
         revision: branch, tag or commit of a Hub id.
         mmproj: the vision tower of a GGUF model (llama.cpp's second file); None takes the only one beside it.
+        kv_bits: keep keys and values in 8 or 4 bits a number; None keeps them whole.
 
     Raises:
+        UsageError: for `kv_bits` that the model cannot have.
         ModelError: when there is no such model, or it is incomplete or not supported, or the adapter is another's.
         MemoryLimitError: when it does not fit into memory.
     """
     backend.prepare()
     folder = find(path_or_hub_id, revision)
     lmm, tensors = open_model(folder, None if mmproj is None else Path(mmproj))
+    lmm.kv_bits = kv_bits
     build.fill(lmm, tensors, build.read_dtype(dtype), str(folder))
     if adapter is None:
         return lmm

@@ -6,6 +6,7 @@ from rave_mlx.attention.dispatch import Path, attend, attend_packed, attend_with
 from rave_mlx.attention.gate import GateTerms, PairGate
 from rave_mlx.attention.kernels.fused import Packed
 from rave_mlx.attention.masks import Mask, decoder_mask
+from rave_mlx.attention.packed import expanded, group_size, pack
 
 __all__ = [
     "GateTerms",
@@ -18,4 +19,7 @@ __all__ = [
     "attend_with_mass",
     "choose_path",
     "decoder_mask",
+    "expanded",
+    "group_size",
+    "pack",
 ]

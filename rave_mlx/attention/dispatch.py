@@ -32,6 +32,7 @@ from rave_mlx.attention.gradient import differentiable, train
 from rave_mlx.attention.kernels.fused import Packed, Request
 from rave_mlx.attention.kernels.launch import launch, refusal
 from rave_mlx.attention.masks import Mask, causal
+from rave_mlx.attention.packed import expand, expanded
 from rave_mlx.attention.reference import reference
 from rave_mlx.attention.stock import stock
 
@@ -44,8 +45,8 @@ _log = logging.getLogger(__name__)
 
 def attend(
     q: mx.array,
-    k: mx.array,
-    v: mx.array,
+    k: mx.array | Packed,
+    v: mx.array | Packed,
     *,
     scale: float,
     mask: Mask = None,
@@ -56,8 +57,8 @@ def attend(
 
     Args:
         q: rotated queries (B, H, Lq, d).
-        k: rotated keys (B, G, Lk, d), H a multiple of G.
-        v: values (B, G, Lk, d).
+        k: rotated keys (B, G, Lk, d), H a multiple of G, or quantized ones; then see `attend_packed`.
+        v: values (B, G, Lk, d), quantized where keys are.
         scale: factor of the dot products, usually d ** -0.5.
         mask: None, "causal" (aligned to the last key) or boolean, broadcastable to (B, 1, Lq, Lk).
         gate: bias terms; None for none.
@@ -69,6 +70,9 @@ def attend(
     Raises:
         ValueError: for a forced path that cannot compute this call, with the reason.
     """
+    if isinstance(k, Packed) and isinstance(v, Packed) and path is None:
+        return attend_packed(q, k, v, scale=scale, mask=mask, gate=gate)
+    k, v = expanded(k, q.dtype), expanded(v, q.dtype)
     gate, mask = _present(gate), _aligned(mask, q.shape[2], k.shape[2])
     path = path or choose_path(Request(q, k, v, scale, mask, gate))
     return _PATHS[path](q, k, v, scale=scale, mask=mask, gate=gate)
@@ -145,8 +149,7 @@ def attend_packed(
     request = Request(q, k, v, scale, mask, gate)
     if q.shape[2] <= _FEW_QUERIES and _covered(request):
         return launch(request).out
-    plain = [mx.dequantize(x.codes, x.scales, x.biases, x.group_size, x.bits).astype(q.dtype) for x in (k, v)]
-    return attend(q, plain[0], plain[1], scale=scale, mask=mask, gate=gate)
+    return attend(q, expand(k, q.dtype), expand(v, q.dtype), scale=scale, mask=mask, gate=gate)
 
 
 def _present(gate: GateTerms | None) -> GateTerms | None:

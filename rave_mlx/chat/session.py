@@ -208,7 +208,8 @@ class Session:
                 self._pages.keep(prompt, cache, bucket, known=reused)
             encoded += len(self._features.keys() - known)
             if ids:
-                self.stats = turn_stats(prompt, reused, stored, encoded, ids, clock, confidence.least(ids))
+                least = confidence.least(ids)
+                self.stats = turn_stats(self.lmm, prompt, reused, stored, encoded, ids, clock, least)
 
     def _text_stream(self, prompt: Prompt, revised: list[Message]) -> TextStream:
         """A decoder of the answer's ids to text.

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from rave_mlx.generation.decode import Clock
+from rave_mlx.generation.prefill import token_bytes
 from rave_mlx.inputs.prompt.prompt import Prompt
+from rave_mlx.models.lmm import LMM
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class TurnStats:
         first_token_seconds: from the question to the first token.
         tokens_per_second: of the tokens after the first.
         certainty: the probability that the model gave to the answer's least likely token, before temperature.
+        token_bytes: what a token's keys and values take; gate features not counted.
+        plain_token_bytes: what they would take without `kv_bits`.
         peak_bytes: MLX's peak memory since the program began.
     """
 
@@ -37,15 +41,18 @@ class TurnStats:
     first_token_seconds: float
     tokens_per_second: float
     certainty: float
+    token_bytes: int
+    plain_token_bytes: int
     peak_bytes: int
 
 
 def turn_stats(
-    prompt: Prompt, reused: int, stored: int, encoded: int, ids: Sequence[int], clock: Clock, certainty: float
+    lmm: LMM, prompt: Prompt, reused: int, stored: int, encoded: int, ids: Sequence[int], clock: Clock, certainty: float
 ) -> TurnStats:
     """The statistics of one answer.
 
     Args:
+        lmm: the model.
         prompt: what was read.
         reused: how many of its tokens were in the cache, or on disk.
         stored: how many of them were on disk.
@@ -65,5 +72,7 @@ def turn_stats(
         first_token_seconds=clock.first_token,
         tokens_per_second=(len(ids) - 1) / after if len(ids) > 1 and after > 0 else 0.0,
         certainty=certainty,
+        token_bytes=token_bytes(lmm, lmm.kv_bits),
+        plain_token_bytes=token_bytes(lmm, None),
         peak_bytes=mx.get_peak_memory(),
     )

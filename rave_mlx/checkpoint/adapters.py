@@ -246,4 +246,5 @@ def _sharing(lmm: LMM, config: LMMConfig, *, own_leaves: bool = False) -> LMM:
         leaves = [(name, copy.copy(module)) for name, module in leaves]
     other.update_modules(tree_unflatten(leaves))
     other.load_weights(list(lmm.named_weights().items()), strict=False)
+    other.kv_bits = lmm.kv_bits
     return other

@@ -78,7 +78,8 @@ DIFFERENT: Mapping[str, Mapping[str, str]] = {
         "--stream": "answers stream always",
         "--resize-shape": "--image-tokens N limits how large an image is read",
         "--trust-remote-code": "nothing in a checkpoint is executed, so there is nothing to trust",
-        "--kv-bits": "keys and values are kept as they are",
+        "--kv-group-size": "groups are of 64 numbers, or 32 where 64 do not fit; --kv-bits alone says how many bits",
+        "--quantized-kv-start": "keys and values are packed from the first token on",
     },
     "train": {
         "--verbose": "progress is shown always, and --log writes it to files",

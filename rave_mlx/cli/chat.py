@@ -27,6 +27,7 @@ def chat(
     system: Annotated[str | None, typer.Option("--system", help="System message that starts the conversation.")] = None,
     page: options.Page = 1,
     image_tokens: options.ImageTokens = None,
+    kv_bits: options.KvBits = None,
     page_cache: options.PageCache = True,
     attention: Annotated[
         str | None,
@@ -113,7 +114,7 @@ def chat(
     images = open_arguments(image or [], page)
     if prompt is None and any(each.is_stdin for each in images):
         raise UsageError("--image - reads standard input, where questions come from without --prompt; give --prompt")
-    lmm = load(model, adapter=adapter, mmproj=mmproj)
+    lmm = load(model, adapter=adapter, mmproj=mmproj, kv_bits=kv_bits)
     session = Session(
         lmm,
         policy=policy,

@@ -53,6 +53,7 @@ def evaluate(
         ),
     ] = 20,
     image_tokens: options.ImageTokens = None,
+    kv_bits: options.KvBits = None,
     page_cache: options.PageCache = False,
     batch_size: BatchSize = 8,
     out: Annotated[
@@ -84,7 +85,7 @@ def evaluate(
 
     policy = None if attention is None else steering(attention)
     items, breakdowns = open_task(task, pages)
-    lmm = load(model, adapter=adapter, mmproj=mmproj)
+    lmm = load(model, adapter=adapter, mmproj=mmproj, kv_bits=kv_bits)
     progress = Progress()
     with ExitStack() as stack:
         answers = None

@@ -52,6 +52,7 @@ def extract(
         ),
     ] = None,
     image_tokens: options.ImageTokens = None,
+    kv_bits: options.KvBits = None,
     page_cache: options.PageCache = False,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.", rich_help_panel=_HOW)
@@ -91,7 +92,7 @@ def extract(
     from rave_mlx.checkpoint.fingerprint import adapter_fingerprint, fingerprint
     from rave_mlx.generation.page_store import PageStore
 
-    lmm = load(model, adapter=adapter, mmproj=mmproj)
+    lmm = load(model, adapter=adapter, mmproj=mmproj, kv_bits=kv_bits)
     chosen = Options(attention, image_tokens, max_tokens, boxes=boxes)
     store = PageStore.open(lmm) if page_cache else None
     extractor = Extractor(lmm, asked, options=chosen, batch_size=batch_size, pages=store)

@@ -37,6 +37,15 @@ ImageTokens = Annotated[
         "images in tiles.",
     ),
 ]
+KvBits = Annotated[
+    int | None,
+    typer.Option(
+        "--kv-bits",
+        metavar="8|4",
+        help="Keep keys and values in so many bits a number: less memory for each token, and answers that differ a "
+        "little. Default: whole.",
+    ),
+]
 PageCache = Annotated[
     bool,
     typer.Option(

@@ -53,6 +53,7 @@ def read(
     adapter: options.Adapter = None,
     mmproj: options.Mmproj = None,
     image_tokens: options.ImageTokens = None,
+    kv_bits: options.KvBits = None,
     page_cache: options.PageCache = False,
     max_tokens: Annotated[
         int | None,
@@ -87,7 +88,7 @@ def read(
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file; name a folder for one file a document")
     pile = document_options.find(files, pages, None, quiet=quiet, skip=[] if out is None else [out])
-    lmm = load(model, adapter=adapter, mmproj=mmproj)
+    lmm = load(model, adapter=adapter, mmproj=mmproj, kv_bits=kv_bits)
     reading = ReadOptions(boxes=bbox, image_tokens=image_tokens, max_tokens=max_tokens)
     reader = PageReader(lmm, reading, batch_size=batch_size, pages=PageStore.open(lmm) if page_cache else None)
     prompt = reader.asker.prompt

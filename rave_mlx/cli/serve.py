@@ -84,6 +84,7 @@ def serve(
     timeout: Annotated[
         float, typer.Option("--timeout", min=1, metavar="SECONDS", help="Of a request.", rich_help_panel=_LIMITS)
     ] = 600,
+    kv_bits: options.KvBits = None,
     adapter_memory: Annotated[
         int,
         typer.Option(
@@ -146,7 +147,7 @@ def serve(
     from rave_mlx.serve.shelf import Shelf
 
     bound = bind(settings)  # before a model is loaded, which may take long
-    lmm = load(model, mmproj=mmproj)
+    lmm = load(model, mmproj=mmproj, kv_bits=kv_bits)
     shelf = Shelf(
         model_name(name, model),
         lmm,

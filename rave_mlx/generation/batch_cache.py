@@ -71,7 +71,7 @@ class BatchCache(Cache):
             arrays = _side_by_side([(row.cache.layers[index].arrays, row) for row in rows], length)
             # Layer by layer, so that what is left behind can be freed meanwhile.
             mx.eval(arrays)
-            self.layers[index] = LayerCache.holding(arrays, length)
+            self.layers[index] = LayerCache.holding(arrays, length, layer.bits)
 
     @property
     def num_rows(self) -> int:

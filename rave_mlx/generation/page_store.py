@@ -126,7 +126,7 @@ class PageStore:
         """Name of the entry of the first `end` tokens: SHA-256, in hexadecimal, over all that decides its numbers."""
         tokens = prompt.token_map
         images = [prompt.images[i].digest for i in sorted(set(tokens.image[:end].tolist()) - {-1})]
-        digest = hashlib.sha256(f"prefix {self._model} {cache.gated} {bucket} {images}\n".encode())
+        digest = hashlib.sha256(f"prefix {self._model} {self._lmm.kv_bits} {cache.gated} {bucket} {images}\n".encode())
         digest.update(embedding_digest(self._lmm, prompt.ids[0, :end]).encode())
         for array in (prompt.ids[:, :end], tokens.image[:end], tokens.positions[:, :end]):
             digest.update(f"{array.shape} {array.dtype}\n".encode() + np.ascontiguousarray(array).tobytes())
@@ -151,15 +151,16 @@ def _page_ends(prompt: Prompt) -> list[int]:
 
 def _is_plain(cache: Cache) -> bool:
     """Whether a cache is nothing but rows of keys and values of one conversation."""
-    return cache.hooks is None and all(type(layer) is LayerCache for layer in cache.layers)
+    return cache.hooks is None and all(isinstance(layer, LayerCache) for layer in cache.layers)
 
 
 def _layers(found: dict[str, mx.array], cache: Cache, length: int) -> list[LayerCache] | None:
     """The layers' caches from the tensors of an entry; None where they are not of `length` rows each."""
     layers = []
-    for index in range(len(cache.layers)):
+    for index, layer in enumerate(cache.layers):
+        assert isinstance(layer, LayerCache)
         rows = [found[name] for part in range(len(found)) if (name := f"{index}.{part}") in found]
         if len(rows) < 2 or any(x.shape[2] != length for x in rows):
             return None
-        layers.append(LayerCache.holding(rows, length))
+        layers.append(LayerCache.holding(rows, length, layer.bits))
     return layers

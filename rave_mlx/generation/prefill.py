@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from rave_mlx import backend
-from rave_mlx.attention import Path
+from rave_mlx.attention import Path, group_size
 from rave_mlx.backend.gpu_memory import clear_cache
 from rave_mlx.errors import ModelError, UsageError
 from rave_mlx.inputs.images.preprocess import ImagePatches
@@ -198,10 +198,25 @@ def _check_room(lmm: LMM, tokens: int, chunk: int) -> None:
 
 def kept_bytes(lmm: LMM, tokens: int) -> int:
     """Bytes of the keys and values of so many tokens, and of the states of linear attention, in every layer."""
-    text, linear = lmm.config.text, lmm.config.text.linear
-    keys = tokens * len(text.attention_layers) * 2 * text.num_kv_heads * text.head_dim * _weight_size(lmm)
+    linear = lmm.config.text.linear
+    keys = tokens * token_bytes(lmm, lmm.kv_bits)
     # Now, before the newest token, and where the conversation may go on otherwise.
     return keys + (0 if linear is None else (2 + _STATES) * 4 * len(linear.layers) * linear.state_numbers)
+
+
+def token_bytes(lmm: LMM, bits: int | None) -> int:
+    """Bytes of one token's keys and values, in every layer.
+
+    Args:
+        lmm: the model.
+        bits: of a number of them, as of `LMM.kv_bits`; None: they are kept whole.
+    """
+    text, size = lmm.config.text, _weight_size(lmm)
+    # A group of packed numbers has a scale and an offset.
+    row = text.head_dim * size
+    if bits is not None:
+        row = text.head_dim * bits // 8 + 2 * size * text.head_dim // group_size(text.head_dim, bits)
+    return len(text.attention_layers) * 2 * text.num_kv_heads * row
 
 
 def _weight_size(lmm: LMM) -> int:

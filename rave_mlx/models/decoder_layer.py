@@ -17,7 +17,7 @@ from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import TextConfig
 from rave_mlx.models.hooks import LayerHooks
 from rave_mlx.models.joined import Joined, joined_of, outputs
-from rave_mlx.models.kv_cache import LayerCache
+from rave_mlx.models.kv_cache import LayerCache, Rows
 from rave_mlx.models.linear_attention import LinearAttention
 from rave_mlx.models.mlp import MLP
 from rave_mlx.models.norms import text_norm
@@ -153,11 +153,12 @@ class Attention(nn.Module):
         queries, keys = self.rotate(own or step.rotation, q, k, both)
         if layer_hooks is not None:
             queries, keys, v = layer_hooks.edit(q, k, queries, keys, v)
+        all_keys: Rows = keys
+        values: Rows = v
         if cache is not None:
             # Kept in the type of the keys: reading them is what the gate costs a written token.
             kept = None if features is None else features.astype(keys.dtype)
-            keys, v, *all_features = cache.append(keys, v, kept)
-            features = all_features[0] if all_features else None
+            all_keys, values, features = cache.append(keys, v, kept)
         terms = None
         if u is not None and features is not None and step.gate_span is not None:
             columns, raw = None, None
@@ -169,7 +170,7 @@ class Attention(nn.Module):
             terms = self.gate.terms(u, features, step.gate_span, columns, raw)
         mask = step.sliding_mask if self._slides else step.mask
         compute = attend if layer_hooks is None else layer_hooks.attend
-        out = compute(queries, keys, v, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)
+        out = compute(queries, all_keys, values, scale=self._width**-0.5, mask=mask, gate=terms, path=step.path)
         return out.swapaxes(1, 2).reshape(q.shape[0], q.shape[2], -1)
 
     def joined(

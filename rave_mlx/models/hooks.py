@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from rave_mlx.attention import GateTerms, Mask, Path
+from rave_mlx.attention import GateTerms, Mask, Packed, Path
 from rave_mlx.inputs.prompt.prompt import Prompt, TokenMap
 
 Sublayer = Literal["attention", "mlp"]
@@ -65,8 +65,8 @@ class LayerHooks(Protocol):
     def attend(
         self,
         q: mx.array,
-        k: mx.array,
-        v: mx.array,
+        k: mx.array | Packed,
+        v: mx.array | Packed,
         *,
         scale: float,
         mask: Mask,
@@ -77,7 +77,7 @@ class LayerHooks(Protocol):
 
         Args:
             q: rotated queries of the new tokens (B, H, L, d).
-            k, v: rotated keys and values of all tokens (B, G, K, d).
+            k, v: rotated keys and values of all tokens (B, G, K, d), or packed ones.
             scale, mask, gate, path: as of `attention.attend`.
 
         Returns:

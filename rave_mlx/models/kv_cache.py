@@ -3,6 +3,11 @@
 A gate's key features cannot be recomputed from cached keys (those are rotated), so they are kept beside them and
 grow, shrink and die with them. Arrays grow in steps, so that a decode step writes one row instead of copying all; the
 features of text are zero, as fresh rows are, and are not written at all.
+
+Keys and values may be kept in 8 or 4 bits (`LMM.kv_bits`). Each row is packed by itself, once, when it is added, and
+all queries, those of its own pass included, see the packed row: what is read does not depend on how it was divided into
+passes, batches and conversations (up to rounding, by which a number between two codes may take the other one). Gate
+features are kept whole.
 """
 
 from __future__ import annotations
@@ -11,10 +16,13 @@ from collections.abc import Collection, Sequence
 
 import mlx.core as mx
 
+from rave_mlx.attention import Packed, group_size, pack
 from rave_mlx.attention.gate import PairGate, QueryMap
 from rave_mlx.models.hooks import PassHooks
 from rave_mlx.models.state_cache import StateCache
 
+Rows = mx.array | Packed
+"""Keys or values of all tokens so far."""
 _STEP = 256
 """Rows by which arrays grow."""
 
@@ -23,27 +31,31 @@ class LayerCache:
     """One layer's keys (B, G, L, d), values (B, G, L, d) and, once there are any, gate features (B, G_s, L, R).
 
     Attributes:
+        bits: of a number of keys and values; None: they are kept whole.
         length: tokens kept.
         query_map: the map of the layer's gate, which is the same for every token; None until it is needed.
     """
 
-    def __init__(self) -> None:
-        # Keys, values, features; rows of features from `length` on are zero.
+    def __init__(self, bits: int | None = None) -> None:
+        # Keys, values (of packed ones codes, scales and biases), features, which are zero from `length` on.
         self._arrays: list[mx.array] = []
+        self.bits = bits
+        self._features = 2 if bits is None else 6
         self.length = 0
         self.query_map: QueryMap | None = None
         self._columns: tuple[tuple[int, int], mx.array] | None = None
 
     @classmethod
-    def holding(cls, arrays: Sequence[mx.array], length: int) -> LayerCache:
+    def holding(cls, arrays: Sequence[mx.array], length: int, bits: int | None = None) -> LayerCache:
         """A cache of rows that are there already, in new array objects: what holds them now keeps what it has.
 
         Args:
             arrays: keys and values and, where there are any, features; with room for at least `length` rows. Features
                 are zero from `length` on.
             length: rows that count.
+            bits: of the cache that they are from.
         """
-        cache = cls()
+        cache = cls(bits)
         cache._arrays, cache.length = [mx.array(x) for x in arrays], length
         return cache
 
@@ -53,7 +65,9 @@ class LayerCache:
             self.query_map = gate.query_map()
         return self.query_map
 
-    def append(self, keys: mx.array, values: mx.array, features: mx.array | None = None) -> list[mx.array]:
+    def append(
+        self, keys: mx.array, values: mx.array, features: mx.array | None = None
+    ) -> tuple[Rows, Rows, mx.array | None]:
         """Add new rows along axis 2, and return all rows so far.
 
         Args:
@@ -62,11 +76,11 @@ class LayerCache:
             features: of the gate (B, G_s, n, R); None: those of text, which are zero.
 
         Returns:
-            Keys and values and, where there are any, features.
+            Keys and values, packed ones where `bits` says so, and features, None where there are none.
         """
         if features is not None:
             self._columns = None
-        new = [keys, values] if features is None else [keys, values, features]
+        new = [*self._stored(keys), *self._stored(values), *([] if features is None else [features])]
         start, stop = self.length, self.length + keys.shape[2]
         if self._arrays and stop > self._arrays[0].shape[2]:
             self._arrays = [_padded(x[:, :, :start], room_for(stop)) for x in self._arrays]
@@ -76,7 +90,20 @@ class LayerCache:
         for i, x in enumerate(new):
             self._arrays[i][:, :, start:stop] = x
         self.length = stop
-        return [x[:, :, :stop] for x in self._arrays]
+        rows = [x[:, :, :stop] for x in self._arrays]
+        kept = rows[self._features] if len(rows) > self._features else None
+        if self.bits is None:
+            return rows[0], rows[1], kept
+        size = group_size(keys.shape[3], self.bits)
+        packed = [Packed(rows[i], rows[i + 1], rows[i + 2], size, self.bits) for i in (0, 3)]
+        return packed[0], packed[1], kept
+
+    def _stored(self, x: mx.array) -> list[mx.array]:
+        """The arrays that rows (B, G, n, d) of keys or values are kept in."""
+        if self.bits is None:
+            return [x]
+        packed = pack(x, group_size(x.shape[3], self.bits), self.bits)
+        return [packed.codes, packed.scales, packed.biases]
 
     def feature_columns(self, span: tuple[int, int]) -> mx.array:
         """The gate features of keys [first, last), transposed (B, G_s, R, n) and contiguous.
@@ -84,20 +111,22 @@ class LayerCache:
         Those of a page stay the same for all of its answer: each written token is multiplied with them.
         """
         if self._columns is None or self._columns[0] != span:
-            self._columns = span, mx.contiguous(self._arrays[2][:, :, span[0] : span[1]].swapaxes(-1, -2))
+            self._columns = span, mx.contiguous(self._arrays[self._features][:, :, span[0] : span[1]].swapaxes(-1, -2))
         return self._columns[1]
 
     def trim(self, length: int) -> None:
         """Forget every row from `length` on."""
         self._columns = None if length < self.length else self._columns
-        if length < self.length and len(self._arrays) > 2:
+        if length < self.length and len(self._arrays) > self._features:
             # `append` leaves the rows of text as they are, which has to mean zero.
-            self._arrays[2][:, :, length : self.length] = 0.0
+            self._arrays[self._features][:, :, length : self.length] = 0.0
         self.length = min(self.length, length)
 
     def fork(self, length: int) -> LayerCache:
         """A cache of the first tokens; this one stays as it is."""
-        return LayerCache.holding([x[:, :, :length] for x in self._arrays], length) if length else LayerCache()
+        if not length:
+            return LayerCache(self.bits)
+        return LayerCache.holding([x[:, :, :length] for x in self._arrays], length, self.bits)
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -125,16 +154,25 @@ class Cache:
         hooks: what keys and values were made under (attention policies and what they know); None without any.
     """
 
-    def __init__(self, num_layers: int, *, gated: bool, hooks: PassHooks | None = None, linear: Collection[int] = ()):
+    def __init__(
+        self,
+        num_layers: int,
+        *,
+        gated: bool,
+        hooks: PassHooks | None = None,
+        linear: Collection[int] = (),
+        kv_bits: int | None = None,
+    ):
         """An empty cache.
 
         Args:
             num_layers: of the decoder.
             gated, hooks: see above.
             linear: layers with linear attention.
+            kv_bits: of a number of keys and values; None keeps them whole.
         """
         self.layers: list[LayerCache | StateCache] = [
-            StateCache() if i in linear else LayerCache() for i in range(num_layers)
+            StateCache() if i in linear else LayerCache(kv_bits) for i in range(num_layers)
         ]
         self.gated = gated
         self.visual_span = (0, 0)

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from rave_mlx import backend
 from rave_mlx.attention import Path as AttentionPath
+from rave_mlx.attention import group_size
 from rave_mlx.attention.gate import any_acts
 from rave_mlx.config import ImageConfig, LMMConfig
 from rave_mlx.errors import PromptError
@@ -43,6 +44,24 @@ class LMM(nn.Module):
             self.vision = build_tower(config.vision)
             self.connector = build_connector(config.connector, config.vision)
         self.decoder = Decoder(config)
+        self._kv_bits: int | None = None
+
+    @property
+    def kv_bits(self) -> int | None:
+        """Bits of a number of keys and values in caches that are made from now on, 8 or 4; None keeps them whole.
+
+        Setting it is for the time before the first question.
+
+        Raises:
+            UsageError: for other bits, or heads of a width that cannot be packed.
+        """
+        return self._kv_bits
+
+    @kv_bits.setter
+    def kv_bits(self, bits: int | None) -> None:
+        if bits is not None:
+            group_size(self.config.text.head_dim, bits)
+        self._kv_bits = bits
 
     def __repr__(self) -> str:
         """Three lines: what it is, what it reads with, what it writes with."""
@@ -138,7 +157,8 @@ class LMM(nn.Module):
             self.decoder.join()
         text = self.config.text
         linear = () if text.linear is None else text.linear.layers
-        return Cache(text.num_layers, gated=gate and bool(self.decoder.gates), hooks=hooks, linear=linear)
+        gated = gate and bool(self.decoder.gates)
+        return Cache(text.num_layers, gated=gated, hooks=hooks, linear=linear, kv_bits=self.kv_bits)
 
     def embed(
         self, prompt: Prompt, start: int, stop: int, features: Mapping[str, mx.array] | None = None

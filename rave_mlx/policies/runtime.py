@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from rave_mlx.attention import Path
+from rave_mlx.attention import Packed, Path, expanded
 from rave_mlx.attention.gate import GateTerms
 from rave_mlx.attention.masks import Mask
 from rave_mlx.errors import UsageError
@@ -259,15 +259,16 @@ class LayerRuntime:
     def attend(
         self,
         q: mx.array,
-        k: mx.array,
-        v: mx.array,
+        k: mx.array | Packed,
+        v: mx.array | Packed,
         *,
         scale: float,
         mask: Mask,
         gate: GateTerms | None,
         path: Path | None,
     ) -> mx.array:
-        """The heads' outputs (B, H, L, d) of attention under the policies."""
+        """The heads' outputs (B, H, L, d) of attention under the policies, which see packed keys expanded."""
+        k, v = expanded(k, q.dtype), expanded(v, q.dtype)
         for each in self._acting:
             each.context.q, each.context.k, each.context.v = q, k, v
         out = steer(self._acting, q, k, v, scale=scale, mask=mask, gate=gate, path=path)

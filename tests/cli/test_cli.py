@@ -53,7 +53,7 @@ def test_an_unsure_answer_is_said_to_be_so(tmp_path):
 
 @pytest.mark.parametrize(("certainty", "tokens", "said"), [(0.59, 48, True), (0.6, 3, False), (0.2, 49, False)])
 def test_unsure_is_a_short_answer_with_an_unlikely_token(capsys, certainty, tokens, said):
-    stats = TurnStats(100, 0, 0, 50, 1, tokens, 0.1, 10.0, certainty, 1)
+    stats = TurnStats(100, 0, 0, 50, 1, tokens, 0.1, 10.0, certainty, 64, 64, 1)
     Repl(Session(rave_mlx.load()), built_in=False, json=False)._warn_if_unsure(stats)
     expected = f"Unsure (certainty {certainty:.2f}): compare it with the page\n" if said else ""
     assert capsys.readouterr().err == expected
