@@ -1,8 +1,9 @@
 """How far a quantized model is from its original: in its answers to a few documents, and weight by weight.
 
-Both read the same prompts: pages that this package draws (or their text, for a text-only model), each followed by
-its transcript as the answer, and images that a person adds, each followed by the original's own answer. Compared are
-the probabilities of the next token wherever that is text; what a model would say after a visual token means nothing.
+`check_cache` says the former of quantized keys and values. Both models read the same prompts: pages that this package
+draws (or their text, for a text-only model), each followed by its transcript as the answer, and images that a person
+adds, each followed by the original's own answer. Compared are the probabilities of the next token wherever that is
+text; what a model would say after a visual token means nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -71,7 +72,7 @@ class Report:
     kl_99: float
     kl_max: float
     agreement: float
-    weights: tuple[WeightError, ...]
+    weights: tuple[WeightError, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -105,31 +106,79 @@ def check(reference: Model, quantized: Model, images: Sequence[ImageSource] = ()
     Raises:
         ModelError: when the two do not read the same tokens.
     """
-    original = _opened(reference)
+    readings = _read_all(_opened(reference), images)
+    report = _compare(readings, _opened(quantized))
+    del readings
+    weights = tuple(sorted(weight_errors(reference, quantized), key=lambda w: -w.error)[:SHOWN])
+    return replace(report, weights=weights)
+
+
+def check_cache(model: Model, bits: int, images: Sequence[ImageSource] = ()) -> Report:
+    """Compare answers with quantized keys and values (`LMM.kv_bits`) with those with whole ones.
+
+    Args:
+        model: the model.
+        bits: of a number of keys and values, 8 or 4.
+        images: more documents to read, for models that read images.
+
+    Raises:
+        UsageError: for bits that the model cannot have.
+    """
+    lmm = _opened(model)
+    before = lmm.kv_bits
+    try:
+        lmm.kv_bits = bits  # before anything is read
+        lmm.kv_bits = None
+        readings = _read_all(lmm, images)
+        lmm.kv_bits = bits
+        return _compare(readings, lmm)
+    finally:
+        lmm.kv_bits = before
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """A conversation, its prompt, the positions that are compared, and the original's logits (n, vocabulary) there."""
+
+    messages: Messages
+    prompt: Prompt
+    where: NDArray[np.intp]
+    logits: NDArray[np.float32]
+
+
+def _read_all(original: LMM, images: Sequence[ImageSource]) -> list[_Reading]:
+    """What the original says to all prompts."""
     conversations = [*_conversations(original), *_answered(original, images)]
     prompts = [_prompt(original, c) for c in conversations]
     places = _places(prompts, original.config.text.vocab_size)
-    kept = [_logits(original, p, where) for p, where in zip(prompts, places, strict=True)]
-    del original
-    other = _opened(quantized)
+    return [
+        _Reading(messages, prompt, where, _logits(original, prompt, where))
+        for messages, prompt, where in zip(conversations, prompts, places, strict=True)
+    ]
+
+
+def _compare(readings: Sequence[_Reading], other: LMM) -> Report:
+    """What another model says to the same prompts.
+
+    Raises:
+        ModelError: when it does not read the same tokens.
+    """
     divergences, same = [], []
-    for conversation, prompt, where, expected in zip(conversations, prompts, places, kept, strict=True):
-        theirs = _prompt(other, conversation)
-        if not np.array_equal(theirs.ids, prompt.ids):
+    for reading in readings:
+        theirs = _prompt(other, reading.messages)
+        if not np.array_equal(theirs.ids, reading.prompt.ids):
             raise ModelError("the two models read different tokens; compare a model with what it was quantized from")
-        found = _logits(other, theirs, where)
-        divergences.append(divergence(expected, found))
-        same.append(expected.argmax(-1) == found.argmax(-1))
-    del other
+        found = _logits(other, theirs, reading.where)
+        divergences.append(divergence(reading.logits, found))
+        same.append(reading.logits.argmax(-1) == found.argmax(-1))
     kl, agree = np.concatenate(divergences), np.concatenate(same)
     return Report(
-        prompts=len(prompts),
+        prompts=len(readings),
         positions=kl.size,
         kl_mean=float(kl.mean()),
         kl_99=float(np.percentile(kl, 99)),
         kl_max=float(kl.max()),
         agreement=float(agree.mean()),
-        weights=tuple(sorted(weight_errors(reference, quantized), key=lambda w: -w.error)[:SHOWN]),
     )
 
 

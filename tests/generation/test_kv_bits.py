@@ -13,6 +13,7 @@ from rave_mlx.chat.jobs import make_job
 from rave_mlx.chat.session import Session
 from rave_mlx.config import GateConfig, RopeConfig
 from rave_mlx.errors import UsageError
+from rave_mlx.evaluate.quantization import check_cache
 from rave_mlx.generation.page_folder import PageFolder
 from rave_mlx.generation.page_store import PageStore
 from rave_mlx.generation.prefill import kept_bytes, prefill
@@ -163,6 +164,17 @@ def test_bytes_of_a_token(models):
     prefill(lmm, lmm.prepare([ask("What is it?")]), cache)
     # There is room for 256 tokens.
     assert cache.nbytes == 256 * sizes[4]
+
+
+def test_divergence_from_whole_keys(models):
+    lmm = models[None]
+    eight, four = check_cache(lmm, 8), check_cache(lmm, 4)
+    assert 0 < eight.kl_mean < 2e-3
+    assert eight.kl_mean < four.kl_mean
+    assert eight.agreement > 0.97
+    assert lmm.kv_bits is None
+    with pytest.raises(UsageError):
+        check_cache(lmm, 2)
 
 
 def test_a_sliding_window():
