@@ -157,3 +157,36 @@ def certainty(
 
     found = reliability(read_answers(answers))
     print(formats.dumps(asdict(found)) if json else as_table(found))
+
+
+@app.command(name="kv-cache")
+def kv_cache(
+    bits: Annotated[int, typer.Option("--kv-bits", metavar="8|4", help="Bits of a number of keys and values.")] = 8,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", "-i", metavar="FILE", help="A document of yours to read as well.")
+    ] = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    mmproj: options.Mmproj = None,
+    json: Annotated[bool, typer.Option("--json", help="Figures as one JSON object.")] = False,
+) -> None:
+    """Show how far answers with packed keys and values (--kv-bits) are from those with whole ones.
+
+    [bold]rave-mlx evaluate kv-cache --kv-bits 4[/bold]
+
+    Compared are the probabilities of the next token on a few pages that are drawn, and on yours.
+    """
+    import json as formats
+
+    from rave_mlx.api import load
+    from rave_mlx.evaluate.quantization import check_cache
+    from rave_mlx.generation.prefill import token_bytes
+
+    lmm = load(model, adapter=adapter, mmproj=mmproj)
+    report = check_cache(lmm, bits, image or [])
+    sizes = {"token_bytes": token_bytes(lmm, bits), "plain_token_bytes": token_bytes(lmm, None)}
+    if json:
+        print(formats.dumps(report.to_dict() | sizes))
+        return
+    print(report.text())
+    print(f"  bytes of a token        {sizes['token_bytes']:,} instead of {sizes['plain_token_bytes']:,}")
