@@ -108,8 +108,16 @@ def provenance(folder: Path) -> tuple[str, str] | None:
     return repository.removeprefix("models--").replace("--", "/", 1), folder.name
 
 
-def asking(request: Callable[[], _Result], name: str, revision: str | None = None) -> _Result:
+def asking(
+    request: Callable[[], _Result], name: str, revision: str | None = None, what: str = "model"
+) -> _Result:  # fmt: skip
     """The result of a request about model `name`; its failures become a line that says what to do.
+
+    Args:
+        request: asks the Hub.
+        name: of what is asked for.
+        revision: branch, tag or commit.
+        what: it is, where that is no model.
 
     Raises:
         ModelError: for what the Hub, the network or the disk refuses.
@@ -122,9 +130,9 @@ def asking(request: Callable[[], _Result], name: str, revision: str | None = Non
     except errors.GatedRepoError:
         reason = "its owner asks you to accept terms: do so on its Hub page, then run `hf auth login`"
     except errors.RepositoryNotFoundError:
-        reason = "the Hub has no such model, or it is private: check the name, or run `hf auth login`"
+        reason = f"the Hub has no such {what}, or it is private: check the name, or run `hf auth login`"
     except errors.RevisionNotFoundError:
-        reason = f"the model has no revision {revision!r}"
+        reason = f"the {what} has no revision {revision!r}"
     except errors.LocalEntryNotFoundError:
         reason = (
             "it is not in the local cache and the Hub cannot be reached; connect (and unset HF_HUB_OFFLINE) and run "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rave_mlx.errors import UsageError
+from rave_mlx.evaluate.benchmarks import names
 from rave_mlx.evaluate.item import Item
 from rave_mlx.evaluate.tasks.browser_pages import browser
 from rave_mlx.evaluate.tasks.generated_documents import docs
@@ -59,7 +60,10 @@ def open_task(name: str, pages: int) -> tuple[Iterator[Item], tuple[tuple[str, .
         return NAMED[name](pages), BREAKDOWNS[name]
     path = Path(name).expanduser()
     if not path.is_file():
-        raise UsageError(f"{name}: no such task or file; tasks: {', '.join(NAMED)}, real:FOLDER, a PDF or a JSONL file")
+        raise UsageError(
+            f"{name}: no such task or file; tasks: {', '.join(NAMED)}, real:FOLDER, {', '.join(names())}, a PDF or a "
+            "JSONL file"
+        )
     if path.suffix.lower() == ".pdf":
         return headings(path, pages), BREAKDOWNS["headings"]
     return read_lines(path), ()
