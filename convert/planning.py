@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from rave_mlx import backend
 from rave_mlx.checkpoint.directory import GATE
-from rave_mlx.config import LMMConfig
+from rave_mlx.config import LMMConfig, TextConfig
 from rave_mlx.convert.card import describe_gate, describe_quantization
 from rave_mlx.convert.stored import Stored
 
@@ -53,7 +53,7 @@ class Plan:
             "source": self.source + (f" at {self.commit}" if self.commit else ""),
             "family": self.config.family,
             "text": f"{text.num_layers} layers, width {text.hidden_size}, vocabulary {text.vocab_size:,}, "
-            f"context {text.max_positions:,}",
+            f"context {text.max_positions:,}{_experts(text)}",
             "vision": "none" if vision is None else f"{vision.depth} layers, width {vision.hidden_size}",
             "parameters": f"{sum(self.parameters.values()):,} ("
             + ", ".join(f"{part} {count:,}" for part, count in self.parameters.items())
@@ -115,6 +115,13 @@ def make_plan(
         cache=context * _cache_bytes(config, width),
         undivided=undivided,
     )
+
+
+def _experts(text: TextConfig) -> str:
+    """What a plan says of experts."""
+    if text.experts is None:
+        return ""
+    return f", {text.experts.chosen} of {text.experts.count} experts a token"
 
 
 def not_divided(modules: Sequence[str]) -> str:

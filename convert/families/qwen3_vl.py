@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import isqrt
+from typing import Any
 
 from rave_mlx.config import ExpertsConfig, LMMConfig
 from rave_mlx.convert.families.base import Family, HubConfig
@@ -74,7 +75,10 @@ def read_model(
     whole, text, vision = read_parts(source, defaults, VISION)
     text.require("use_sliding_window", False)
     rope = read_multimodal_rope(text, (24, 20, 20), interleaved=True)
-    fields = {} if experts is None else {"experts": experts(text)}
+    fields: dict[str, Any] = {}
+    if experts is not None:
+        # In the classes with experts, the decoder's own section says nothing of its head.
+        fields = {"experts": experts(text), "tie_embeddings": whole.get("tie_word_embeddings", bool, False)}
     decoder = read_text(text, whole, kind, rope=rope, sliding_window=None, **fields)
     vision.require("out_hidden_size", decoder.hidden_size)
     tower = read_tower(

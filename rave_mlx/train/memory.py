@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from rave_mlx import backend
-from rave_mlx.config import LMMConfig
+from rave_mlx.config import LMMConfig, TextConfig
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.config import TrainConfig
 from rave_mlx.train.dataset import Dataset
@@ -107,13 +107,26 @@ def remedy(lmm: LMM, config: TrainConfig, need: Estimate) -> str:
 def _decoder(lmm: LMM, config: TrainConfig, tokens: int, scored: int) -> int:
     """Of a micro-batch with so many tokens, so many of which are trained on."""
     text, size = lmm.config.text, lmm.decoder.norm.weight.dtype.size
-    widths = text.hidden_size, text.intermediate_size, (text.num_heads + 2 * text.num_kv_heads) * text.head_dim
+    widths = text.hidden_size, _inner(text), (text.num_heads + 2 * text.num_kv_heads) * text.head_dim
     kept = text.hidden_size if config.checkpointing else _wide(_KEPT, widths)
-    if config.adapter is not None and config.adapter.kind == "dora" and not config.checkpointing:
+    # Experts, which are most of a layer, have no updates.
+    if config.adapter is not None and config.adapter.kind == "dora" and not (config.checkpointing or text.experts):
         kept *= _DORA
     work = tokens * (2 + size / 2) * _wide(_WORK, widths) + 4 * _BLOCKS * text.num_heads * _ROWS * tokens
     scores = _SCORES * 4 * min(CHUNK_SCORES, scored * text.vocab_size)
     return round(_MARGIN * (tokens * size * text.num_layers * kept + max(work, scores)))
+
+
+def _inner(text: TextConfig) -> int:
+    """The width of what is between the matrices of a layer's MLP, or of all the experts that a token passes through.
+
+    Every one of these experts reads and writes states as wide as the decoder, too; and the outputs wait for their
+    shares.
+    """
+    experts = text.experts
+    if experts is None:
+        return text.intermediate_size
+    return experts.chosen * (experts.intermediate_size + text.hidden_size) + (experts.shared_size or 0)
 
 
 def _tower(config: LMMConfig, visual: int, layers: int | None) -> int:

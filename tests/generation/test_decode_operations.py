@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import decode_operations
 from benchmarks.decode_operations import as_on_a_gpu, lm, operations, rave
-from rave_mlx.config import RopeConfig
+from rave_mlx.config import ExpertsConfig, RopeConfig
 
 
 def a_layer(**options):
@@ -33,8 +33,10 @@ def test_a_gated_layer():
     [
         ({"qkv_bias": False}, 13),
         ({"qkv_bias": False, "qk_norm": True, "rope": RopeConfig(5e6, (12, 10, 10), interleaved=True)}, 16),
+        # Router, softmax, the choice, its shares, their sum, the division, 3 products and their lists, and the sum.
+        ({"qkv_bias": False, "experts": ExpertsConfig(16, 4, 64)}, 25),
     ],
-    ids=["llama", "qwen3_vl"],
+    ids=["llama", "qwen3_vl", "experts"],
 )
 def test_a_layer_of_other_decoders(changes, expected):
     assert a_layer(gated=False, **changes)[0] == expected
