@@ -30,7 +30,8 @@ def kernels(monkeypatch):
     calls = []
 
     def run(call):
-        calls.append(call.variant.name + " of raw queries" * call.variant.raw)
+        packed = f" of {call.variant.bits} bits" if call.variant.bits else ""
+        calls.append(call.variant.name + " of raw queries" * call.variant.raw + packed)
         return runner()(call)
 
     monkeypatch.setattr(launching, "_runner", lambda: run)
@@ -116,3 +117,25 @@ def test_a_batch_with_holes_written_in_the_ways_of_a_gpu(request):
     monkeypatch.setattr(mx, "set_wired_limit", lambda limit: 0)
     monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 1 << 34})
     assert [answer.ids for answer in Scheduler(lmm).run(jobs)] == alone
+
+
+@pytest.mark.skipif(mx.metal.is_available(), reason="compares with the ways of a CPU")
+@pytest.mark.parametrize(("gate", "bits"), [("half", 8), ("none", 4)])
+def test_packed_keys_are_read_as_they_are(gate, bits, request):
+    """By every written token, with and without gates; a CPU expands them first."""
+    lmm = tiny_model(GATES[gate], **SHAPE)
+    lmm.kv_bits = bits
+    prompt = prompts(lmm)[0]
+
+    def written() -> list[np.ndarray]:
+        cache = lmm.make_cache()
+        prefill(lmm, prompt, cache)
+        start = prompt.token_map.next_position
+        return [np.array(step(lmm, cache, mx.array([9 + i]), start + i))[0] for i in range(3)]
+
+    right = written()
+    kernels = request.getfixturevalue("as_metal")
+    for found, expected in zip(written(), right, strict=True):
+        # Rounding may move a number on the border of two codes to the other one.
+        assert relative(mx.array(found), expected) < 1e-3
+    assert kernels.count(f"decode of {bits} bits") == 3 * lmm.config.text.num_layers
