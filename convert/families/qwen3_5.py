@@ -57,6 +57,8 @@ VISION: HubConfig = {
     "num_position_embeddings": 2304,
 }
 """Defaults of the tower."""
+IMAGE = 248056
+"""Id of the placeholder of an image, where none is given."""
 _KINDS = ("linear_attention", "full_attention")
 _ROTATED = 0.25
 """Share of a head that is rotated, where nothing is said."""
@@ -85,9 +87,7 @@ def config(source: Source) -> LMMConfig:
         ConfigError: for settings that are missing, malformed or not supported.
     """
     whole, text, vision = read_parts(source, TEXT, VISION)
-    whole = Keys({"image_token_id": 248056, **source.config}, whole.where)
-    text.choice("model_type", dict.fromkeys((None, "qwen3_5", "qwen3_5_text"), ""), None)
-    vision.choice("model_type", dict.fromkeys((None, "qwen3_5", "qwen3_5_vision"), ""), None)
+    whole = Keys({"image_token_id": IMAGE, **source.config}, whole.where)
     decoder = read_decoder(text, whole)
     return assemble("qwen3_5", source, whole, text, decoder, read_vision(vision, decoder))
 
@@ -206,7 +206,9 @@ def restored(tensors: Mapping[str, mx.array]) -> Mapping[str, mx.array]:
     return TransformersNumbers(tensors, convolutions, {name for name in tensors if _NORMS.fullmatch(name)})
 
 
-_IGNORED = (r"(?:model\.(?:language_model\.)?)?mtp\..*",)
+IGNORED = (r"(?:model\.(?:language_model\.)?)?mtp\..*",)
 """Layers that predict further tokens, which transformers does not load either."""
-FAMILY = Family(config, origin, ERAS, _IGNORED, restored=restored)
-TEXT_FAMILY = Family(text_config, origin, ignored=(*_IGNORED, r"model\.visual\..*"), restored=restored)
+FAMILY = Family(config, origin, ERAS, IGNORED, restored=restored)
+IGNORED_ALONE = (*IGNORED, r"model\.visual\..*")
+"""The same of a decoder alone, which may have been taken from a model with images."""
+TEXT_FAMILY = Family(text_config, origin, ignored=IGNORED_ALONE, restored=restored)

@@ -57,8 +57,17 @@ TIED = CONFIG | {
 """Tied; attention first and last, heads of keys for each head of values, a shorter convolution, a large table."""
 ALONE = {"architectures": ["Qwen3_5ForCausalLM"]} | TEXT | {"vocab_size": 272}
 """The decoder alone."""
+EXPERTS = CONFIG | {
+    "architectures": ["Qwen3_5MoeForConditionalGeneration"], "model_type": "qwen3_5_moe",
+    "text_config": {k: v for k, v in TEXT.items() if k != "intermediate_size"}
+    | {"model_type": "qwen3_5_moe_text", "moe_intermediate_size": 32, "num_experts": 6, "num_experts_per_tok": 2}
+    | {"shared_expert_intermediate_size": 40},
+    "vision_config": VISION | {"model_type": "qwen3_5_moe_vision"},
+}  # fmt: skip
+"""With experts, and an MLP beside them."""
 CASES = [
     PLAIN,
     replace(PLAIN, name="qwen3_5-tied", config=TIED, old_config=None),
+    replace(PLAIN, name="qwen3_5_moe", config=EXPERTS, old_config=None),
     Case("qwen3_5-text", ALONE, conversations=("text",)),
 ]

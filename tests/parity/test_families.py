@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import mlx.core as mx
-import numpy as np
 import pytest
 from families import CONVERSATIONS, cases, golden
 from support import relative
@@ -98,5 +97,8 @@ def test_an_export_opens_in_transformers(models, tmp_path):
     assert not any(report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
     prompt = lmm.prepare(CONVERSATIONS[case.conversations[-1]])
     expected = reference.hf_logits(case, model, [prompt])
-    assert np.array_equal(reference.hf_logits(case, again.eval(), [prompt]), expected)
+    weights = again.state_dict()
+    assert all(torch.equal(x, weights[name]) for name, x in model.state_dict().items())
+    # The same numbers elsewhere in memory: torch's products of experts may then add in another order.
+    assert relative(reference.hf_logits(case, again.eval(), [prompt]), expected) <= 1e-6
     assert json.loads((tmp_path / "again" / "config.json").read_text())["model_type"] == case.config["model_type"]
