@@ -25,6 +25,7 @@ from rave_mlx.inputs.images.patches import ImagePatches
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.kv_cache import Cache, LayerCache
 from rave_mlx.models.lmm import LMM
+from rave_mlx.models.state_cache import StateCache
 
 _FORMAT = 1
 """Version of what is kept and how it is named; also raised where the arithmetic of a model changes."""
@@ -77,7 +78,7 @@ class PageStore:
             found = self.folder.read(self.prefix_key(prompt, end, cache, bucket))
             layers = None if found is None else _layers(found, cache, end)
             if layers is not None:
-                cache.layers = [*layers]
+                cache.layers = layers
                 visual = np.flatnonzero(prompt.token_map.visual[:end])
                 cache.visual_span = (int(visual[0]), int(visual[-1]) + 1)
                 return end
@@ -93,11 +94,11 @@ class PageStore:
             known: tokens of the prompt that were not read just now.
         """
         end = next(iter(_page_ends(prompt)), 0)
-        if known < end <= cache.length and _is_plain(cache):
+        if known < end <= cache.length and _is_plain(cache) and cache.reach(end) == end:
             arrays = {
-                f"{index}.{part}": mx.contiguous(x[:, :, :end])
+                f"{index}.{part}": mx.contiguous(x)
                 for index, layer in enumerate(cache.layers)
-                for part, x in enumerate(layer.arrays)
+                for part, x in enumerate(layer.first(end))
             }
             self.folder.write(self.prefix_key(prompt, end, cache, bucket), arrays)
 
@@ -150,17 +151,21 @@ def _page_ends(prompt: Prompt) -> list[int]:
 
 
 def _is_plain(cache: Cache) -> bool:
-    """Whether a cache is nothing but rows of keys and values of one conversation."""
-    return cache.hooks is None and all(isinstance(layer, LayerCache) for layer in cache.layers)
+    """Whether a cache is nothing but keys, values and states of one conversation."""
+    return cache.hooks is None
 
 
-def _layers(found: dict[str, mx.array], cache: Cache, length: int) -> list[LayerCache] | None:
-    """The layers' caches from the tensors of an entry; None where they are not of `length` rows each."""
-    layers = []
+def _layers(found: dict[str, mx.array], cache: Cache, length: int) -> list[LayerCache | StateCache] | None:
+    """The layers' caches from the tensors of an entry; None where they are not those of `length` tokens."""
+    layers: list[LayerCache | StateCache] = []
     for index, layer in enumerate(cache.layers):
-        assert isinstance(layer, LayerCache)
-        rows = [found[name] for part in range(len(found)) if (name := f"{index}.{part}") in found]
-        if len(rows) < 2 or any(x.shape[2] != length for x in rows):
+        arrays = [found[name] for part in range(len(found)) if (name := f"{index}.{part}") in found]
+        if len(arrays) < 2:
             return None
-        layers.append(LayerCache.holding(rows, length, layer.bits))
+        if isinstance(layer, StateCache):
+            layers.append(StateCache.holding(arrays, length))
+        elif any(x.shape[2] != length for x in arrays):
+            return None
+        else:
+            layers.append(LayerCache.holding(arrays, length, layer.bits))
     return layers

@@ -124,9 +124,11 @@ class LayerCache:
 
     def fork(self, length: int) -> LayerCache:
         """A cache of the first tokens; this one stays as it is."""
-        if not length:
-            return LayerCache(self.bits)
-        return LayerCache.holding([x[:, :, :length] for x in self._arrays], length, self.bits)
+        return LayerCache.holding(self.first(length), length, self.bits) if length else LayerCache(self.bits)
+
+    def first(self, length: int) -> list[mx.array]:
+        """What is stored of the first tokens, for `holding`."""
+        return [x[:, :, :length] for x in self._arrays]
 
     @property
     def arrays(self) -> list[mx.array]:

@@ -79,6 +79,18 @@ class StateCache:
         cache._undone = sys.maxsize
         return cache
 
+    @classmethod
+    def holding(cls, arrays: Sequence[mx.array], length: int) -> StateCache:
+        """A cache after `length` tokens, from what `first` gave."""
+        cache = cls()
+        cache._now, cache.length = list(arrays), length
+        cache.keep()
+        return cache
+
+    def first(self, length: int) -> list[mx.array]:
+        """What is stored after the first tokens, to a length as of `reach`."""
+        return self.fork(length)._now
+
     def tail(self, like: mx.array, reach: int) -> mx.array:
         """The `reach` inputs before the next token (B, reach, channels), zero before the first; `like` is of that."""
         return self._now[0] if self._now else mx.zeros((like.shape[0], reach, like.shape[2]), like.dtype)

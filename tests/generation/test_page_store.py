@@ -15,6 +15,7 @@ import pytest
 from rave_mlx.chat.jobs import make_job
 from rave_mlx.chat.session import Session
 from rave_mlx.config import GateConfig
+from rave_mlx.config.linear_attention import LinearAttentionConfig
 from rave_mlx.errors import UsageError
 from rave_mlx.generation.page_folder import PageFolder, most_bytes
 from rave_mlx.generation.page_store import PageStore
@@ -24,6 +25,10 @@ from rave_mlx.generation.weights_identity import weights_digest
 from tests.support import ask, model_rounding, picture, relative, tiny_model
 
 GATED, PLAIN = tiny_model(GateConfig(rank=6)), tiny_model()
+LINEAR = tiny_model(
+    GateConfig(rank=6), linear=LinearAttentionConfig((0, 2), key_heads=2, value_heads=4, key_dim=8, value_dim=8)
+)
+"""Has a state in two of its layers, in the place of keys and values."""
 PAGE, OTHER = picture(96, 64, 1), picture(96, 64, 2)
 MOST = 1 << 30
 
@@ -42,8 +47,12 @@ def answer(lmm, folder, question="What is it?", image=PAGE, policy=None, **optio
 
 @pytest.mark.parametrize(
     ("lmm", "policy"),
-    [(PLAIN, None), *((GATED, p) for p in (None, "none", "panes+views", "guidance", "rave+var:cosine", "visiondrop"))],
-    ids=lambda value: None if value is GATED else "plain" if value is PLAIN else value or "default",
+    [
+        (PLAIN, None),
+        (LINEAR, None),
+        *((GATED, p) for p in (None, "none", "panes+views", "guidance", "rave+var:cosine", "visiondrop")),
+    ],
+    ids=["plain", "states", "gated", "no gates", "panes+views", "guidance", "rave+var", "visiondrop"],
 )
 def test_answers_are_those_without(lmm, policy, folder):
     for question in ("What is it?", "And who wrote it, please?"):
@@ -80,6 +89,16 @@ def test_a_scheduler_finds_what_a_session_kept(folder):
     assert list(first.ids) == expected
     assert first.reused >= 24
     assert second.reused >= first.reused
+
+
+def test_states_are_found_by_a_scheduler(folder):
+    expected, _ = answer(LINEAR, None, "Who wrote it?")
+    answer(LINEAR, folder, "What is it?")
+    jobs = [make_job(LINEAR, [ask(q, PAGE)], max_tokens=8) for q in ("Who wrote it?", "When?")]
+    first, second = Scheduler(LINEAR, rows=2, pages=PageStore(LINEAR, folder)).run(jobs)
+    assert list(first.ids) == expected
+    assert first.reused >= 24
+    assert second.reused >= 24
 
 
 def test_a_session_finds_what_a_scheduler_kept(folder):
