@@ -142,6 +142,8 @@ def read_decoder(text: Keys, whole: Keys, **changes: Any) -> TextConfig:
         output_bias=biased,
         qk_norm=True,
         offset_norms=True,
+        # A decoder's own section says nothing of its head.
+        tie_embeddings=whole.get("tie_word_embeddings", bool, False),
         output_gate=True,
         linear=_read_linear(text, layers),
         **changes,
