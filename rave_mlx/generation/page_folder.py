@@ -84,7 +84,7 @@ class PageFolder:
         """
         file = self._file(key)
         try:
-            if not self._is_own():
+            if not self._is_own() or self.folder.lstat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 return None
             data = _read(file)
             os.utime(file)

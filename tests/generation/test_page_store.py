@@ -210,6 +210,14 @@ def test_only_the_owner_can_look(folder):
     assert {stat.S_IMODE(file.stat().st_mode) for file, _, _ in folder.entries()} == {0o600}
 
 
+def test_a_folder_that_others_may_write_to_is_not_read(folder):
+    folder.write("a", {"x": mx.zeros(4)})
+    folder.folder.chmod(0o770)
+    assert folder.read("a") is None
+    folder.write("b", {"x": mx.zeros(4)})
+    assert folder.read("b") is not None
+
+
 def test_a_link_in_place_of_the_folder_is_left_alone(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "pages").symlink_to(tmp_path / "elsewhere")
