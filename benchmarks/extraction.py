@@ -145,14 +145,16 @@ def run(papers: Path, rows: Path, more: list[str]) -> None:
         schema.write_text(json.dumps(schema_of(kind)), encoding="utf-8")
         command = [
             sys.executable,
-            "-m",
-            "rave_mlx.cli.entry",
+            "-c",
+            "from rave_mlx.cli.entry import run; run()",
             "extract",
             f"{papers}/*-{kind}.*",
             "--schema",
             str(schema),
         ]
-        subprocess.run([*command, "--out", str(rows / f"{kind}.jsonl"), "--resume", *more], check=False)
+        done = subprocess.run([*command, "--out", str(rows / f"{kind}.jsonl"), "--resume", *more], check=False)
+        if done.returncode not in (0, 1):  # 1: some documents failed, their rows say why.
+            sys.exit(done.returncode)
 
 
 def main() -> None:
