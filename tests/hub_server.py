@@ -1,4 +1,5 @@
-"""A small Hugging Face Hub on loopback: the routes that `huggingface_hub` calls to download and to upload a model.
+"""A small Hugging Face Hub on loopback: the routes that `huggingface_hub` calls to download and to upload a model, and
+to download a data set, whose name here begins with "datasets/".
 
 Answers follow what the public Hub sends: commit and ETag headers, large files behind a redirect to another path with
 Range support, error codes in X-Error-Code. Every request is in the log, so that a test sees what was fetched. Not
@@ -173,6 +174,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json({"errors": [], "warnings": []})
             case ["api", "models", owner, name]:
                 self._info(f"{owner}/{name}", "main")
+            case ["api", "datasets", owner, name]:
+                self._info(f"datasets/{owner}/{name}", "main")
+            case ["datasets", owner, name, "resolve", revision, *path]:
+                self._resolve(f"datasets/{owner}/{name}", revision, "/".join(path))
             case ["api", "models", owner, name, "revision", *revision]:
                 self._info(f"{owner}/{name}", "/".join(revision))
             case ["api", "models", owner, name, "tree", revision]:

@@ -79,11 +79,17 @@ def _on_hub(benchmark: Benchmark, repo: str) -> DataFiles:
 
 
 def _cached(benchmark: Benchmark, repo: str) -> DataFiles:
-    """What the local cache has."""
-    from huggingface_hub import snapshot_download
+    """What the local cache has of the commit that was used last."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
 
-    fetch = partial(snapshot_download, repo, repo_type="dataset", local_files_only=True)
-    return _in_folder(benchmark, Path(asking(fetch, repo, what=DATA_SET)))
+    commits = Path(HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="dataset"), "snapshots").glob("*")
+    newest = max(commits, key=lambda folder: folder.stat().st_mtime, default=None)
+    if newest is None:
+        raise UsageError(
+            f"{repo}: is not in the local cache, and HF_HUB_OFFLINE is set; unset it, or give --data FOLDER"
+        )
+    return _in_folder(benchmark, newest)
 
 
 def _in_folder(benchmark: Benchmark, folder: Path) -> DataFiles:

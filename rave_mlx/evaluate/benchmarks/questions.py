@@ -14,6 +14,7 @@ from rave_mlx.evaluate.item import Item
 from rave_mlx.evaluate.scores import CHECKS, SCORES
 from rave_mlx.evaluate.scores.choice import option_letter
 from rave_mlx.evaluate.scores.markdown_elements import true_elements
+from rave_mlx.evaluate.scores.ocrbench_v2 import truths
 from rave_mlx.evaluate.scores.pages import language
 from rave_mlx.evaluate.scores.text import texts
 
@@ -58,6 +59,12 @@ def _question(benchmark: Benchmark, row: Row) -> Iterator[Item]:
     yield _item(benchmark, row, benchmark.prompt.put(row[columns["question"]]) + benchmark.prompt.after, answers)
 
 
+def _typed(benchmark: Benchmark, row: Row) -> Iterator[Item]:
+    """A question of a kind that says what its right answers are: texts, a box, words with their boxes."""
+    question = benchmark.prompt.put(row[benchmark.columns["question"]]) + benchmark.prompt.after
+    yield _item(benchmark, row, question, truths(row))
+
+
 def _options(benchmark: Benchmark, row: Row) -> Iterator[Item]:
     """A question with options, each under a letter; the right answer is a letter."""
     listed = zip(string.ascii_uppercase, row[benchmark.columns["options"]], strict=False)
@@ -94,6 +101,7 @@ def _receipt(benchmark: Benchmark, row: Row) -> Iterator[Item]:
 
 ROWS: dict[str, Callable[[Benchmark, Row], Iterator[Item]]] = {
     "question": _question,
+    "typed": _typed,
     "options": _options,
     "pairs": _pairs,
     "page": _page,

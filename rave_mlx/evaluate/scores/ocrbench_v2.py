@@ -10,7 +10,7 @@ from rave_mlx.evaluate.item import Score
 from rave_mlx.evaluate.metrics import edit_distance
 from rave_mlx.evaluate.scores.objects import chart_score, fields_score, read_fields, read_truth
 from rave_mlx.evaluate.scores.page_text import check_packages, text_similarity
-from rave_mlx.evaluate.scores.spotting import last_box, overlap, spotting_score, words_in
+from rave_mlx.evaluate.scores.spotting import around, last_box, overlap, spotting_score, words_in
 from rave_mlx.evaluate.scores.tables import check_tables, outline_similarity, teds, whole_html
 from rave_mlx.evaluate.scores.text import Row, texts
 
@@ -25,6 +25,19 @@ _FENCE_LETTERS = "`markdown"
 def ocrbench_v2(answer: str, row: Row) -> Score:
     """The score of an answer by the measure of its kind."""
     return Score(float(MEASURES[row["type"]](answer, row)))
+
+
+def truths(row: Row) -> tuple[str, ...]:
+    """What people see as the right answers of a row.
+
+    Raises:
+        KeyError: for a kind of question that is not known.
+    """
+    measure, answers = MEASURES[row["type"]], texts(row["answers"])
+    if measure is _spotting:
+        words = zip(row["bbox_list"], row["content"], strict=False)
+        return (str([[*around(polygon), text] for polygon, text in words]),)
+    return (f"[{', '.join(answers)}]",) if measure is _grounding else tuple(dict.fromkeys(answers))
 
 
 def _question(answer: str, row: Row) -> float:

@@ -78,7 +78,7 @@ def spotting_score(found: Sequence[tuple[Box, str]], row: Mapping[str, Any]) -> 
         row: "bbox_list", polygons as x and y in turn, and "content", the text of each.
     """
     said = [(box, _unquoted(text)) for box, text in found if box[0] < box[2] and box[1] < box[3]]
-    true = [(_around(p), _unquoted(text)) for p, text in zip(row["bbox_list"], row["content"], strict=False)]
+    true = [(around(p), _unquoted(text)) for p, text in zip(row["bbox_list"], row["content"], strict=False)]
     if not said or not true:
         return 0.0
     blank = [box for box, text in true if text == _UNREADABLE]
@@ -94,7 +94,8 @@ def spotting_score(found: Sequence[tuple[Box, str]], row: Mapping[str, Any]) -> 
     return 2 * hits / (len(said) + len(true)) if hits else 0.0
 
 
-def _around(polygon: Sequence[int]) -> Box:
+def around(polygon: Sequence[int]) -> Box:
+    """The box around a polygon, whose x and y stand in turn."""
     xs, ys = polygon[0::2], polygon[1::2]
     return min(xs), min(ys), max(xs), max(ys)
 
