@@ -10,13 +10,14 @@ from rave_mlx.config.connector import (
     ConvConnectorConfig,
     DownsampleConnectorConfig,
     MlpConnectorConfig,
+    PathConnectorConfig,
     PoolConnectorConfig,
     ResamplerConfig,
     RowConnectorConfig,
     ShuffleConnectorConfig,
 )
 from rave_mlx.config.experts import ExpertsConfig
-from rave_mlx.config.image import ImageConfig, Images, Resample, TileConfig
+from rave_mlx.config.image import DenseTiles, ImageConfig, Images, Resample, TileConfig
 from rave_mlx.config.linear_attention import LinearAttentionConfig
 from rave_mlx.config.model import FORMAT, AddedTokenConfig, GateConfig, LMMConfig, QuantizationConfig, TokenConfig
 from rave_mlx.config.text import RopeConfig, RopeScaling, TextConfig
@@ -37,6 +38,7 @@ __all__ = [
     "Connector",
     "ConnectorConfig",
     "ConvConnectorConfig",
+    "DenseTiles",
     "DownsampleConnectorConfig",
     "ExpertsConfig",
     "GateConfig",
@@ -46,6 +48,7 @@ __all__ = [
     "LMMConfig",
     "LinearAttentionConfig",
     "MlpConnectorConfig",
+    "PathConnectorConfig",
     "PoolConnectorConfig",
     "QuantizationConfig",
     "Resample",

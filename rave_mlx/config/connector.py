@@ -219,6 +219,51 @@ class ConvConnectorConfig(Part):
         positive(self, "input_size", "output_size")
 
 
+@dataclass(frozen=True)
+class PathConnectorConfig(Part):
+    """Granite-Docling: a layer norm, pixel shuffle and a matrix, to which the fixed place of a token in its tile is
+    added; a layer norm and GELU, a second matrix, a last layer norm. States of further layers of the tower are
+    shuffled, too, and each passes through a layer norm and an MLP of its own (DeepStack, arXiv 2406.04334).
+
+    Attributes:
+        input_size: width of a state of the tower.
+        scale: patches a side that become one token; of the fine path half as many.
+        output_size: width of the decoder, and of everything between.
+        states: further states of the tower, which follow its output as features.
+        fine: whether there is a fine path beside the coarse one.
+        path: which of the two tokens come from.
+        token_scale: factor of the tokens, but not of what comes from further states (Granite scales its embeddings).
+        router_size: inner width of the part that says for which pages the fine path is worth its tokens. It is kept,
+            so that an export is whole, and never asked: `path` decides. None: there is none.
+    """
+
+    input_size: int
+    scale: int
+    output_size: int
+    states: int = 0
+    fine: bool = False
+    path: Literal["coarse", "fine"] = "coarse"
+    token_scale: float = 1.0
+    router_size: int | None = None
+    kind: Literal["paths"] = "paths"
+
+    def __post_init__(self) -> None:
+        positive(self, "input_size", "scale", "output_size")
+        if self.output_size % 4:
+            raise ConfigError(f"connector.output_size {self.output_size}: places in a tile need a multiple of 4")
+        if self.fine and self.scale % 2:
+            raise ConfigError(f"connector.scale {self.scale}: the fine path joins half as many patches a side")
+        if not self.fine and (self.path == "fine" or self.router_size is not None):
+            raise ConfigError("connector: there is no fine path to take")
+        if self.router_size is not None:
+            positive(self, "router_size")
+
+    @property
+    def taken_scale(self) -> int:
+        """Patches a side that become one token on the path that is taken."""
+        return self.scale if self.path == "coarse" else self.scale // 2
+
+
 Connector = (
     ConnectorConfig
     | MlpConnectorConfig
@@ -229,4 +274,5 @@ Connector = (
     | PoolConnectorConfig
     | RowConnectorConfig
     | ConvConnectorConfig
+    | PathConnectorConfig
 )

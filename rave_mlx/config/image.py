@@ -78,6 +78,25 @@ class ImageConfig(Part):
 
 
 @dataclass(frozen=True)
+class DenseTiles(Part):
+    """Pages that get more tiles than others (Granite-Docling): wide ones that would be shrunk too much.
+
+    Attributes:
+        max_tiles: most tiles of such a page.
+        below: the width that the tiles have is less than this share of the page's; 0: any page.
+        min_aspect, max_aspect: its width is more than the first times its height, and no more than the second; 0: any.
+    """
+
+    max_tiles: int
+    below: float = 0.0
+    min_aspect: float = 0.0
+    max_aspect: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive(self, "max_tiles")
+
+
+@dataclass(frozen=True)
 class TileConfig(Part):
     """Square tiles of `tile_size` pixels, each cut into patches of `patch_size`; `tile_tokens` visual tokens a tile.
 
@@ -94,8 +113,11 @@ class TileConfig(Part):
             (square by padding with the mean colour, then resized).
         tile_tokens: visual tokens a tile.
         max_features: pinpoints: more tiles' worth of features than this are scaled down (LLaVA-OneVision); None: never.
+        max_side: closest: most tiles a side; None: any number.
+        dense: closest: pages with more tiles than max_tiles; None: there are none.
         markers: what stands around visual tokens in a prompt: "none"; "tags", <img> and </img>; "grid", Idefics3's
-            tokens for rows, columns and the whole image.
+            tokens for rows, columns and the whole image; "page", the same with a row and a column for an image of one
+            tile (Granite-Docling).
         before, after: with "none", text around an image's visual tokens.
     """
 
@@ -109,7 +131,9 @@ class TileConfig(Part):
     min_tiles: int = 1
     max_tiles: int = 12
     longest_edge: int | None = None
-    markers: Literal["none", "tags", "grid"] = "none"
+    max_side: int | None = None
+    dense: DenseTiles | None = None
+    markers: Literal["none", "tags", "grid", "page"] = "none"
     before: str = ""
     after: str = ""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)

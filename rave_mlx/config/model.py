@@ -29,7 +29,7 @@ _MODES = {
 _FITTING: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "native": ("native", ("merger", "downsample", "rows"), ("patch_size", "merge_size", "temporal_patch_size")),
     "grid": ("native", ("cells",), ("patch_size", "merge_size")),
-    "tiles": ("tiles", ("mlp", "shuffle", "resampler", "pool"), ("patch_size", "tile_size")),
+    "tiles": ("tiles", ("mlp", "shuffle", "resampler", "pool", "paths"), ("patch_size", "tile_size")),
     "windows": ("tiles", ("convolutions",), ("patch_size", "tile_size")),
 }
 """By kind of tower: the images it reads, the connectors that follow it, and the sizes it shares with the images."""

@@ -117,6 +117,8 @@ class TextConfig(Part):
         embed_scale: factor of token embeddings, not of visual features (Gemma).
         query_scale: factor of queries before they are rotated: attention scores are scaled by query_scale times
             head_dim ** -0.5.
+        residual_scale: factor of what attention and MLP give, before it is added (Granite).
+        logit_scale: factor of the logits (Granite).
         tie_embeddings: whether logits are computed with the embedding's weights.
         head_bias: whether the logits have a bias (AKI).
         sliding_window: in `sliding_layers`, a token sees itself and the tokens before it, this many in all; None: all.
@@ -148,6 +150,8 @@ class TextConfig(Part):
     activation: Activation = "silu"
     embed_scale: float = 1.0
     query_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
     tie_embeddings: bool = False
     head_bias: bool = False
     sliding_window: int | None = None

@@ -189,7 +189,7 @@ class Decoder(nn.Module):
     def logits(self, hidden: mx.array) -> mx.array:
         """Vocabulary scores (B, L, vocab) of hidden states (B, L, hidden)."""
         scores: mx.array = self.embed.as_linear(hidden) if self.text.tie_embeddings else self.head(hidden)
-        return scores
+        return scores if self.text.logit_scale == 1 else scores * self.text.logit_scale
 
 
 def _taken(x: mx.array, index: mx.array, axis: int) -> mx.array:

@@ -221,7 +221,7 @@ class DecoderLayer(nn.Module):
         if text.sublayer_norms:
             self.attention_out_norm = text_norm(text, text.hidden_size)
             self.mlp_out_norm = text_norm(text, text.hidden_size)
-        self._out_norms = text.sublayer_norms
+        self._out_norms, self._scale = text.sublayer_norms, text.residual_scale
 
     def __call__(
         self, x: mx.array, step: Step, cache: LayerCache | StateCache | None, layer_hooks: LayerHooks | None = None
@@ -262,9 +262,13 @@ class DecoderLayer(nn.Module):
     def attention_output(self, attended: mx.array) -> mx.array:
         """What attention adds to the stream, from the joined heads."""
         out: mx.array = self.attention.o_proj(attended)
-        return self.attention_out_norm(out) if self._out_norms else out
+        return self.scaled(self.attention_out_norm(out) if self._out_norms else out)
 
     def mlp_output(self, x: mx.array) -> mx.array:
         """What the MLP adds to the stream x (B, L, hidden)."""
         out: mx.array = self.mlp(self.post_attention_norm(x))
-        return self.mlp_out_norm(out) if self._out_norms else out
+        return self.scaled(self.mlp_out_norm(out) if self._out_norms else out)
+
+    def scaled(self, out: mx.array) -> mx.array:
+        """What attention or MLP gives as it is added to the stream."""
+        return out if self._scale == 1 else out * self._scale

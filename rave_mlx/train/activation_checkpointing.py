@@ -54,17 +54,17 @@ def _finish(layer: DecoderLayer, x: mx.array, attended: mx.array) -> list[mx.arr
         # The gradient of a norm needs what the projections gave; that of the experts' shares, what the experts gave.
         return layer.finish(x, attended)
     o_proj = layer.attention.o_proj
-    x = x + recomputed([o_proj], attended, function=lambda x: [o_proj(x)])[0]
+    x = x + recomputed([o_proj], attended, function=lambda x: [layer.scaled(o_proj(x))])[0]
 
     def widen(x: mx.array) -> Sequence[mx.array]:
         x = norm(x)
         return mlp.gate_proj(x), mlp.up_proj(x)
 
     def narrow(gate: mx.array, up: mx.array) -> Sequence[mx.array]:
-        return [mlp.down_proj(mlp.gated(gate, up))]
+        return [layer.scaled(mlp.down_proj(mlp.gated(gate, up)))]
 
     if _needs_output(mlp.gate_proj, mlp.up_proj, mlp.down_proj):
-        return [x + mlp(norm(x))]
+        return [x + layer.mlp_output(x)]
     gate, up = recomputed([norm, mlp.gate_proj, mlp.up_proj], x, function=widen)
     return [x + recomputed([mlp.down_proj], gate, up, function=narrow)[0]]
 

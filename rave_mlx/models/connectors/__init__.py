@@ -11,9 +11,11 @@ from rave_mlx.config import (
     ConvConnectorConfig,
     DownsampleConnectorConfig,
     MlpConnectorConfig,
+    PathConnectorConfig,
     PoolConnectorConfig,
     RowConnectorConfig,
     ShuffleConnectorConfig,
+    TileVisionConfig,
     Tower,
     VisionConfig,
 )
@@ -22,6 +24,7 @@ from rave_mlx.models.connectors.convolutions import ConvConnector
 from rave_mlx.models.connectors.downsample import DownsampleConnector
 from rave_mlx.models.connectors.merger import PatchMerger
 from rave_mlx.models.connectors.mlp import MlpConnector
+from rave_mlx.models.connectors.paths import PathConnector
 from rave_mlx.models.connectors.pool import PoolConnector
 from rave_mlx.models.connectors.resampler import Resampler
 from rave_mlx.models.connectors.rows import RowConnector
@@ -43,6 +46,9 @@ def build_connector(config: Connector, vision: Tower) -> nn.Module:
         return ConvConnector(config)
     if isinstance(config, PoolConnectorConfig):
         return PoolConnector(config)
+    if isinstance(config, PathConnectorConfig):
+        assert isinstance(vision, TileVisionConfig)
+        return PathConnector(config, vision)
     if isinstance(config, RowConnectorConfig):
         return RowConnector(config)
     return ShuffleConnector(config) if isinstance(config, ShuffleConnectorConfig) else Resampler(config)

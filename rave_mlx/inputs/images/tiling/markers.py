@@ -17,17 +17,25 @@ def layout(tiling: Tiling, config: TileConfig, size: tuple[int, int]) -> tuple[s
     """
     if config.plan == "pinpoints":
         return (visual_tokens(config, tiling.region),)
-    if config.markers == "grid":
-        return _grid(tiling, config.tile_tokens)
+    if config.markers in ("grid", "page"):
+        return _grid(tiling, config.tile_tokens, named=config.markers == "page")
     count = len(tiling.levels) * config.tile_tokens
     if config.before or config.after:
         return (config.before, count, config.after)
     return ("<img>", count, "</img>") if config.markers == "tags" else (count,)
 
 
-def _grid(tiling: Tiling, tokens: int) -> tuple[str | int, ...]:
-    """Idefics3 (arXiv 2408.12637): every tile has its row and column before it, the rows end in a newline."""
+def _grid(tiling: Tiling, tokens: int, *, named: bool) -> tuple[str | int, ...]:
+    """Idefics3 (arXiv 2408.12637): every tile has its row and column before it, the rows end in a newline.
+
+    Args:
+        tiling: the tiles.
+        tokens: visual tokens a tile.
+        named: whether an only tile has a row and a column as well.
+    """
     around, whole = "<fake_token_around_image>", "<global-img>"
+    if not tiling.overview and named:
+        return (f"{around}<row_1_col_1>", tokens, "\n")
     if not tiling.overview:
         return (f"{around}{whole}", tokens, around)
     parts: list[str | int] = []
