@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -17,6 +18,7 @@ from rave_mlx.config import (
     ConnectorConfig,
     GateConfig,
     ImageConfig,
+    LinearAttentionConfig,
     LMMConfig,
     RopeConfig,
     TextConfig,
@@ -46,6 +48,12 @@ VISION = VisionConfig(
     window_size=32,
     full_attention_layers=(1,),
 )
+HYBRID: dict[str, Any] = {
+    "num_layers": 4,
+    "linear": LinearAttentionConfig((0, 2), key_heads=2, value_heads=4, key_dim=8, value_dim=12),
+    "output_gate": True,
+}
+"""Fields of a decoder two of whose layers have linear attention."""
 IMAGE = ImageConfig(patch_size=4, min_pixels=64, max_pixels=1 << 16)
 
 

@@ -6,7 +6,7 @@ Every token lets the state S (values, keys) fade by its factor, then moves what 
     S <- S + strength (value - S key) key^T
     output = S query
 
-Token by token (mlx-lm's kernel on Metal, its operations elsewhere), or in chunks whose tokens are computed as matrix
+Token by token (on Metal by mlx-lm's kernel), or in chunks whose tokens are computed as matrix
 products, as the paper does (section 3.3): for prompts where there is no kernel, and wherever a gradient is taken. A
 token of padding has decay and strength 0 and so leaves the state exactly as it is.
 """
@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from rave_mlx import backend
 from rave_mlx.backend.mlx_lm_file import mlx_lm_file
 
-CHUNK = 64
+CHUNK = 32
 """Tokens of a chunk."""
-_FEW_TOKENS = 8
+_FEW_TOKENS = 4
 """New tokens up to which they are taken one after the other."""
 _EPS = 1e-6
 
@@ -90,13 +90,27 @@ def run(updates: Updates, state: mx.array) -> tuple[mx.array, mx.array]:
         state: before them (B, Hv, Dv, Dk), float32.
     """
     # Their shapes are those that mlx-lm's kernel takes.
-    kernel = backend.current().kind == "metal" and updates.keys.shape[-1] % 32 == 0
-    if not kernel and updates.length > _FEW_TOKENS:
-        return run_chunks(updates, state)
-    module = mlx_lm_file("models.gated_delta")
-    arrays = (updates.queries, updates.keys, updates.values, mx.exp(updates.decay), updates.strength, state)
-    outputs, state = (module.gated_delta_kernel if kernel else module.gated_delta_ops)(*arrays)
-    return outputs, state
+    if backend.current().kind == "metal" and updates.keys.shape[-1] % 32 == 0:
+        kernel = mlx_lm_file("models.gated_delta").gated_delta_kernel
+        q, k, v, decay, strength = updates.arrays
+        found: tuple[mx.array, mx.array] = kernel(q, k, v, mx.exp(decay), strength, state)
+        return found
+    return run_chunks(updates, state) if updates.length > _FEW_TOKENS else _run_tokens(updates, state)
+
+
+def _run_tokens(updates: Updates, state: mx.array) -> tuple[mx.array, mx.array]:
+    """`run` token by token, in two passes over the state each: one product that reads it, one that writes it."""
+    ratio = updates.values.shape[2] // updates.keys.shape[2]
+    q, k = (mx.repeat(x.astype(mx.float32), ratio, axis=2) for x in (updates.queries, updates.keys))
+    v, fade, strength = updates.values.astype(mx.float32), mx.exp(updates.decay)[..., None], updates.strength[..., None]
+    both, same = mx.stack([k, q], axis=-1), mx.sum(k * q, axis=-1, keepdims=True)
+    outputs = []
+    for i in range(updates.length):
+        found = state @ both[:, i]
+        change = strength[:, i] * (v[:, i] - fade[:, i] * found[..., 0])
+        outputs.append(fade[:, i] * found[..., 1] + change * same[:, i])
+        state = mx.addmm(fade[:, i, ..., None] * state, change[..., None], k[:, i, ..., None, :])
+    return mx.stack(outputs, axis=1).astype(updates.values.dtype), state
 
 
 def run_chunks(updates: Updates, state: mx.array, chunk: int = CHUNK) -> tuple[mx.array, mx.array]:
