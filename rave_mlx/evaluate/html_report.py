@@ -16,6 +16,7 @@ from PIL import Image
 from rave_mlx.checkpoint.output_files import write_beside
 from rave_mlx.errors import RaveError, UsageError
 from rave_mlx.evaluate.failures import Failure
+from rave_mlx.evaluate.item import tag_values
 from rave_mlx.evaluate.reliability import Reliability, reliability
 from rave_mlx.evaluate.report import Columns, Figures, by_tags, summarize
 from rave_mlx.evaluate.result import Result
@@ -190,8 +191,8 @@ def _failures(report: Report, look: Looker) -> str:
     which = "all of them" if shown == report.wrong else f"the {shown} of {report.wrong:,} that the model was surest of"
     cards = "".join(_card(failure, look) for failure in report.failures)
     return (
-        f"<section><h2>Wrong answers: {which}</h2><p>At the right, where the model looked while it answered: darker "
-        f"red is more attention. Click an image to see it in full width.</p>{cards}</section>"
+        f"<section><h2>Wrong answers: {which}</h2><p>Beside each image, or below it, where the model looked "
+        f"while it answered: from yellow to dark red. Click an image to see it in full width.</p>{cards}</section>"
     )
 
 
@@ -206,7 +207,8 @@ def _card(failure: Failure, look: Looker) -> str:
     }
     rows = "".join(f"<dt>{name}</dt><dd>{html.escape(_short(text))}</dd>" for name, text in facts.items())
     score = "" if result.score is None else f" · score {result.score:.2f}"
-    tags = "".join(f" · {html.escape(v if isinstance(v, str) else ', '.join(v))}" for v in result.tags.values())
+    groups = dict.fromkeys(group for name in result.tags for group in tag_values(result.tags, name))
+    tags = "".join(f" · {html.escape(group)}" for group in groups)
     return (
         f"<article><h3>No. {failure.number} · certainty {result.certainty:.2f}{score}{tags}</h3><dl>{rows}</dl>"
         f'<div class="images">{_picture(failure)}{_map(failure, look)}</div></article>'
@@ -236,7 +238,7 @@ def _figure(picture: Image.Image, words: str, caption: str) -> str:
     source = f"data:image/jpeg;base64,{base64.b64encode(packed.getvalue()).decode()}"
     return (
         f'<figure><button type="button" aria-expanded="false"><img src="{source}" width="{small.width}" '
-        f'height="{small.height}" loading="lazy" alt="{words}"></button><figcaption>{caption}</figcaption></figure>'
+        f'height="{small.height}" alt="{words}"></button><figcaption>{caption}</figcaption></figure>'
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from published_layouts import LAYOUTS, docvqa, picture, pictured, write
@@ -183,3 +184,12 @@ def test_tasks_with_and_without_data(tmp_path):
     (tmp_path / "key/0.json").write_text('{"total": "9.00"}')
     assert [item.question for item in find_task("sroie", data=str(tmp_path)).items] == ["What is the total?"]
     assert list(find_task("funsd", data=str(tmp_path)).items) == []
+
+
+def test_the_table_of_the_docs_says_what_the_files_say():
+    text = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text(encoding="utf-8")
+    rows = {line.split("|")[1].strip(" `"): line for line in text.splitlines() if line.startswith("| `")}
+    for name in names():
+        chosen = benchmark(name)
+        assert chosen.repo in rows[name]
+        assert f"| {chosen.questions:,} |" in rows[name]
