@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from rave_mlx import backend
+from rave_mlx.api import load
 from rave_mlx.attention import GateTerms, attend, expanded, pack
 from rave_mlx.attention.reference import reference
 from rave_mlx.chat.jobs import make_job
 from rave_mlx.chat.session import Session
+from rave_mlx.checkpoint.adapters import twin
+from rave_mlx.cli.main import main
 from rave_mlx.config import GateConfig, RopeConfig
 from rave_mlx.errors import UsageError
 from rave_mlx.evaluate.quantization import check_cache
@@ -182,6 +185,20 @@ def test_a_sliding_window():
     whole, packed = model(None, **window), model(8, **window)
     assert 1e-5 < relative(read(packed), read(whole)) < 0.02
     assert relative(read(packed, chunk=5), read(packed)) < FLIPS
+
+
+def test_a_model_is_opened_with_bits_and_hands_them_on():
+    """To the models that a server makes of it for adapters."""
+    lmm = load(kv_bits=4)
+    assert (lmm.kv_bits, twin(lmm).kv_bits) == (4, 4)
+    assert {layer.bits for layer in twin(lmm).make_cache().layers} == {4}
+
+
+def test_the_command_line_refuses_other_bits(capsys):
+    assert main(["chat", "--prompt", "When?", "--kv-bits", "5"]) == 2
+    assert capsys.readouterr().err == (
+        "rave-mlx: --kv-bits (kv_bits) is 5; keys and values are kept in 8 or 4 bits, or whole without it\n"
+    )
 
 
 @pytest.mark.parametrize(
