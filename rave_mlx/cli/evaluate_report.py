@@ -32,7 +32,8 @@ def looker(lmm: LMM, policy: Attention, image_tokens: int | None) -> Looker:
 
     def look(failure: Failure) -> Image.Image:
         item = failure.item
-        content = [{"type": "image", "image": item.image}, {"type": "text", "text": item.question}]
+        content = [{"type": "image", "image": image} for image in (item.image, *item.more)]
+        content.append({"type": "text", "text": item.question})
         limit = min(item.longest, _MOST_TOKENS)
         seen = collect(
             lmm, [{"role": "user", "content": content}], policy=policy, max_tokens=limit, image_tokens=image_tokens

@@ -33,7 +33,7 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """A question about an image.
+    """A question about an image, or about several.
 
     Attributes:
         image: what to look at; items that follow each other with the same object are asked about one reading of it.
@@ -43,6 +43,7 @@ class Item:
         longest: tokens an answer may take.
         progress: share of the task that is done with this question, from 0 to 1; 0 where that is not known.
         score: what the task's own measure gives for an answer; None where it has none.
+        more: further images, which stand behind the first and before the question.
     """
 
     image: ImageSource
@@ -52,3 +53,4 @@ class Item:
     longest: int = 64
     progress: float = 0.0
     score: Callable[[str], Score] | None = None
+    more: tuple[ImageSource, ...] = ()

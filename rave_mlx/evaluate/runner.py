@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -110,6 +111,7 @@ def _jobs(
     lmm = scheduler.lmm
     chosen = steering(lmm.config.attention if policy is None else policy)
     originals = any(each.originals for each in chosen.policies)
+    read = partial(read_image, config=lmm.config.image, image_tokens=image_tokens, original=originals)
     image: object = None
     part: ImagePart | None = None
     for item, number in items:
@@ -117,10 +119,10 @@ def _jobs(
         try:
             if part is None or not _is_same(item.image, image):
                 image = item.image
-                part = read_image(item.image, lmm.config.image, image_tokens=image_tokens, original=originals)
+                part = read(item.image)
             yield make_job(
                 lmm,
-                [Message("user", (part, TextPart(item.question)))],
+                [Message("user", (part, *map(read, item.more), TextPart(item.question)))],
                 policy=policy,
                 max_tokens=item.longest,
                 features=scheduler.features,

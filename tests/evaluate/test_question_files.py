@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
-from support import picture, write_image
+from support import picture, tiny_model, write_image
 
+from rave_mlx.api import generate
 from rave_mlx.errors import UsageError
+from rave_mlx.evaluate import answer_all
 from rave_mlx.evaluate.tasks.question_files import read_lines
 
 ROW = {"image": "page.png", "question": "Wie groß?\u2028", "answer": "13.60"}
@@ -42,12 +45,28 @@ def test_columns(file, row):
     assert (item.image, item.question, item.answers[0]) == (file.parent / "page.png", "Total?", "13.60")
 
 
+@pytest.mark.parametrize("places", ["", "<image><image>", "<image>\n<image>\n"])
+def test_several_images_are_asked_about_together(file, places):
+    file.write_text(json.dumps({"images": ["page.png", "other.png"], "question": f"{places}Which?", "answer": "1"}))
+    (item,) = read_lines(file)
+    assert (item.image, item.more, item.question) == (file.parent / "page.png", (file.parent / "other.png",), "Which?")
+    lmm = tiny_model()
+    together, alone = answer_all(lmm, [replace(item, longest=6), replace(item, longest=6, more=())])
+    assert together.certainty != alone.certainty
+    content = [{"type": "image", "image": image} for image in (item.image, *item.more)]
+    content.append({"type": "text", "text": "Which?"})
+    assert together.answer == generate(lmm, [{"role": "user", "content": content}], max_tokens=6)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"image": "page.png", "second_page": "other.png"}, "the column second_page holds an image that is not read"),
         ({"scan": "page.png"}, "image is missing; there are question, answer, scan"),
-        ({"images": ["page.png", "other.png"]}, "images: 2 images, where one is asked about"),
+        (
+            {"images": ["page.png", "other.png"], "question": "<image> or <image>?"},
+            "question: 2 images go before the question; write <image> for each of them there",
+        ),
         ({"image": "page.png", "file_name": "other.png"}, "both image and file_name are there"),
         ({"image": "page.png", "question": "Total? <image>"}, "question: the image goes before the question"),
         (

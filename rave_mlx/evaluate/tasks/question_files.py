@@ -60,8 +60,8 @@ def _item(row: Any, folder: Path) -> Item:
     if not isinstance(question, str) or not question.strip():
         raise RowError(f"{asked or 'question'} is missing or not text")
     column, images = find_images(row, folder)
-    if len(images) != 1:
-        raise RowError(f"{column}: {len(images)} images, where one is asked about" if images else _no_image(row))
+    if not images:
+        raise RowError(_no_image(row))
     answered, answers = find_answers(row)
     if not answers:
         raise RowError("answer should be text, or a list of texts")
@@ -70,21 +70,24 @@ def _item(row: Any, folder: Path) -> Item:
         raise RowError(f"{_LIMIT} should be a positive number")
     used = {*find_columns(row, QUESTIONS), *find_columns(row, IMAGES), *answered, _LIMIT}
     check_unread(row, used, images, folder)
-    image = images[0]
-    if image.page > 1:
-        raise RowError(f"{column}: page {image.page} of a document; save that page as an image of its own")
+    for image in images:
+        if image.page > 1:
+            raise RowError(f"{column}: page {image.page} of a document; save that page as an image of its own")
     tags = {key: value for key, value in row.items() if key not in used and isinstance(value, str)}
-    return Item(image.source, _without_marker(question), tuple(answers), tags, longest)
+    first, *more = (image.source for image in images)
+    return Item(first, _without_markers(question, len(images)), tuple(answers), tags, longest, more=tuple(more))
 
 
 def _no_image(row: Mapping[str, Any]) -> str:
     return f"image is missing; there are {', '.join(map(str, row)) or 'no columns'}"
 
 
-def _without_marker(question: str) -> str:
-    """The question of a row that says where its image goes, which is before the question."""
+def _without_markers(question: str, count: int) -> str:
+    """The question of a row that says where its images go, which is before the question."""
     check_placeholders(question, "question")
-    before, *after = split_at_markers(question)
-    if len(after) > 1 or (before.strip() and after):
-        raise RowError(f"question: the image goes before the question; write one {MARKER} there, or none")
-    return after[0] if after else question
+    *before, last = split_at_markers(question)
+    if before and (len(before) != count or any(piece.strip() for piece in before)):
+        where = f"the image goes before the question; write one {MARKER} there, or none"
+        several = f"{count} images go before the question; write {MARKER} for each of them there, or none"
+        raise RowError(f"question: {where if count == 1 else several}")
+    return last
