@@ -16,6 +16,7 @@ import mlx.nn as nn
 
 from rave_mlx import backend
 from rave_mlx.config import LMMConfig, TextConfig
+from rave_mlx.models.delta_rule import CHUNK
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.config import TrainConfig
 from rave_mlx.train.dataset import Dataset
@@ -33,6 +34,8 @@ _WORK: Widths = (12, 6, 4)
 """What exists beside that while the gradient of one layer is computed; in 16 bits some of it is float32 still."""
 _ROWS, _BLOCKS = 128, 8
 """Queries of a block of attention scores (`attention.backward`), and how many arrays of such a block exist at once."""
+_LINEAR = 3
+"""Arrays of the width of its queries, keys, values and gates that linear attention keeps where attention keeps one."""
 _SCORES = 3
 """Arrays of vocabulary scores that exist at once while a piece of the loss is computed again."""
 _MARGIN = 1.1
@@ -107,14 +110,27 @@ def remedy(lmm: LMM, config: TrainConfig, need: Estimate) -> str:
 def _decoder(lmm: LMM, config: TrainConfig, tokens: int, scored: int) -> int:
     """Of a micro-batch with so many tokens, so many of which are trained on."""
     text, size = lmm.config.text, lmm.decoder.norm.weight.dtype.size
-    widths = text.hidden_size, _inner(text), (text.num_heads + 2 * text.num_kv_heads) * text.head_dim
+    widths = text.hidden_size, _inner(text), _heads(text)
     kept = text.hidden_size if config.checkpointing else _wide(_KEPT, widths)
     # Experts, which are most of a layer, have no updates.
     if config.adapter is not None and config.adapter.kind == "dora" and not (config.checkpointing or text.experts):
         kept *= _DORA
     work = tokens * (2 + size / 2) * _wide(_WORK, widths) + 4 * _BLOCKS * text.num_heads * _ROWS * tokens
+    if text.linear is not None:
+        # Products of a chunk's tokens with each other, and a state a chunk.
+        state = text.linear.key_dim * text.linear.value_dim
+        work += 4 * tokens * text.linear.value_heads * (16 * CHUNK + 4 * state // CHUNK)
     scores = _SCORES * 4 * min(CHUNK_SCORES, scored * text.vocab_size)
     return round(_MARGIN * (tokens * size * text.num_layers * kept + max(work, scores)))
+
+
+def _heads(text: TextConfig) -> float:
+    """The width of all queries, keys and values, of linear attention with what they are made of; mean over layers."""
+    attention = (text.num_heads * (1 + text.output_gate) + 2 * text.num_kv_heads) * text.head_dim
+    if text.linear is None:
+        return attention
+    linear = _LINEAR * (text.linear.channels + text.linear.value_heads * text.linear.value_dim)
+    return attention + (linear - attention) * len(text.linear.layers) / text.num_layers
 
 
 def _inner(text: TextConfig) -> int:
@@ -140,5 +156,5 @@ def _tower(config: LMMConfig, visual: int, layers: int | None) -> int:
     return round(4 * patches * layer * (layers or vision.depth)) + 4 * _TOWER_BLOCKS * scores
 
 
-def _wide(arrays: Widths, widths: tuple[int, int, int]) -> float:
+def _wide(arrays: Widths, widths: tuple[int, int, float]) -> float:
     return sum(count * width for count, width in zip(arrays, widths, strict=True))

@@ -13,7 +13,7 @@ from support import IMAGE, TEXT, VISION, picture, tiny_config
 from rave_mlx import backend
 from rave_mlx.checkpoint.build import build
 from rave_mlx.checkpoint.directory import BUILT_IN
-from rave_mlx.config import ConnectorConfig, ExpertsConfig, LMMConfig, RopeConfig
+from rave_mlx.config import ConnectorConfig, ExpertsConfig, LinearAttentionConfig, LMMConfig, RopeConfig
 from rave_mlx.train.batch import collate
 from rave_mlx.train.config import AdapterSettings, TrainConfig
 from rave_mlx.train.dataset import open_dataset
@@ -29,14 +29,16 @@ SHAPES = {
     "wide": (768, 2048, 2, 12, 4, 64, 272),
     "many heads": (448, 1536, 3, 28, 4, 16, 272),
     "vocabulary": (256, 700, 3, 8, 8, 32, 60_000),
+    "linear attention": (256, 640, 4, 4, 2, 64, 272, None, LinearAttentionConfig((0, 1, 2), 4, 8, 32, 32)),
     "experts": (128, 352, 4, 8, 2, 16, 272, ExpertsConfig(16, 4, 96)),
 }
 
 
-def model(hidden, inner, layers, heads, kv_heads, width, vocabulary, experts=None):
+def model(hidden, inner, layers, heads, kv_heads, width, vocabulary, experts=None, linear=None):
     third = width // 6
     text = {"hidden_size": hidden, "intermediate_size": inner, "num_layers": layers, "num_heads": heads}
     text |= {"num_kv_heads": kv_heads, "head_dim": width, "vocab_size": vocabulary, "experts": experts}
+    text |= {"linear": linear, "output_gate": linear is not None}
     rope = RopeConfig(theta=10000.0, sections=(width // 2 - 2 * third, third, third))
     config = LMMConfig(
         family="qwen2_5_vl",
