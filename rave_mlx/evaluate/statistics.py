@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-_AT_A_TIME = 1000
+_DRAWN_AT_A_TIME = 1 << 20
+"""Pages drawn before they are counted: more would take much memory at once."""
 Floats = NDArray[np.float64]
 
 
@@ -87,11 +88,14 @@ def _by_page(points: Points, which: NDArray[np.int64]) -> Points:
     return sums
 
 
-def _draws(count: int, seed: int) -> Iterator[NDArray[np.int64]]:
+def _draws(count: int, seed: int) -> Iterator[Floats]:
     """How often each of `count` pages is drawn: (resamples, pages), some resamples at a time."""
     rng = np.random.default_rng(seed)
-    for _ in range(RESAMPLES // _AT_A_TIME):
-        yield rng.multinomial(count, np.full(count, 1 / count), size=_AT_A_TIME)
+    some = max(1, min(RESAMPLES, _DRAWN_AT_A_TIME // count))
+    for done in range(0, RESAMPLES, some):
+        rows = min(some, RESAMPLES - done)
+        drawn = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -25,9 +25,9 @@ for name, most, place in json.loads(sys.argv[1]):
 """
 
 
-def ask(hub, home, *questions, **environment):
+def ask(hub, home, *questions, token=None, **environment):
     """The right answers of some benchmarks, or the error, as another process gets them from this Hub."""
-    known = os.environ | hub.environment(home, TOKEN) | environment
+    known = os.environ | hub.environment(home, token) | environment
     command = [sys.executable, "-c", ASK, json.dumps(questions)]
     done = subprocess.run(command, env=known, capture_output=True, text=True, timeout=120, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -51,7 +51,7 @@ def hub(tmp_path):
 
 def test_only_the_files_that_are_needed_are_fetched_and_none_twice(hub, tmp_path):
     questions = ["docvqa", 4, None], ["omnidocbench", 2, None]
-    first = ask(hub, tmp_path / "home", *questions)
+    first = ask(hub, tmp_path / "home", *questions, token=TOKEN)
     assert first == [
         ["No 0", "No 1", "No 2", "No 3"],
         ["Page number 0", "Page number 1\n\n" + first[1][1].split("\n\n")[1]],
@@ -82,4 +82,5 @@ def test_what_the_hub_refuses_is_said_in_a_line(hub, tmp_path):
         "UsageError: some/other: this data set has no files DocVQA/validation-*.parquet, as DocVQA is published"
     )
     assert "DocVQA: is not in the local cache, and HF_HUB_OFFLINE is set; unset it" in unconnected
+    assert 401 in {seen.status for seen in hub.log}
     assert all("\n" not in said for said in (gated, none, other, unconnected))
