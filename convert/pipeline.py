@@ -181,7 +181,7 @@ class _Changes:
 
 
 def _cast(tensors: Iterator[tuple[str, mx.array]], dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:
-    """Floating tensors in `dtype`; gates and packed integers as they are."""
+    """Floating tensors in `dtype`; those of `directory.is_exact` and packed integers as they are."""
     for name, tensor in tensors:
         floating = mx.issubdtype(tensor.dtype, mx.floating)
-        yield name, tensor.astype(dtype) if floating and directory.GATE not in name else tensor
+        yield name, tensor.astype(dtype) if floating and not directory.is_exact(name) else tensor

@@ -22,7 +22,7 @@ from mlx.utils import tree_unflatten
 
 from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.adapter_config import CONFIG, EMBED, WEIGHTS, AdapterConfig, ModelPart, read_config
-from rave_mlx.checkpoint.directory import GATE
+from rave_mlx.checkpoint.directory import GATE, is_exact
 from rave_mlx.checkpoint.fingerprint import fingerprint
 from rave_mlx.config import GateConfig, LMMConfig
 from rave_mlx.errors import ModelError
@@ -146,7 +146,7 @@ def _put(lmm: LMM, config: AdapterConfig, weights: Mapping[str, mx.array]) -> No
     from rave_mlx.checkpoint.adapter_layers import inner_name
 
     dtype, modules = lmm.decoder.norm.weight.dtype, dict(lmm.named_modules())
-    cast = {name: x.astype(mx.float32 if GATE in name else dtype) for name, x in weights.items()}
+    cast = {name: x.astype(mx.float32 if is_exact(name) else dtype) for name, x in weights.items()}
     rows = {f"{module}.rows": module for module in config.rows}
     whole = set(config.replaced)
     lmm.load_weights(

@@ -115,12 +115,12 @@ def _refuse_not_finite(lmm: LMM, weights: Iterable[tuple[str, mx.array]], where:
 
 
 def _cast(name: str, tensor: mx.array, dtype: mx.Dtype | None, packed: bool) -> mx.array:
-    """Floating tensors in the compute type; gates stay float32, packed integers as they are."""
+    """Floating tensors in the compute type; some stay float32 (`directory.is_exact`), packed integers as they are."""
     if not mx.issubdtype(tensor.dtype, mx.floating):
         if not packed:
             raise ModelError(f"tensor {name} has type {tensor.dtype}; weights must be floating point or quantized")
         return tensor
-    if directory.GATE in name:
+    if directory.is_exact(name):
         return tensor.astype(mx.float32)
     return tensor if dtype is None else tensor.astype(dtype)
 

@@ -33,6 +33,8 @@ BUILT_IN = Path(__file__).parent / "builtin"
 """The rave directory of the built-in model."""
 GATE = ".attention.gate."
 """Part of the canonical names of a pair gate's tensors."""
+DECAY = ".attention.decay_log"
+"""End of the canonical name of how fast a state of linear attention fades: an exponent, whose rounding adds up."""
 EXPERTS = ".mlp.experts."
 """Part of the canonical names of the tensors of experts, whose first axis is the expert."""
 ROUTER = ".mlp.router"
@@ -41,6 +43,11 @@ INDEX = "model.safetensors.index.json"
 OTHER_LAYOUT = "consolidated*"
 """Files that hold the weights once more, in their author's own layout."""
 _SHOWN = 10
+
+
+def is_exact(name: str) -> bool:
+    """Whether a tensor of this canonical name stays in float32, whatever type the others have."""
+    return GATE in name or name.endswith(DECAY)
 
 
 def is_rave_directory(path: Path) -> bool:

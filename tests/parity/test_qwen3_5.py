@@ -23,8 +23,10 @@ import rave_mlx  # noqa: E402
 from parity import golden as reference  # noqa: E402
 from rave_mlx.checkpoint import adapters  # noqa: E402
 from rave_mlx.checkpoint.directory import BUILT_IN  # noqa: E402
+from rave_mlx.convert import convert  # noqa: E402
 from rave_mlx.convert.adapters import export_peft, import_peft  # noqa: E402
 from rave_mlx.convert.families import detect, qwen3_5, qwen3_5_moe  # noqa: E402
+from rave_mlx.convert.fusing import fuse  # noqa: E402
 from rave_mlx.convert.source import Source  # noqa: E402
 from rave_mlx.errors import ConfigError, ModelError  # noqa: E402
 from rave_mlx.inputs.prompt.parse_messages import read_messages  # noqa: E402
@@ -203,6 +205,8 @@ def test_adapters_of_peft_on_linear_attention(model, tmp_path):
         prompt = lmm.prepare(CONVERSATIONS["one image"])
         expected = tuned(**reference.batch(PLAIN, [prompt])).logits.numpy()
     assert relative(lmm.logits(prompt), expected) <= 1e-5
+    fuse(base, tmp_path / "ours", tmp_path / "fused")
+    assert relative(rave_mlx.load(tmp_path / "fused").logits(prompt), lmm.logits(prompt)) <= 1e-5
     export_peft(tmp_path / "ours", base, tmp_path / "again")
     there, back = (dict(mx.load(str(tmp_path / f / "adapter_model.safetensors"))) for f in ("peft", "again"))
     assert there.keys() == back.keys()
@@ -257,6 +261,17 @@ def test_layers_that_predict_further_tokens_are_left_out(model, tmp_path):
     mx.save_safetensors(file, own | {stray: mx.zeros((8, 8))}, metadata={"format": "pt"})
     with pytest.raises(ModelError, match="in_proj_qkvz"):
         rave_mlx.load(folder)
+
+
+def test_how_fast_a_state_fades_is_never_rounded(model, tmp_path):
+    """Not when it is loaded in 16 bits, nor when a conversion stores the others so."""
+    _, folder, plain = model
+    convert(folder, tmp_path / "half", dtype="bfloat16")
+    decay = plain.decoder.layers[0].attention.decay_log
+    for lmm in (rave_mlx.load(folder, dtype="bfloat16"), rave_mlx.load(tmp_path / "half", dtype="bfloat16")):
+        attention = lmm.decoder.layers[0].attention
+        assert attention.decay_bias.dtype == mx.bfloat16
+        assert mx.array_equal(attention.decay_log, decay).item()
 
 
 TEMPLATE = (
