@@ -12,7 +12,14 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from rave_mlx.config import Connector, PoolConnectorConfig, ShuffleConnectorConfig, TileConfig, TileVisionConfig
+from rave_mlx.config import (
+    Connector,
+    PathConnectorConfig,
+    PoolConnectorConfig,
+    ShuffleConnectorConfig,
+    TileConfig,
+    TileVisionConfig,
+)
 from rave_mlx.inputs.images.patches import ImagePatches
 from rave_mlx.models.connectors.mlp import join_tiles, scale_features
 from rave_mlx.models.vision.tiled import TileLayer
@@ -128,8 +135,8 @@ def places(values: Floats, image: ImagePatches, tower: TileVisionConfig, connect
         connector: configuration of the connector; not a resampler's.
     """
     tiles, rows, columns = image.grid
-    if isinstance(connector, ShuffleConnectorConfig):
-        scale = connector.scale
+    if isinstance(connector, ShuffleConnectorConfig | PathConnectorConfig):
+        scale = connector.scale if isinstance(connector, ShuffleConnectorConfig) else connector.taken_scale
         cells = values.reshape(tiles, rows // scale, scale, columns // scale, scale).mean(axis=(2, 4))
         return Places.joined([Places.of(tile, index) for index, tile in enumerate(cells)])
     maps = values.reshape(tiles, rows, columns)
