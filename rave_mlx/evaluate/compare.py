@@ -139,14 +139,15 @@ def by_tag(pairs: Sequence[Pair], tag: str) -> dict[str, Comparison]:
 
 def as_table(whole: Comparison, parts: dict[str, Comparison]) -> str:
     """The figures for people, one line a group."""
+    width = max([24, *map(len, parts)])
     lines = [
-        f"{'':24} {'first':>6} {'second':>7} {'difference':>11} {'95 % interval':>18} {'only one right':>15} {'p':>7} "
-        f"{'ANLS':>7} {'n':>6} {'pages':>6}"
+        f"{'':{width}} {'first':>6} {'second':>7} {'difference':>11} {'95 % interval':>18} {'only one right':>15} "
+        f"{'p':>7} {'ANLS':>7} {'n':>6} {'pages':>6}"
     ]
     for name, c in [*parts.items(), ("all", whole)]:
         low, high = c.interval
         lines.append(
-            f"{name[:24]:24} {c.first:6.3f} {c.second:7.3f} {c.difference:+11.3f} {f'{low:+.3f} to {high:+.3f}':>18} "
+            f"{name:{width}} {c.first:6.3f} {c.second:7.3f} {c.difference:+11.3f} {f'{low:+.3f} to {high:+.3f}':>18} "
             f"{f'{c.only_first} / {c.only_second}':>15} {c.p:7.3f} {c.anls:+7.3f} {c.count:6} {c.pages:6}"
         )
     low, high = whole.interval

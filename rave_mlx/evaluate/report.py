@@ -128,10 +128,11 @@ def _score_table(found: Mapping[tuple[str, ...], Figures], title: str) -> str:
     """The table of a benchmark: its score, its further figures, time and number of answers."""
     names = list(dict.fromkeys(name for f in found.values() for name in f.columns))
     more = "".join(f" {name:>{max(9, len(name))}}" for name in names)
-    lines = [f"{title:44} {'score':>6} {'95 % interval':>15}{more} {'exact':>6} {'s':>6} {'n':>6}  right if sure"]
+    width = max(len(title), *(len(" / ".join(key)) for key in found)) if found else len(title)
+    lines = [f"{title:{width}} {'score':>6} {'95 % interval':>15}{more} {'exact':>6} {'s':>6} {'n':>6}  right if sure"]
     for key, f in found.items():
         cells = (f"{f.columns[name]:.3f}" if name in f.columns else "-" for name in names)
         more = "".join(f" {cell:>{max(9, len(name))}}" for cell, name in zip(cells, names, strict=True))
-        line = f"{' / '.join(key):44} {f.score:6.3f} {as_interval(f):>15}{more} {f.exact:6.3f} {f.seconds:6.2f}"
+        line = f"{' / '.join(key):{width}} {f.score:6.3f} {as_interval(f):>15}{more} {f.exact:6.3f} {f.seconds:6.2f}"
         lines.append(f"{line} {f.count:6}  {when_sure(f)}")
     return "\n".join(lines)
