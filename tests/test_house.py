@@ -190,3 +190,10 @@ def test_there_is_no_symbolic_link():
         return
     listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [line for line in listed.splitlines() if line.startswith("120000")] == []
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """pytest imports them by their bare names: of two with one name it collects neither."""
+    names = [file.name for file in (ROOT / "tests").rglob("*.py") if file.name != "__init__.py"]
+    importable = [name for name in names if name.startswith("test_")]
+    assert sorted(importable) == sorted(set(importable))
