@@ -22,7 +22,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Union
 
+import yaml
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "benchmark_scores.json"
+TASKS = (
+    "docvqa/_default_template_docvqa_yaml", "infovqa/_default_template_infovqa_yaml", "chartqa/chartqa.yaml",
+    "textvqa/_default_template_textvqa_yaml", "ocrbench/ocrbench.yaml", "ocrbench_v2/ocrbench_v2.yaml",
+    "mtvqa/mtvqa.yaml", "pope/pope.yaml", "mmstar/_default_template_yaml", "realworldqa/realworldqa.yaml",
+    "ai2d/ai2d.yaml", "omnidocbench/omnidocbench.yaml",
+)  # fmt: skip
 PACKAGES = ("lmms_eval", "lmms_eval.tasks", "lmms_eval.filters", "lmms_eval.api", "lmms_eval.tasks._task_utils")
 
 
@@ -141,6 +149,24 @@ def figures(cases, payloads, finer):
     }
 
 
+def settings(file):
+    """A task's YAML file; what its tags name is left aside."""
+    loader = type("Loader", (yaml.SafeLoader,), {})
+    loader.add_multi_constructor("!", lambda loader, tag, node: None)
+    return yaml.load(place(f"lmms_eval/tasks/{file}").read_text(), loader)
+
+
+def asked(name, row):
+    """How the published code asks a row: its words, the longest answer (None: no limit), and the data set."""
+    task = next(f for f in TASKS if f.split("/")[0] == name)
+    found = settings(task)
+    words, named = getattr(utils(name), f"{name}_doc_to_text"), found.get("lmms_eval_specific_kwargs")
+    prompt = words(row) if named is None else words(row, named["default"])
+    whole = settings(f"{name}/{name}.yaml") if "dataset_path" not in found else found
+    longest = found.get("generation_kwargs", {}).get("max_new_tokens")
+    return {"row": row, "prompt": prompt, "max_tokens": longest, "repo": whole["dataset_path"]}
+
+
 def main():
     """Compute and write."""
     golden, payloads = json.loads(GOLDEN.read_text()), []
@@ -152,6 +178,7 @@ def main():
             case["scores"] = [None if each is None else float(each) for each in found]
     finer = {key: golden["whole"]["letter"][key] for key in ("rows", "answer")}
     golden["whole"] = figures(golden["cases"], payloads, finer)
+    golden["asked"] = {name: asked(name, each["row"]) for name, each in golden["asked"].items()}
     GOLDEN.write_text(json.dumps(golden, ensure_ascii=False, indent=0) + "\n")
 
 

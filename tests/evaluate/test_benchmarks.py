@@ -14,9 +14,11 @@ from rave_mlx.errors import UsageError
 from rave_mlx.evaluate import answer_all
 from rave_mlx.evaluate.benchmark_score import COLUMNS
 from rave_mlx.evaluate.benchmarks import benchmark, benchmark_items, names
+from rave_mlx.evaluate.benchmarks.questions import questions_of
 from rave_mlx.evaluate.output import as_json, as_tables
 from rave_mlx.evaluate.task import find_task
 
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "benchmark_scores.json").read_text(encoding="utf-8"))
 WORD = "\nAnswer the question using a single word or phrase."
 
 
@@ -193,3 +195,14 @@ def test_the_table_of_the_docs_says_what_the_files_say():
         chosen = benchmark(name)
         assert chosen.repo in rows[name]
         assert f"| {chosen.questions:,} |" in rows[name]
+
+
+@pytest.mark.parametrize("name", GOLDEN["asked"])
+def test_questions_are_put_as_the_published_code_puts_them(name):
+    wanted, chosen = GOLDEN["asked"][name], benchmark(name)
+    (item,) = questions_of(chosen, {**wanted["row"], "image": b""})
+    assert item.question == wanted["prompt"]
+    # Where the published code sets no limit, ours is one that short answers do not reach.
+    assert item.longest == (wanted["max_tokens"] or 64)
+    # Of OmniDocBench it asks an older copy.
+    assert chosen.repo == ("opendatalab/OmniDocBench" if name == "omnidocbench" else wanted["repo"])
