@@ -73,10 +73,12 @@ class LMM(nn.Module):
         kind = "native resolution" if isinstance(config.image, ImageConfig) else "square tiles"
         reads = "text only" if vision is None else f"images ({kind}, {vision.depth} vision layers) and text"
         gates = f"pair gates in {len(self.decoder.gates)}" if self.decoder.gates else "no pair gates"
+        linear = "" if text.linear is None else f" ({len(text.linear.layers)} with linear attention)"
         return (
             f"LMM: {config.family}, {size / 1e6:,.1f} MB in memory, {stored}\n"
             f"  reads {reads}; context of {text.max_positions:,} tokens\n"
-            f"  decoder: {text.num_layers} layers, {text.num_heads} query and {text.num_kv_heads} KV heads, {gates}"
+            f"  decoder: {text.num_layers} layers{linear}, {text.num_heads} query and {text.num_kv_heads} KV heads, "
+            f"{gates}"
         )
 
     def prepare(self, messages: Sequence[Mapping[str, Any]], image_tokens: int | None = None) -> Prompt:

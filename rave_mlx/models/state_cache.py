@@ -104,7 +104,9 @@ class StateCache:
         """The stored arrays, for evaluation and for counting bytes."""
         last = self._last
         undone = [] if last is None else [last.inputs, last.state, *last.updates.arrays]
-        return [*self._now, *undone, *(x for kept in self._kept.values() for x in kept)]
+        found = [*self._now, *undone, *(x for kept in self._kept.values() for x in kept)]
+        # What is kept may be the newest state, too.
+        return list({id(x): x for x in found}.values())
 
     def extend(self, inputs: mx.array, updates: Updates, state: mx.array, real: mx.array | None) -> None:
         """Note a pass.
