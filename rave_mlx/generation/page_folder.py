@@ -1,7 +1,8 @@
 """Files of what was read of pages, in a folder of the user's own that never grows beyond a limit.
 
-An entry is one file: a SHA-256 over its name and its contents, then the contents, tensors in the safetensors format. A
-file that was cut short, changed, renamed or put there by somebody else fails that check; it is removed and never read.
+An entry is one file: a SHA-256 over its name and its contents, then the contents, as safetensors has them: the length
+of a header, the header (JSON: type, shape and place of each tensor), and the tensors' bytes. A file that was cut short,
+changed, renamed or put there by somebody else fails that check; it is removed and never read.
 A file gets its name when it is complete, and is never changed after that, so processes that work at the same time see
 whole files only. What nobody asked for the longest (by the file's time, which reading renews) goes first.
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -23,8 +25,6 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from rave_mlx.errors import RaveError, UsageError
 
@@ -39,7 +39,20 @@ _LEFT_FREE = 1 << 30
 _STALE_SECONDS = 3600.0
 """Age from which a file without its name is what a killed process left."""
 _CHECK = hashlib.sha256().digest_size
-_WORDS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32}
+_LAYOUT = "rave-mlx page 1"
+"""Stands for what an entry looks like; files of another layout fail the check."""
+_LENGTH = 8
+"""Bytes of the number in front of the header."""
+_WORDS = {1: (mx.uint8, np.uint8), 2: (mx.uint16, np.uint16), 4: (mx.uint32, np.uint32)}
+"""Unsigned words of a size in bytes, in MLX and NumPy, which has no bfloat16."""
+_TYPES = {
+    "float32": mx.float32,
+    "float16": mx.float16,
+    "bfloat16": mx.bfloat16,
+    "uint32": mx.uint32,
+    "uint8": mx.uint8,
+}
+"""Types that are kept, by name."""
 _log = logging.getLogger(__name__)
 
 
@@ -90,22 +103,22 @@ class PageFolder:
             os.utime(file)
         except OSError:
             return None
-        content = memoryview(data)[_CHECK:]
-        if data[:_CHECK] == _check(key, content):
-            with contextlib.suppress(SafetensorError, KeyError, ValueError):
-                return dict(_tensors(load(bytes(content))))
+        content, check = memoryview(data)[_CHECK:], _begun(key)
+        check.update(content)
+        if data[:_CHECK] == check.digest():
+            return dict(_tensors(content))
         _log.debug("%s: is no whole entry; removed", file)
         _remove(file)
         return None
 
     def write(self, key: str, tensors: Mapping[str, mx.array]) -> bool:
-        """Keep tensors, and give up others where there is not enough room.
+        """Keep tensors, and give up others where there is not enough room. They are computed one at a time.
 
         One process writes half of the limit at most: a pile of new pages does not drive out all that others keep.
 
         Args:
             key: as of `read`.
-            tensors: computed ones, of types that weights have.
+            tensors: of the types in `_TYPES`.
 
         Returns:
             Whether they are kept.
@@ -117,12 +130,16 @@ class PageFolder:
             self._prepare()
             if shutil.disk_usage(self.folder).free < size + _LEFT_FREE:
                 return False
-            content = save({f"{name} {_name(x)}": _words(x) for name, x in tensors.items()})
             handle, part = tempfile.mkstemp(suffix=_PART, dir=self.folder)
             try:
                 with os.fdopen(handle, "wb") as out:
-                    out.write(_check(key, content))
-                    out.write(content)
+                    check = _begun(key)
+                    out.write(bytes(_CHECK))
+                    for piece in _pieces(tensors):
+                        check.update(piece)
+                        out.write(piece)
+                    out.seek(0)
+                    out.write(check.digest())
                 Path(part).replace(self._file(key))
             except BaseException:
                 _remove(Path(part))
@@ -208,31 +225,31 @@ def _read(file: Path) -> bytes:
         return opened.read()
 
 
-def _check(key: str, content: bytes | memoryview) -> bytes:
-    digest = hashlib.sha256(f"{key}\n".encode())
-    digest.update(content)
-    return digest.digest()
+def _begun(key: str) -> hashlib._Hash:
+    """The check of an entry of this name, to which its contents are still to be added."""
+    return hashlib.sha256(f"{_LAYOUT} {key}\n".encode())
 
 
-def _name(x: mx.array) -> str:
-    return str(x.dtype).removeprefix("mlx.core.")
+def _pieces(tensors: Mapping[str, mx.array]) -> Iterator[bytes | memoryview]:
+    """The contents of an entry, one tensor in memory at a time."""
+    header, place = {}, 0
+    for name, x in tensors.items():
+        kind = str(x.dtype).removeprefix("mlx.core.")
+        header[name] = {"dtype": kind, "shape": x.shape, "data_offsets": [place, place + x.nbytes]}
+        place += x.nbytes
+    text = json.dumps(header).encode()
+    yield len(text).to_bytes(_LENGTH, "little") + text
+    for x in tensors.values():
+        yield memoryview(np.asarray(mx.contiguous(x).view(_WORDS[x.dtype.size][0])).reshape(-1))
 
 
-def _words(x: mx.array) -> np.ndarray:
-    """The bits of an array as unsigned words: NumPy has no bfloat16."""
-    return np.ascontiguousarray(np.asarray(mx.contiguous(x).view(_WORDS[x.dtype.size])))
-
-
-def _tensors(words: Mapping[str, np.ndarray]) -> Iterator[tuple[str, mx.array]]:
-    """Tensors by name from words by name and type.
-
-    Raises:
-        KeyError, ValueError: for what was not written here.
-    """
-    types = {_name(mx.zeros((), t)): t for t in (mx.float32, mx.float16, mx.bfloat16, mx.uint32, mx.uint8)}
-    for full, x in words.items():
-        name, kind = full.split(" ")
-        yield name, mx.array(x).view(types[kind])
+def _tensors(content: memoryview) -> Iterator[tuple[str, mx.array]]:
+    """The tensors of an entry by name."""
+    start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
+    for name, entry in json.loads(bytes(content[_LENGTH:start])).items():
+        kind, (first, last) = _TYPES[entry["dtype"]], entry["data_offsets"]
+        words = np.frombuffer(content[start + first : start + last], _WORDS[kind.size][1])
+        yield name, mx.array(words.reshape(entry["shape"])).view(kind)
 
 
 def _remove(file: Path) -> None:

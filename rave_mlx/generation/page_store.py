@@ -96,7 +96,7 @@ class PageStore:
         end = next(iter(_page_ends(prompt)), 0)
         if known < end <= cache.length and _is_plain(cache) and cache.reach(end) == end:
             arrays = {
-                f"{index}.{part}": mx.contiguous(x)
+                f"{index}.{part}": x
                 for index, layer in enumerate(cache.layers)
                 for part, x in enumerate(layer.first(end))
             }
