@@ -1,10 +1,9 @@
 """Files of what was read of pages, in a folder of the user's own that never grows beyond a limit.
 
-An entry is one file: a SHA-256 over its name and its contents, then the contents, as safetensors has them: the length
-of a header, the header (JSON: type, shape and place of each tensor), and the tensors' bytes. A file that was cut short,
-changed, renamed or put there by somebody else fails that check; it is removed and never read.
-A file gets its name when it is complete, and is never changed after that, so processes that work at the same time see
-whole files only. What nobody asked for the longest (by the file's time, which reading renews) goes first.
+An entry is one file (`page_file`). One that was cut short, changed, renamed or put there by somebody else fails its
+check; it is removed and never read. A file gets its name when it is complete, and is never changed after that, so
+processes that work at the same time see whole files only. What nobody asked for the longest (by the file's time, which
+reading renews) goes first.
 
 Pages are private: the folder is open to its owner alone (0700), and so are the files (0600).
 """
@@ -12,21 +11,19 @@ Pages are private: the folder is open to its owner alone (0700), and so are the 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import mlx.core as mx
-import numpy as np
 
 from rave_mlx.errors import RaveError, UsageError
+from rave_mlx.generation import page_file
 
 VARIABLE = "RAVE_MLX_PAGE_CACHE"
 """Environment variable: MiB that pages may take on disk; 0 keeps none."""
@@ -38,21 +35,6 @@ _LEFT_FREE = 1 << 30
 """Bytes that stay free on the disk."""
 _STALE_SECONDS = 3600.0
 """Age from which a file without its name is what a killed process left."""
-_CHECK = hashlib.sha256().digest_size
-_LAYOUT = "rave-mlx page 1"
-"""Stands for what an entry looks like; files of another layout fail the check."""
-_LENGTH = 8
-"""Bytes of the number in front of the header."""
-_WORDS = {1: (mx.uint8, np.uint8), 2: (mx.uint16, np.uint16), 4: (mx.uint32, np.uint32)}
-"""Unsigned words of a size in bytes, in MLX and NumPy, which has no bfloat16."""
-_TYPES = {
-    "float32": mx.float32,
-    "float16": mx.float16,
-    "bfloat16": mx.bfloat16,
-    "uint32": mx.uint32,
-    "uint8": mx.uint8,
-}
-"""Types that are kept, by name."""
 _log = logging.getLogger(__name__)
 
 
@@ -103,10 +85,9 @@ class PageFolder:
             os.utime(file)
         except OSError:
             return None
-        content, check = memoryview(data)[_CHECK:], _begun(key)
-        check.update(content)
-        if data[:_CHECK] == check.digest():
-            return dict(_tensors(content))
+        found = page_file.read(key, data)
+        if found is not None:
+            return found
         _log.debug("%s: is no whole entry; removed", file)
         _remove(file)
         return None
@@ -118,7 +99,7 @@ class PageFolder:
 
         Args:
             key: as of `read`.
-            tensors: of the types in `_TYPES`.
+            tensors: of the types in `page_file.TYPES`.
 
         Returns:
             Whether they are kept.
@@ -133,13 +114,7 @@ class PageFolder:
             handle, part = tempfile.mkstemp(suffix=_PART, dir=self.folder)
             try:
                 with os.fdopen(handle, "wb") as out:
-                    check = _begun(key)
-                    out.write(bytes(_CHECK))
-                    for piece in _pieces(tensors):
-                        check.update(piece)
-                        out.write(piece)
-                    out.seek(0)
-                    out.write(check.digest())
+                    page_file.write(key, tensors, out)
                 Path(part).replace(self._file(key))
             except BaseException:
                 _remove(Path(part))
@@ -223,33 +198,6 @@ def _read(file: Path) -> bytes:
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             raise PermissionError(f"{file}: is no file of this user's")
         return opened.read()
-
-
-def _begun(key: str) -> hashlib._Hash:
-    """The check of an entry of this name, to which its contents are still to be added."""
-    return hashlib.sha256(f"{_LAYOUT} {key}\n".encode())
-
-
-def _pieces(tensors: Mapping[str, mx.array]) -> Iterator[bytes | memoryview]:
-    """The contents of an entry, one tensor in memory at a time."""
-    header, place = {}, 0
-    for name, x in tensors.items():
-        kind = str(x.dtype).removeprefix("mlx.core.")
-        header[name] = {"dtype": kind, "shape": x.shape, "data_offsets": [place, place + x.nbytes]}
-        place += x.nbytes
-    text = json.dumps(header).encode()
-    yield len(text).to_bytes(_LENGTH, "little") + text
-    for x in tensors.values():
-        yield memoryview(np.asarray(mx.contiguous(x).view(_WORDS[x.dtype.size][0])).reshape(-1))
-
-
-def _tensors(content: memoryview) -> Iterator[tuple[str, mx.array]]:
-    """The tensors of an entry by name."""
-    start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
-    for name, entry in json.loads(bytes(content[_LENGTH:start])).items():
-        kind, (first, last) = _TYPES[entry["dtype"]], entry["data_offsets"]
-        words = np.frombuffer(content[start + first : start + last], _WORDS[kind.size][1])
-        yield name, mx.array(words.reshape(entry["shape"])).view(kind)
 
 
 def _remove(file: Path) -> None:
