@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rave_mlx.documents.transcription.blocks import Block, Box
+from rave_mlx.documents.transcription.doclang import read_doclang
 from rave_mlx.documents.transcription.doctags import read_doctags
 from rave_mlx.documents.transcription.html_blocks import read_html
 from rave_mlx.documents.transcription.layout_json import read_layout_json
@@ -47,7 +48,7 @@ def _on_page(box: Box | None, units: Units, written: Format, shown: Shown) -> Bo
     """A box as an answer has it, in fractions of the page; None for what cannot be a box there."""
     if box is None or units == "none":
         return None
-    if written != "doctags":  # whose boxes are fractions already
+    if written not in ("doctags", "doclang"):  # whose boxes are fractions already
         scale = shown.size if units == "read_pixels" else (1000, 1000) if units == "thousandths" else (500, 500)
         box = (box[0] / scale[0], box[1] / scale[1], box[2] / scale[0], box[3] / scale[1])
     if min(box) < -0.05 or max(box) > 1.05:
@@ -117,6 +118,7 @@ _READERS: dict[Format, Callable[[str], list[Block]]] = {
     "thinking": _read_thinking,
     "html": _read_html,
     "doctags": read_doctags,
+    "doclang": read_doclang,
     "layout_json": read_layout_json,
     "got": _read_markdown,
 }

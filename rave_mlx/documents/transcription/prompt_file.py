@@ -17,7 +17,9 @@ from typing import Literal
 from rave_mlx.config.part import Part
 from rave_mlx.errors import ConfigError
 
-Format = Literal["lines", "text", "markdown", "front_matter", "thinking", "html", "doctags", "layout_json", "got"]
+Format = Literal[
+    "lines", "text", "markdown", "front_matter", "thinking", "html", "doctags", "doclang", "layout_json", "got"
+]
 """What an answer is written in; `answer_formats` reads each of them."""
 Units = Literal["none", "read_pixels", "thousandths", "loc500"]
 """What boxes count: pixels of the picture that the model reads, thousandths or 500ths of the page's sides."""
