@@ -78,7 +78,7 @@ def _pieces(tensors: Mapping[str, mx.array]) -> Iterator[bytes | memoryview]:
     text = json.dumps(header).encode()
     yield len(text).to_bytes(_LENGTH, "little") + text
     for x in tensors.values():
-        yield memoryview(np.asarray(mx.contiguous(x).view(_WORDS[x.dtype.size][0])).reshape(-1))
+        yield np.asarray(mx.contiguous(x).view(_WORDS[x.dtype.size][0])).reshape(-1).data
 
 
 def _tensors(content: memoryview) -> Iterator[tuple[str, mx.array]]:

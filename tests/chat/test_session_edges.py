@@ -118,7 +118,7 @@ def test_wrong_arguments_are_told_in_the_words_of_the_api(lmm):
         Session(lmm).send(["hi"])
     with pytest.raises(UsageError, match=r"no option 'temp': do you mean temperature\?"):
         rave_mlx.generate(lmm, QUESTION, temp=0.5)
-    with pytest.raises(UsageError, match="no option 'xyzzy': there are max_tokens, image_tokens, policy, temperature"):
+    with pytest.raises(UsageError, match="max_tokens, image_tokens, policy, page_cache, temperature, top_p"):
         rave_mlx.generate(lmm, QUESTION, xyzzy=1)
     with pytest.raises(UsageError, match=r"the model is a str; open one with rave_mlx\.load"):
         rave_mlx.generate("Qwen/Qwen2.5-VL-3B-Instruct", QUESTION)
