@@ -129,7 +129,7 @@ def _location(attributes: dict[str, str]) -> str:
 
 def _plain(block: Block, writer: _Writer, length: int) -> Block:
     """A block with its characters and with its place in the text."""
-    first, last = block.span
+    first, last = block.span or (0, 0)
     stop = length if last >= sum(map(len, writer.pieces)) else writer.origin(last)
     table = block.table
     if table is not None:
