@@ -14,7 +14,7 @@ from recipes.ablation.table import table
 from recipes.ablation.train import Plan
 from recipes.ablation.variants import VARIANTS
 
-WHOLE = Budget(Plan(1500, taught=0.6), (150, 150), 160, tuple(VARIANTS), 3)
+WHOLE = Budget(Plan(6000, taught=0.6), (150, 150), 160, tuple(VARIANTS), 3)
 SMALL = Budget(
     Plan(600, taught=0.6),
     (60, 60),

@@ -23,9 +23,10 @@ SHAPE = NanoConfig(
     kv_heads=2,
     head_dim=32,
     mlp=256,
+    rope_theta=4.0,
     rope_sections=(4, 6, 6),
 )
-"""1.2 M parameters."""
+"""0.88 M parameters."""
 LN2 = 0.6931471805599453
 
 

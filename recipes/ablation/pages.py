@@ -1,7 +1,7 @@
-"""Pages on which finding the value is the hard part: lists and tables of printed codes, dense or easy.
+"""Pages on which finding the value is the hard part: printed codes with values, many of them or few.
 
-Every visual token shows one code of two characters or nothing, so that reading a token is easy and what decides an
-answer is which token is attended to. On dense pages dozens of codes differ from each other in a single character.
+A visual token shows two or four characters or nothing, so that reading a token is easy and what decides an answer is
+which token is attended to. On dense pages dozens of labels differ from others in a single letter.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from recipes.builtin.data import ALPHABET, CELL, SLOTS, UNCOUNTED, Batch
 from recipes.builtin.places import NOWHERE
-from recipes.builtin.tokens import TURN_END, encode, question_ids
+from recipes.builtin.tokens import TURN_END, encode
 
-Kind = Literal["list", "table", "easy"]
-KINDS: tuple[Kind, ...] = ("list", "table", "easy")
-DENSE: tuple[Kind, ...] = ("list", "table")
+Kind = Literal["cards", "list", "easy"]
+KINDS: tuple[Kind, ...] = ("cards", "list", "easy")
+DENSE: tuple[Kind, ...] = ("cards",)
 LETTERS = "abcdefhknpstuxz"
 DIGITS = "0123456789"
 SIZES = (10, 11, 12, 13)
-"""Font sizes in pixels; a character has a box of 8 by 16."""
+"""Font sizes in pixels; those of cards are 3 less."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Layout:
 
     Attributes:
         rows, columns: of the page, in visual tokens.
-        fields: labelled values of a list, or rows of a table.
-        across: lists beside each other, or columns of values of a table.
+        fields: labelled values, of each list.
+        across: lists beside each other.
         questions: asked about a page.
     """
 
@@ -47,9 +47,9 @@ class Layout:
 
 
 LAYOUTS: dict[Kind, Layout] = {
-    "list": Layout(rows=12, columns=12, fields=11, across=3, questions=14),
-    "table": Layout(rows=12, columns=12, fields=10, across=5, questions=12),
-    "easy": Layout(rows=6, columns=8, fields=5, across=1, questions=5),
+    "cards": Layout(rows=12, columns=12, fields=96, across=1, questions=24),
+    "list": Layout(rows=12, columns=12, fields=11, across=3, questions=24),
+    "easy": Layout(rows=6, columns=8, fields=8, across=1, questions=8),
 }
 
 
@@ -63,22 +63,24 @@ class Asked:
 
 
 @functools.cache
-def _glyph(character: str, size: int) -> NDArray[np.uint8]:
-    """Darkness of a character in its box, (16, 8) bytes."""
-    box = Image.new("L", (8, CELL), 0)
-    ImageDraw.Draw(box).text((4, 13), character, fill=255, font=ImageFont.load_default(size), anchor="ms")
+def _token(text: str, size: int) -> NDArray[np.uint8]:
+    """Darkness of what a visual token shows, (16, 16) bytes: two characters, or two above two half as large."""
+    box = Image.new("L", (CELL, CELL), 0)
+    small = len(text) == 4
+    font = ImageFont.load_default(size - 3 if small else size)
+    for i, character in enumerate(text):
+        bottom = 8 * (i // 2) + 7 if small else 13
+        ImageDraw.Draw(box).text((8 * (i % 2) + 4, bottom), character, fill=255, font=font, anchor="ms")
     return np.asarray(box)
 
 
-def _codes(rng: Generator, letters: str, count: int) -> list[str]:
-    """Different codes of two letters; most share one with an earlier code."""
+def _codes(rng: Generator, count: int) -> list[str]:
+    """Different labels of two letters; most share one with an earlier label."""
     found: list[str] = []
     while len(found) < count:
+        code = [LETTERS[i] for i in rng.integers(len(LETTERS), size=2)]
         if found and rng.random() < 0.8:
-            code = list(found[rng.integers(len(found))])
-            code[rng.integers(2)] = letters[rng.integers(len(letters))]
-        else:
-            code = [letters[i] for i in rng.integers(len(letters), size=2)]
+            code[rng.integers(2)] = found[rng.integers(len(found))][rng.integers(2)]
         if "".join(code) not in found:
             found.append("".join(code))
     return found
@@ -88,13 +90,23 @@ def _value(rng: Generator) -> str:
     return "".join(DIGITS[i] for i in rng.integers(10, size=2))
 
 
+def _cards(rng: Generator, layout: Layout) -> tuple[dict[tuple[int, int], str], list[Asked]]:
+    """Small cards all over the page: a label of two letters, and below it, in the same token, a value of two digits."""
+    places = rng.permutation(layout.rows * layout.columns)[: layout.fields]
+    texts, asked = {}, []
+    for place, label in zip(places, _codes(rng, layout.fields), strict=True):
+        at, value = divmod(int(place), layout.columns), _value(rng)
+        texts[at] = label + value
+        asked.append(Asked(label, value, at))
+    return texts, asked
+
+
 def _list(rng: Generator, layout: Layout) -> tuple[dict[tuple[int, int], str], list[Asked]]:
-    """Labels of two letters, each with a value of two digits to its right."""
+    """Labels of two letters, each with a value of two digits in a token to its right."""
     width = layout.columns // layout.across
-    labels = _codes(rng, LETTERS, layout.fields * layout.across)
     lines = rng.permutation(layout.rows)[: layout.fields]
     texts, asked = {}, []
-    for number, label in enumerate(labels):
+    for number, label in enumerate(_codes(rng, layout.fields * layout.across)):
         row = int(lines[number % layout.fields])
         at = width * (number // layout.fields) + int(rng.integers(2))
         value, to = _value(rng), at + 1 + int(rng.integers(2))
@@ -103,30 +115,12 @@ def _list(rng: Generator, layout: Layout) -> tuple[dict[tuple[int, int], str], l
     return texts, asked
 
 
-def _table(rng: Generator, layout: Layout) -> tuple[dict[tuple[int, int], str], list[Asked]]:
-    """Rows with labels of two letters, columns with headings of two capitals, two digits in every cell."""
-    labels = _codes(rng, LETTERS, layout.fields)
-    heads = _codes(rng, LETTERS.upper(), layout.across)
-    top, left = int(rng.integers(layout.rows - layout.fields)), int(rng.integers(2))
-    places = [left + 2 + 2 * i for i in range(layout.across)]
-    texts = {(top, at): head for at, head in zip(places, heads, strict=True)}
-    asked = []
-    for row, label in enumerate(labels, top + 1):
-        texts[row, left] = label
-        for at, head in zip(places, heads, strict=True):
-            texts[row, at] = _value(rng)
-            asked.append(Asked(label + head, texts[row, at], (row, at)))
-    return texts, asked
-
-
 def _draw(rng: Generator, layout: Layout, texts: dict[tuple[int, int], str]) -> NDArray[np.uint8]:
     """The page in grey, with noise, (16 rows, 16 columns) bytes."""
     dark = np.zeros((CELL * layout.rows, CELL * layout.columns), np.float32)
     size = int(rng.choice(SIZES))
     for (row, column), text in texts.items():
-        for i, character in enumerate(text):
-            left = CELL * column + 8 * i
-            dark[CELL * row : CELL * (row + 1), left : left + 8] = _glyph(character, size)
+        dark[CELL * row : CELL * (row + 1), CELL * column : CELL * (column + 1)] = _token(text, size)
     shift = int(rng.integers(-1, 2))
     dark = np.roll(dark, shift, axis=0) * rng.uniform(0.6, 1.0)
     grey = rng.uniform(215, 255) - dark * 0.8 + rng.normal(0, rng.uniform(2, 14), dark.shape)
@@ -135,7 +129,7 @@ def _draw(rng: Generator, layout: Layout, texts: dict[tuple[int, int], str]) -> 
 
 
 def _classes(layout: Layout, texts: dict[tuple[int, int], str]) -> NDArray[np.uint8]:
-    """Classes of the two characters of every visual token, as `recipes.builtin.data.cell_classes` counts them."""
+    """Classes of the characters of every visual token, as `recipes.builtin.data.cell_classes` counts them."""
     out = np.zeros((layout.rows, layout.columns, SLOTS), np.uint8)
     for (row, column), text in texts.items():
         out[row, column, 1 : 1 + len(text)] = [ALPHABET.index(character) + 1 for character in text]
@@ -153,7 +147,7 @@ def make_batch(rng: Generator, kind: Kind, pages: int) -> Batch:
     layout = LAYOUTS[kind]
     images, cells, rows = [], [], []
     for _ in range(pages):
-        texts, asked = (_table if kind == "table" else _list)(rng, layout)
+        texts, asked = (_list if kind == "list" else _cards)(rng, layout)
         chosen = [asked[i] for i in rng.permutation(len(asked))[: layout.questions]]
         images.append(_draw(rng, layout, texts))
         cells.append(_classes(layout, texts))
@@ -168,8 +162,8 @@ def make_batch(rng: Generator, kind: Kind, pages: int) -> Batch:
 
 
 def _packed(number: int, question: Asked, layout: Layout) -> NDArray[np.int64]:
-    """Tokens of a question with its answer, (5, T): ids, segment, place, label, target."""
-    before = question_ids(question.text)
+    """Tokens of a question with its answer right behind it, (5, T): ids, segment, place, label, target."""
+    before = encode(question.text)
     full = [*before, *encode(question.answer), TURN_END]
     count, first = len(full), len(before) - 1
     out = np.zeros((5, count), np.int64)

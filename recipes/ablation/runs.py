@@ -13,14 +13,12 @@ import torch
 from recipes.ablation.measure import Measured, measure
 from recipes.ablation.model import make
 from recipes.ablation.pages import KINDS
-from recipes.ablation.train import Plan, train
+from recipes.ablation.train import CHUNK, Plan, train
 from recipes.ablation.variants import VARIANTS, Variant
 from recipes.builtin.model import Nano
 
 FINE = Plan(steps=0, muon=6e-4, adamw=3e-4, steady=0.2)
 """How variants are trained; steps and seed are put in."""
-CHUNK = 100
-"""Steps of the start between two reports."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def the_start(out: Path, plan: Plan, report: Callable[[str], None]) -> Nano:
         if step % CHUNK == CHUNK - 1:
             report(f"start: step {step + 1} of {plan.steps}, loss {loss:.3f}")
 
-    train(model, Variant(), plan, report=say)
+    train(model, Variant(), plan, report=say, state=out / "start.state.pt")
     fresh = file.with_suffix(".new")
     torch.save(model.state_dict(), fresh)
     fresh.replace(file)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recipes.ablation.pages import DENSE
+from recipes.ablation.pages import DENSE, KINDS
 from recipes.ablation.runs import Outcome
 
 Array = NDArray[np.float64]
@@ -74,7 +74,7 @@ def table(outcomes: Sequence[Outcome], start: Outcome | None = None) -> str:
     """
     groups = by_name(outcomes)
     lines = [
-        "| variant | added | seeds | list | table | easy | dense, against its baseline | of each seed | pointing "
+        "| variant | added | seeds | cards | list | easy | cards, against its baseline | of each seed | pointing "
         "| image | empty | s |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -93,7 +93,7 @@ def _as_seed(outcome: Outcome, seed: int) -> Outcome:
 
 
 def _row(name: str, runs: Sequence[Outcome], against: Difference | None) -> str:
-    shares = [_spread([float(page_scores(run, [kind]).mean()) for run in runs]) for kind in ("list", "table", "easy")]
+    shares = [_spread([float(page_scores(run, [kind]).mean()) for run in runs]) for kind in KINDS]
     change = "" if against is None else _signed(against)
     seeds = "" if against is None else ", ".join(f"{d:+.3f}" for d in against.by_seed)
     pointing = np.mean([run.pointing[kind] for run in runs for kind in DENSE])

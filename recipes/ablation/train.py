@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from numpy.random import default_rng
@@ -19,12 +20,14 @@ from recipes.builtin.losses import Losses, answer_losses, cell_loss, see
 from recipes.builtin.model import Nano
 from recipes.builtin.muon import Muon
 
-ORDER: tuple[Kind, ...] = ("list", "table", "list", "table", "easy")
+ORDER: tuple[Kind, ...] = ("cards", "list", "cards", "easy")
 """Kinds of pages, step by step."""
 TAUGHT = TrainConfig(looking=0.3, counting=0.0, looking_layers=(2, 3), looking_heads=(2, 3))
 """Losses of the start while two heads of two layers are taught to look at the next character."""
 PLAIN = replace(TAUGHT, looking=0.0, looking_layers=(), looking_heads=())
 """Losses of all that follows: nothing tells a head where to look."""
+CHUNK = 100
+"""Steps between two copies of a training's state."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def train(
     plan: Plan,
     kinds: Sequence[Kind] = ORDER,
     report: Callable[[int, float], None] | None = None,
+    state: Path | None = None,
 ) -> float:
     """Train a reader in place; the processor seconds that it took.
 
@@ -96,13 +100,16 @@ def train(
         plan: steps, rates, seed of the pages.
         kinds: of pages, in turn.
         report: called with every step and its loss.
+        state: file of weights, optimizers and step, written every `CHUNK` steps; where it is there, training goes on
+            from it.
     """
     torch.manual_seed(plan.seed)
     added = add(model, variant)
     moving = [p for p in model.parameters() if p.requires_grad]
     tools = optimizers(model, added, plan, variant.rate)
-    begun = time.process_time()
-    for step in range(plan.steps):
+    first, spent = (0, 0.0) if state is None else _resume(state, model, tools)
+    begun = time.process_time() - spent
+    for step in range(first, plan.steps):
         batch = make_batch(default_rng([plan.seed, step]), kinds[step % len(kinds)], plan.pages)
         for optimizer in tools:
             for group in optimizer.param_groups:
@@ -116,4 +123,25 @@ def train(
             optimizer.zero_grad(set_to_none=True)
         if report is not None:
             report(step, float(loss.detach()))
+        if state is not None and step % CHUNK == CHUNK - 1:
+            _store(state, model, tools, step + 1, time.process_time() - begun)
     return time.process_time() - begun
+
+
+def _store(state: Path, model: Nano, tools: Sequence[torch.optim.Optimizer], step: int, seconds: float) -> None:
+    """Write a state beside its place and rename it into it."""
+    kept = {"model": model.state_dict(), "tools": [o.state_dict() for o in tools], "step": step, "seconds": seconds}
+    fresh = state.with_suffix(".new")
+    torch.save(kept, fresh)
+    fresh.replace(state)
+
+
+def _resume(state: Path, model: Nano, tools: Sequence[torch.optim.Optimizer]) -> tuple[int, float]:
+    """Put a state into model and optimizers; the step it goes on with and the processor seconds spent."""
+    if not state.is_file():
+        return 0, 0.0
+    kept = torch.load(state, weights_only=True)
+    model.load_state_dict(kept["model"])
+    for optimizer, own in zip(tools, kept["tools"], strict=True):
+        optimizer.load_state_dict(own)
+    return kept["step"], kept["seconds"]
