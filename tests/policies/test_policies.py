@@ -165,7 +165,14 @@ def test_paths_of_untouched_rows_can_be_forced(lmm, prompts):
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in cases().values() if case.conversations != ("text",)], ids=lambda case: case.name
+    "case",
+    # VAR leaves the last layer alone, and that is the only one with attention in two of the cases.
+    [
+        case
+        for name, case in cases().items()
+        if case.conversations != ("text",) and name not in ("qwen3_5", "qwen3_5_moe")
+    ],
+    ids=lambda case: case.name,
 )
 def test_every_family_is_steered(case, tmp_path):
     """Windows, tiles, DeepStack and all: the rows computed in blocks give what attention gives, and VAR reads what it
