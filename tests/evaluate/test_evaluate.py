@@ -175,7 +175,7 @@ def test_tasks_that_do_not_exist(tmp_path):
 
 def run(*arguments):
     command = [sys.executable, "-c", "from rave_mlx.cli.main import run; run()", "evaluate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_the_command_line_on_a_file_of_ones_own(tmp_path):
