@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from rave_mlx import backend
+from rave_mlx.backend.cpu.allocator import FreedMemory
 from rave_mlx.backend.gpu_memory import CLEAR_EVERY, clear_cache, wired_memory
 from rave_mlx.errors import RaveError, UsageError
 from rave_mlx.generation.answer_row import AnswerRow
@@ -104,6 +105,7 @@ class Scheduler:
         self._open: dict[int, AnswerRow] = {}
         self._tickets = itertools.count()
         self._steps = 0
+        self._freed = FreedMemory()
         self._wired: weakref.finalize[[], Scheduler] | None = None
 
     @property
@@ -150,6 +152,7 @@ class Scheduler:
         self._steps += 1
         if self._steps % CLEAR_EVERY == 0:
             clear_cache()
+            self._freed.give_back()
         events = self._events()
         if self._wired is not None and not self._open:
             self._wired()

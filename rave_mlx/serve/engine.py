@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from rave_mlx.backend.cpu.allocator import FreedMemory
 from rave_mlx.errors import RaveError
 from rave_mlx.generation.job import Answer, Job, NewToken
 from rave_mlx.generation.scheduler import Event
@@ -32,8 +31,6 @@ _AHEAD = 4
 """Requests whose jobs are made before there is room for their answers; the pictures of each are in memory."""
 _MAKERS = 2
 """Threads that read pictures and make jobs."""
-_BETWEEN_LOOKS = 0.5
-"""Seconds of work between two looks at how much memory the process keeps."""
 INTERNAL = "something went wrong in the server; its log says what"
 
 
@@ -111,7 +108,6 @@ class Engine:
         self._making = 0
         self._open: dict[tuple[int, int], tuple[Ask, int]] = {}
         self._stopping = False
-        self._freed, self._looked = FreedMemory(), 0.0
         makers = [threading.Thread(target=self._make_all, name=f"jobs-{n}", daemon=True) for n in range(_MAKERS)]
         self._threads = [*makers, threading.Thread(target=self._run, name="model", daemon=True)]
 
@@ -238,7 +234,6 @@ class Engine:
                 for served in self.shelf.loaded:
                     if served.scheduler.is_busy:
                         self._step(served)
-                self._give_memory_back()
         finally:
             mx.clear_streams()
 
@@ -247,13 +242,6 @@ class Engine:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or self._ready or self._open)
             return not self._stopping
-
-    def _give_memory_back(self) -> None:
-        """Give freed memory back to the system, now and then."""
-        now = time.monotonic()
-        if now - self._looked > _BETWEEN_LOOKS:
-            self._freed.give_back()
-            self._looked = now
 
     def _admit(self) -> None:
         """Give jobs to the schedulers, as far as there is room for their answers."""

@@ -28,14 +28,14 @@ def keep_buffers() -> None:
 class FreedMemory:
     """Hands memory that was freed back to the system when a process has grown, in all arenas of glibc's malloc.
 
-    A server that ran for minutes kept twice the memory that it used, in holes that no later request filled. Does
-    nothing where there is no glibc.
+    Buffers of many sizes leave holes that later ones do not fill: a pile of 900 pages grew by 100 kB a page, while what
+    was in use stayed the same. Does nothing where there is no glibc.
 
     Args:
         growth: bytes by which the process may grow before it is looked at again.
     """
 
-    def __init__(self, growth: int = 128 << 20):
+    def __init__(self, growth: int = 32 << 20):
         self._growth = growth
         self._least = 0
         libc = ctypes.CDLL(None)
