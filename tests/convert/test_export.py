@@ -23,7 +23,7 @@ PUBLISHED_EXPERTS = {"qwen3_vl_moe", "qwen3_moe", "qwen2_moe"}
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_round_trip_gives_back_every_tensor(tmp_path, name):
-    """Names, shapes and numbers as they were; experts as they are published, which is not how transformers writes them."""
+    """Names, shapes and numbers as they were; experts as published, which is not how transformers writes them."""
     source = write_checkpoint(CASES[name], tmp_path / "hf")
     convert(source, tmp_path / "rave")
     export(tmp_path / "rave", tmp_path / "again")
