@@ -182,5 +182,6 @@ class Batch:
             cache=cache,
             gate_span=cache.visual_span if cache.gated else None,
             valid=cache.announce(counts),
-            longest=1 + max(ends),
+            # Another thread may have cancelled the last of them just now.
+            longest=1 + max(ends, default=0),
         )

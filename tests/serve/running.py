@@ -55,7 +55,7 @@ def running(*arguments, **environment) -> Iterator[Server]:
         process.send_signal(signal.SIGTERM)
         code = process.wait(60)
         reader.join(5)
-    assert (code, server.said) == (0, [])
+    assert (code, server.said) == (0, []), f"exit code {code}: {server.said}"
 
 
 def png(image) -> bytes:
