@@ -260,7 +260,7 @@ class Session:
     def _reuse(self, prompt: Prompt) -> tuple[Cache, int]:
         """The cache, trimmed to what it shares with `prompt` (at least one token is left to read)."""
         if self._cache is None:
-            acts = self._steering.touches_layers(self.lmm.config.text.num_layers)
+            acts = self._steering.touches_layers(len(self.lmm.config.text.attention_layers))
             hooks = attach(self.lmm, self._steering.policies) if acts else None
             self._cache = self.lmm.make_cache(gate=self._steering.gate, hooks=hooks)
         same_bucket = self._bucket == rope_bucket(self.lmm.config.text.rope, prompt.token_map.next_position)
