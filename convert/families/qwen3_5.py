@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,19 +44,6 @@ TEXT: HubConfig = {
     "linear_num_value_heads": 32,
 }
 """Defaults of the decoder."""
-VISION: HubConfig = {
-    "depth": 27,
-    "hidden_size": 1152,
-    "hidden_act": "gelu_pytorch_tanh",
-    "intermediate_size": 4304,
-    "num_heads": 16,
-    "patch_size": 16,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-    "out_hidden_size": 3584,
-    "num_position_embeddings": 2304,
-}
-"""Defaults of the tower."""
 IMAGE = 248056
 """Id of the placeholder of an image, where none is given."""
 _KINDS = ("linear_attention", "full_attention")
@@ -80,24 +67,45 @@ _NORMS = re.compile(
 """Norms that multiply by one plus their weight."""
 
 
+DecoderReader = Callable[[Keys, Keys], TextConfig]
+"""The decoder from its section and from the whole config.json."""
+
+
 def config(source: Source) -> LMMConfig:
     """The canonical configuration.
 
     Raises:
         ConfigError: for settings that are missing, malformed or not supported.
     """
-    whole, text, vision = read_parts(source, TEXT, VISION)
-    whole = Keys({"image_token_id": IMAGE, **source.config}, whole.where)
-    decoder = read_decoder(text, whole)
-    return assemble("qwen3_5", source, whole, text, decoder, read_vision(vision, decoder))
+    return read_whole("qwen3_5", source, TEXT, read_decoder)
 
 
 def text_config(source: Source) -> LMMConfig:
     """The canonical configuration of a decoder alone (`qwen3_5_text`)."""
-    whole = Keys({**TEXT, **source.config}, str(source.path / "config.json"))
+    return read_alone("qwen3_5_text", source, TEXT, read_decoder)
+
+
+def read_whole(family: str, source: Source, defaults: HubConfig, read: DecoderReader) -> LMMConfig:
+    """The configuration of tower and decoder.
+
+    Args:
+        family: its name.
+        source: the checkpoint.
+        defaults: of the decoder's section.
+        read: what reads that section.
+    """
+    whole, text, vision = read_parts(source, defaults, qwen3_vl.TOWER)
+    whole = Keys({"image_token_id": IMAGE, **source.config}, whole.where)
+    decoder = read(text, whole)
+    return assemble(family, source, whole, text, decoder, read_vision(vision, decoder))
+
+
+def read_alone(family: str, source: Source, defaults: HubConfig, read: DecoderReader) -> LMMConfig:
+    """The configuration of a decoder alone; arguments as of `read_whole`."""
+    whole = Keys({**defaults, **source.config}, str(source.path / "config.json"))
     return LMMConfig(
-        family="qwen3_5_text",
-        text=read_decoder(whole, whole),
+        family=family,
+        text=read(whole, whole),
         tokens=read_tokens(source, whole, whole),
         gate=read_gate(whole, source.config),
     )

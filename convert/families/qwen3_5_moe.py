@@ -6,8 +6,7 @@ from rave_mlx.config import LMMConfig, TextConfig
 from rave_mlx.convert.families import qwen3_5
 from rave_mlx.convert.families.base import Family, HubConfig
 from rave_mlx.convert.families.experts import read_experts
-from rave_mlx.convert.families.qwen import ERAS, assemble, read_parts
-from rave_mlx.convert.families.text import read_gate, read_tokens
+from rave_mlx.convert.families.qwen import ERAS
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
 
@@ -30,21 +29,12 @@ def config(source: Source) -> LMMConfig:
     Raises:
         ConfigError: for settings that are missing, malformed or not supported.
     """
-    whole, text, vision = read_parts(source, TEXT, qwen3_5.VISION)
-    whole = Keys({"image_token_id": qwen3_5.IMAGE, **source.config}, whole.where)
-    decoder = _decoder(text, whole)
-    return assemble("qwen3_5_moe", source, whole, text, decoder, qwen3_5.read_vision(vision, decoder))
+    return qwen3_5.read_whole("qwen3_5_moe", source, TEXT, _decoder)
 
 
 def text_config(source: Source) -> LMMConfig:
     """The canonical configuration of a decoder alone (`qwen3_5_moe_text`)."""
-    whole = Keys({**TEXT, **source.config}, str(source.path / "config.json"))
-    return LMMConfig(
-        family="qwen3_5_moe_text",
-        text=_decoder(whole, whole),
-        tokens=read_tokens(source, whole, whole),
-        gate=read_gate(whole, source.config),
-    )
+    return qwen3_5.read_alone("qwen3_5_moe_text", source, TEXT, _decoder)
 
 
 def _decoder(text: Keys, whole: Keys) -> TextConfig:

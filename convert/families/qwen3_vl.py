@@ -35,7 +35,7 @@ TEXT: HubConfig = {
     "rms_norm_eps": 1e-6,
 }
 """Defaults of the decoder. The rotary base has none: it is 5e6 in transformers 4 and 5e5 in transformers 5."""
-VISION: HubConfig = {
+TOWER: HubConfig = {
     "depth": 27,
     "hidden_size": 1152,
     "hidden_act": "gelu_pytorch_tanh",
@@ -46,9 +46,10 @@ VISION: HubConfig = {
     "temporal_patch_size": 2,
     "out_hidden_size": 3584,
     "num_position_embeddings": 2304,
-    "deepstack_visual_indexes": [8, 16, 24],
 }
-"""Defaults of the tower."""
+"""Defaults of the tower, of Qwen3.5's as well."""
+VISION: HubConfig = {**TOWER, "deepstack_visual_indexes": [8, 16, 24]}
+"""Defaults of the tower with its DeepStack."""
 LINEAR_NAMES = {"fc1": "linear_fc1", "fc2": "linear_fc2"}
 """Names in the merger and in the tower's MLPs."""
 

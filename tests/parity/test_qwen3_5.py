@@ -25,7 +25,7 @@ from rave_mlx.checkpoint import adapters  # noqa: E402
 from rave_mlx.checkpoint.directory import BUILT_IN  # noqa: E402
 from rave_mlx.convert import convert  # noqa: E402
 from rave_mlx.convert.adapters import export_peft, import_peft  # noqa: E402
-from rave_mlx.convert.families import detect, qwen3_5, qwen3_5_moe  # noqa: E402
+from rave_mlx.convert.families import detect, qwen3_5, qwen3_5_moe, qwen3_vl  # noqa: E402
 from rave_mlx.convert.fusing import fuse  # noqa: E402
 from rave_mlx.convert.source import Source  # noqa: E402
 from rave_mlx.errors import ConfigError, ModelError  # noqa: E402
@@ -96,7 +96,7 @@ def test_defaults_are_those_of_the_classes(module):
     name = module.__name__.rpartition(".")[2]
     kinds = getattr(transformers.models, name)
     text = {k: v for k, v in module.TEXT.items() if name == "qwen3_5" or k != "intermediate_size"}
-    for part, defaults in (("Text", text), ("Vision", qwen3_5.VISION)):
+    for part, defaults in (("Text", text), ("Vision", qwen3_vl.TOWER)):
         found = getattr(kinds, f"{CLASSES[name]}{part}Config")
         assert {key: getattr(found, key) for key in defaults} == defaults
     assert getattr(kinds, f"{CLASSES[name]}Config").image_token_id == qwen3_5.IMAGE
