@@ -30,7 +30,11 @@ def main() -> None:
         prog="python -m recipes.ablation", description="Does the pair gate help? Trains, measures, prints a table."
     )
     parser.add_argument("--out", type=Path, help="folder of the runs; the same command goes on where it was stopped")
-    parser.add_argument("--small", action="store_true", help="a shorter start, seven variants, one seed")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="seven variants from a start too short to find much, one seed: to see that all of it runs",
+    )
     parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
     given = parser.parse_args()
     budget = SMALL if given.small else WHOLE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +29,6 @@ SHAPE = NanoConfig(
     rope_sections=(4, 6, 6),
 )
 """0.88 M parameters."""
-LN2 = 0.6931471805599453
 
 
 class Gate(nn.Module):
@@ -78,8 +79,8 @@ class Gate(nn.Module):
         if self.form.squash == "tanh":
             return self.limit * torch.tanh(x / self.limit)
         if self.form.squash == "suppress":
-            return F.logsigmoid(x) + LN2
-        return F.softplus(x) - LN2
+            return F.logsigmoid(x) + math.log(2)
+        return F.softplus(x) - math.log(2)
 
 
 class Block(DecoderBlock):

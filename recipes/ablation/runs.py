@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,15 @@ from recipes.ablation.measure import Measured, measure
 from recipes.ablation.model import make
 from recipes.ablation.pages import KINDS
 from recipes.ablation.train import CHUNK, Plan, train
-from recipes.ablation.variants import VARIANTS, Variant
+from recipes.ablation.variants import TRIED, VARIANTS, Variant
 from recipes.builtin.model import Nano
 
 FINE = Plan(steps=0, muon=6e-4, adamw=3e-4, steady=0.2)
-"""How variants are trained; steps and seed are put in."""
+"""How variants are trained; steps, seed and the rate of what is added are put in."""
+RATES = (1e-3, 3e-3, 1e-2)
+"""Rates that are tried for what a variant adds."""
+RATE_SEED = 9
+"""Of the runs that try them."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,30 @@ def the_start(out: Path, plan: Plan, report: Callable[[str], None]) -> Nano:
     return model
 
 
+def the_rates(out: Path, start: Nano, budget: Budget, report: Callable[[str], None]) -> dict[str, float]:
+    """The learning rate of each addition: the best of `RATES`, chosen now or read from `out`.
+
+    The best has the least loss on cards after a run of half the length, frozen, with a seed that no other run has.
+    """
+    file = out / "rates.json"
+    chosen: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    used = {VARIANTS[name].addition for name in budget.names}
+    for addition in (a for a in TRIED if a in used and a not in chosen):
+        losses = {rate: _tried(start, VARIANTS[TRIED[addition]], rate, budget) for rate in RATES}
+        chosen[addition] = min(losses, key=lambda rate: losses[rate])
+        tried = ", ".join(f"{rate:g}: {loss:.3f}" for rate, loss in losses.items())
+        report(f"rate of {addition}: {chosen[addition]:g} (loss on cards {tried})")
+        file.write_text(json.dumps(chosen), encoding="utf-8")
+    return chosen
+
+
+def _tried(start: Nano, variant: Variant, rate: float, budget: Budget) -> float:
+    model = make(start.c)
+    model.load_state_dict(start.state_dict())
+    train(model, variant, replace(FINE, seed=RATE_SEED, steps=max(1, budget.steps[1] // 2), added=rate))
+    return measure(model, variant, "cards", budget.pages).loss
+
+
 def outcomes(file: Path) -> list[Outcome]:
     """The runs of a results file, in order."""
     if not file.is_file():
@@ -103,11 +131,13 @@ def todo(budget: Budget, done: Sequence[Outcome]) -> Iterator[tuple[str, Variant
                 yield name, variant, seed
 
 
-def run_one(start: Nano, name: str, variant: Variant, seed: int, budget: Budget) -> Outcome:
-    """Train a variant from the start and measure it."""
+def run_one(start: Nano, name: str, variant: Variant, seed: int, budget: Budget, rates: Mapping[str, float]) -> Outcome:
+    """Train a variant from the start, what it adds at the rate of its kind, and measure it."""
     model = make(start.c)
     model.load_state_dict(start.state_dict())
     plan = replace(FINE, seed=seed, steps=budget.steps[variant.frozen])
+    if variant.addition is not None:
+        plan = replace(plan, added=rates[variant.addition])
     before = sum(p.numel() for p in model.parameters())
     seconds = train(model, variant, plan)
     measured = {kind: measure(model, variant, kind, budget.pages) for kind in KINDS}
@@ -135,15 +165,17 @@ def run_all(out: Path, budget: Budget, report: Callable[[str], None]) -> list[Ou
     """Run what is left, and give everything that is there.
 
     Args:
-        out: folder of `start.pt` and `runs.jsonl`; a run that was stopped is begun anew, finished ones are kept.
+        out: folder of `start.pt`, `rates.json` and `runs.jsonl`; finished runs are kept, one that was stopped is begun
+            anew.
         budget: how much to run.
         report: called with a line at a time.
     """
     out.mkdir(parents=True, exist_ok=True)
     file = out / "runs.jsonl"
     start = the_start(out, budget.start, report)
+    rates = the_rates(out, start, budget, report)
     for name, variant, seed in todo(budget, outcomes(file)):
-        outcome = run_one(start, name, variant, seed, budget)
+        outcome = run_one(start, name, variant, seed, budget, rates)
         with file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(vars(outcome)) + "\n")
         shares = ", ".join(f"{kind} {mean(outcome, kind):.3f}" for kind in KINDS)

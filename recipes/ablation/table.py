@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx.evaluate.statistics import mean_interval
 from recipes.ablation.pages import DENSE, KINDS
 from recipes.ablation.runs import Outcome
 
 Array = NDArray[np.float64]
-DRAWS = 10_000
-"""Resamples of a bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,8 @@ def difference(first: Sequence[Outcome], second: Sequence[Outcome], kinds: Seque
         raise ValueError("no seed in common")
     each = np.stack([page_scores(a, kinds) - page_scores(b, kinds) for a, b in pairs])
     pages = each.mean(0)
-    draws = np.random.default_rng(0).integers(len(pages), size=(DRAWS, len(pages)))
-    low, high = np.percentile(pages[draws].mean(1), [2.5, 97.5])
-    return Difference(float(pages.mean()), (float(low), float(high)), tuple(each.mean(1).tolist()))
+    interval = mean_interval(pages.tolist(), range(len(pages)))
+    return Difference(float(pages.mean()), interval, tuple(each.mean(1).tolist()))
 
 
 def by_name(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:

@@ -38,6 +38,7 @@ class Plan:
         steps: in all; the rate rises over the first twentieth and falls to zero from `steady` on.
         pages: of a step.
         muon, adamw: peak rates for hidden matrices, and for the rest of what the start has.
+        added: peak rate for what a variant adds.
         supervision: weight of the characters of visual tokens.
         taught: share of the steps, from the first on, in which heads are taught where to look.
         steady: share of the steps after which the rate falls.
@@ -48,19 +49,20 @@ class Plan:
     pages: int = 8
     muon: float = 2e-3
     adamw: float = 1e-3
+    added: float = 3e-3
     supervision: float = 0.5
     taught: float = 0.0
     steady: float = 0.3
     seed: int = 0
 
 
-def optimizers(model: Nano, added: Sequence[nn.Parameter], plan: Plan, rate: float) -> list[torch.optim.Optimizer]:
+def optimizers(model: Nano, added: Sequence[nn.Parameter], plan: Plan) -> list[torch.optim.Optimizer]:
     """Muon for hidden matrices and AdamW for the rest of the start; AdamW at its own rate for what was added."""
     new = {id(p) for p in added}
     own = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in new]
     hidden = [p for n, p in own if p.dim() == 2 and any(part in n for part in ("blocks", "layers", "merger"))]
     rest = [p for _, p in own if not any(p is h for h in hidden)]
-    groups = [{"params": rest, "lr": plan.adamw}, {"params": list(added), "lr": rate}]
+    groups = [{"params": rest, "lr": plan.adamw}, {"params": list(added), "lr": plan.added}]
     out: list[torch.optim.Optimizer] = [Muon(hidden, plan.muon, 0.0)] if hidden else []
     out.append(torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.98), weight_decay=0.0))
     for optimizer in out:
@@ -106,7 +108,7 @@ def train(
     torch.manual_seed(plan.seed)
     added = add(model, variant)
     moving = [p for p in model.parameters() if p.requires_grad]
-    tools = optimizers(model, added, plan, variant.rate)
+    tools = optimizers(model, added, plan)
     first, spent = (0, 0.0) if state is None else _resume(state, model, tools)
     begun = time.process_time() - spent
     for step in range(first, plan.steps):

@@ -38,7 +38,6 @@ class Variant:
         lora: rank of adapters on query and key projections, and on value projections; None for none.
         wider: hidden units added to the MLP of every decoder layer.
         frozen: whether all that the start has stays as it is.
-        rate: learning rate of what is added.
         seeds: how many runs.
     """
 
@@ -46,8 +45,12 @@ class Variant:
     lora: tuple[int, int] | None = None
     wider: int = 0
     frozen: bool = False
-    rate: float = 5e-3
     seeds: int = 1
+
+    @property
+    def addition(self) -> str | None:
+        """What is added, as learning rates know it: "gate", "lora", "wider"; None for nothing."""
+        return "gate" if self.gate is not None else "lora" if self.lora is not None else "wider" if self.wider else None
 
 
 MATCHED_LORA = (6, 1)
@@ -82,3 +85,5 @@ VARIANTS: dict[str, Variant] = {
     "frozen, all keys": Variant(GateForm(keys="all"), frozen=True),
 }
 """All that is run, by name. "frozen": only what is added is trained."""
+TRIED = {"gate": "frozen, pair r=14", "lora": "frozen, lora", "wider": "frozen, wider"}
+"""The variant with which the learning rate of each addition is chosen."""

@@ -192,6 +192,10 @@ def test_runs_go_on_where_they_were_stopped(tmp_path):
     again = runs.run_all(tmp_path, budget, said.append)
     same = [{k: v for k, v in vars(o).items() if k != "seconds"} for o in again]
     assert same == [{k: v for k, v in vars(o).items() if k != "seconds"} for o in first]
+    rates = json.loads((tmp_path / "rates.json").read_text())
+    assert rates.keys() == {"gate"}
+    assert rates["gate"] in runs.RATES
+    assert sum("rate of gate" in line for line in said) == 1
     start = runs.measure_start(runs.the_start(tmp_path, budget.start, said.append), budget)
     text = table(again, start)
     assert text.count("\n") == 5
