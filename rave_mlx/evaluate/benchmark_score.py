@@ -19,7 +19,7 @@ def is_scored(results: Sequence[Result]) -> bool:
 
 
 def points_of(results: Sequence[Result]) -> Points:
-    """Points of every answer in every part that one of them has; all must be scored."""
+    """Points of every answer in every part that one of them has; exact ones have a point where there is no score."""
     parts = [_parts(result) for result in results]
     names = list(dict.fromkeys(name for part in parts for name in part))
     table = np.array([[part.get(name, (0.0, 0.0)) for name in names] for part in parts], np.float64)
@@ -34,11 +34,14 @@ def figure(results: Sequence[Result]) -> float:
 
 
 def figure_interval(results: Sequence[Result]) -> tuple[float, float] | None:
-    """Its 95 % interval over pages; None where nothing could be reached."""
-    points = points_of(results)
-    if not points.possible.any():
+    """The 95 % interval over pages of the figure, or of exact answers where there is none.
+
+    None where nothing could be reached, and for a single page, which says nothing about others.
+    """
+    points, pages = points_of(results), page_numbers(results)
+    if not points.possible.any() or len(set(pages)) < 2:
         return None
-    return ratio_interval(points, page_numbers(results))
+    return ratio_interval(points, pages)
 
 
 def part_figures(results: Sequence[Result]) -> dict[str, float]:
@@ -70,7 +73,7 @@ def yes_no_figures(results: Sequence[Result]) -> dict[str, float]:
 
 
 def _parts(result: Result) -> dict[str, tuple[float, float]]:
-    return dict(result.parts) or {_WHOLE: (result.score or 0.0, 1.0)}
+    return dict(result.parts) or {_WHOLE: (float(result.exact) if result.score is None else result.score, 1.0)}
 
 
 COLUMNS = {"yes_no": yes_no_figures, "parts": part_figures}

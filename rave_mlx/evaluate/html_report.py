@@ -106,14 +106,8 @@ def _head(report: Report, whole: Figures) -> str:
 
 def _value(figures: Figures) -> tuple[float, float | None, float | None]:
     """The figure that is shown first, and the ends of its interval."""
-    if figures.score is None:
-        return (
-            figures.exact,
-            max(0.0, figures.exact - 1.96 * figures.error),
-            min(1.0, figures.exact + 1.96 * figures.error),
-        )
     low, high = figures.interval or (None, None)
-    return figures.score, low, high
+    return figures.exact if figures.score is None else figures.score, low, high
 
 
 def _table(found: Mapping[tuple[str, ...], Figures], title: str) -> str:

@@ -31,7 +31,7 @@ class Figures:
         sure: share of answers with a certainty of at least `SURE`.
         sure_exact: share of those that is right (`Result.right`); None where there are none.
         score: the benchmark's own figure, from 0 to 1; None for tasks without one.
-        interval: its 95 % interval, over pages.
+        interval: 95 % interval over pages of `score`, or of `exact` where there is none; None for a single page.
         columns: the benchmark's further figures.
     """
 
@@ -69,7 +69,7 @@ def summarize(results: Sequence[Result], columns: Columns | None = None) -> Figu
         sure=len(sure) / count,
         sure_exact=sum(sure) / len(sure) if sure else None,
         score=figure(results) if scored else None,
-        interval=figure_interval(results) if scored else None,
+        interval=figure_interval(results),
         columns={} if columns is None else dict(columns(results)),
     )
 
@@ -80,7 +80,7 @@ def when_sure(figures: Figures) -> str:
 
 
 def as_interval(figures: Figures) -> str:
-    """The interval of a score for people."""
+    """The interval for people."""
     return "-" if figures.interval is None else f"{figures.interval[0]:.3f} to {figures.interval[1]:.3f}"
 
 

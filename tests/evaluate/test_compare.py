@@ -11,6 +11,7 @@ from command import rave
 
 from rave_mlx.errors import UsageError
 from rave_mlx.evaluate.compare import by_tag, compare, paired
+from rave_mlx.evaluate.report import summarize
 from rave_mlx.evaluate.runner import Result
 from rave_mlx.evaluate.statistics import mcnemar, mean_interval
 
@@ -60,6 +61,13 @@ def test_answers_about_one_page_widen_the_interval():
     assert high - low == pytest.approx(2 * 1.96 * of_page.std() / 40**0.5, rel=0.08)
     narrow = mean_interval(values, range(len(values)))
     assert narrow[1] - narrow[0] < 0.5 * (high - low)
+
+
+def test_the_interval_of_exact_answers_is_over_pages_and_one_page_has_none():
+    results = [answer(n, right, page=n // 3) for n, right in enumerate([True, True, True, False, False, True] * 4)]
+    found = summarize(results).interval
+    assert found == mean_interval([r.exact for r in results], [r.page for r in results])
+    assert summarize(results[:3]).interval is None
 
 
 def test_figures_of_a_comparison():
