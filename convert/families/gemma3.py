@@ -12,7 +12,7 @@ from rave_mlx.config import LMMConfig, PoolConnectorConfig, RopeConfig, TextConf
 from rave_mlx.convert.families.base import Family, HubConfig, Origin
 from rave_mlx.convert.families.llava import ERAS
 from rave_mlx.convert.families.square_images import check_sides, processor_keys, read_levels
-from rave_mlx.convert.families.text import read_gate, read_tokens, text_origin
+from rave_mlx.convert.families.text import CUT_OUT, read_gate, read_tokens, text_origin
 from rave_mlx.convert.families.towers import ACTIVATIONS, IGNORED, read_tower, tower_origin
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.rope import context, read_rope
@@ -252,4 +252,4 @@ def origin(canonical: str, config: LMMConfig, hub: HubConfig) -> Origin:
 
 
 FAMILY = Family(config, origin, ERAS, IGNORED)
-TEXT_FAMILY = Family(text_config, origin)
+TEXT_FAMILY = Family(text_config, origin, CUT_OUT)

@@ -20,7 +20,7 @@ from rave_mlx.convert.families.qwen import (
     read_parts,
     read_tower,
 )
-from rave_mlx.convert.families.text import read_gate, read_text, read_tokens, text_origin
+from rave_mlx.convert.families.text import CUT_OUT, read_gate, read_text, read_tokens, text_origin
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.mlx_numbers import TransformersNumbers
 from rave_mlx.convert.rope import rotated_share
@@ -221,4 +221,4 @@ IGNORED = (r"(?:model\.(?:language_model\.)?)?mtp\..*",)
 FAMILY = Family(config, origin, ERAS, IGNORED, restored=restored)
 IGNORED_ALONE = (*IGNORED, r"model\.visual\..*")
 """The same of a decoder alone, which may have been taken from a model with images."""
-TEXT_FAMILY = Family(text_config, origin, ignored=IGNORED_ALONE, restored=restored)
+TEXT_FAMILY = Family(text_config, origin, CUT_OUT, IGNORED_ALONE, restored=restored)

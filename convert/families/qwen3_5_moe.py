@@ -7,6 +7,7 @@ from rave_mlx.convert.families import qwen3_5
 from rave_mlx.convert.families.base import Family, HubConfig
 from rave_mlx.convert.families.experts import read_experts
 from rave_mlx.convert.families.qwen import ERAS
+from rave_mlx.convert.families.text import CUT_OUT
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
 
@@ -47,4 +48,4 @@ def _decoder(text: Keys, whole: Keys) -> TextConfig:
 
 
 FAMILY = Family(config, qwen3_5.origin, ERAS, qwen3_5.IGNORED, restored=qwen3_5.restored)
-TEXT_FAMILY = Family(text_config, qwen3_5.origin, ignored=qwen3_5.IGNORED_ALONE, restored=qwen3_5.restored)
+TEXT_FAMILY = Family(text_config, qwen3_5.origin, CUT_OUT, qwen3_5.IGNORED_ALONE, restored=qwen3_5.restored)

@@ -31,6 +31,13 @@ BACKBONES = ("llama", "mistral", "qwen2", "qwen3", "phi3")
 """Model types of text backbones."""
 EXPERT_BACKBONES = ("qwen2_moe", "qwen3_moe")
 """Those with experts."""
+CUT_OUT = (
+    ("model.language_model.", "model."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+)
+"""Names in a decoder that was saved alone out of a model with images, as some pruning and merging programs leave them
+beside the decoder's own config.json."""
 
 _THETA = 10000.0
 """Rotary base of the backbones where a file, an old one say, does not give it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rave_mlx.config import LMMConfig
 from rave_mlx.convert.families.base import Family, HubConfig, Origin
 from rave_mlx.convert.families.experts import read_experts
-from rave_mlx.convert.families.text import backbone, read_gate, read_text, read_tokens, text_origin
+from rave_mlx.convert.families.text import CUT_OUT, backbone, read_gate, read_text, read_tokens, text_origin
 from rave_mlx.convert.keys import Keys
 from rave_mlx.convert.source import Source
 
@@ -51,5 +51,5 @@ def origin(canonical: str, config: LMMConfig, hub: HubConfig) -> Origin:
     return text_origin(canonical, config, hub, stem="model.")
 
 
-FAMILY = Family(config, origin)
-EXPERT_FAMILY = Family(expert_config, origin, experts="single")
+FAMILY = Family(config, origin, CUT_OUT)
+EXPERT_FAMILY = Family(expert_config, origin, CUT_OUT, experts="single")
