@@ -14,10 +14,10 @@ from recipes.ablation.table import table
 from recipes.ablation.train import Plan
 from recipes.ablation.variants import VARIANTS
 
-WHOLE = Budget(Plan(6000, taught=0.6), (150, 150), 160, tuple(VARIANTS), 3)
+WHOLE = Budget(Plan(2000, taught=0.6), (150, 150), 160, tuple(VARIANTS), 3)
 SMALL = Budget(
-    Plan(600, taught=0.6),
-    (60, 60),
+    Plan(900, taught=0.6),
+    (80, 80),
     64,
     ("none", "pair r=14", "lora", "wider", "sum", "frozen, pair r=14", "frozen, lora"),
     1,
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--small",
         action="store_true",
-        help="seven variants from a start too short to find much, one seed: to see that all of it runs",
+        help="seven variants from a shorter start, one seed",
     )
     parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
     given = parser.parse_args()
