@@ -66,6 +66,7 @@ def export(model: str | os.PathLike[str], out: str | os.PathLike[str], *, dequan
         named = expand(tensors, config.quantization, tensors["decoder.norm.weight"].dtype)
     if not config.text.tie_embeddings:
         _untie(hub)
+    hub |= {name: None for name in family.unexported if name in hub}
     if config.gate is not None:
         hub[GATE_KEY] = config.gate.to_dict()
     with directory.new_directory(target) as part:
@@ -75,7 +76,7 @@ def export(model: str | os.PathLike[str], out: str | os.PathLike[str], *, dequan
         outside = untranslate(named, family, config, hub)
         if config.text.experts is not None:
             outside = written(outside, config.text, family.experts)
-        write_files(part, outside, metadata="pt")
+        write_files(part, ((family.exported(name), x) for name, x in outside), metadata="pt")
         shutil.copyfile(stored.tokenizer, part / directory.TOKENIZER)
         (part / directory.TEMPLATE).write_text(stored.lmm.template.source, encoding="utf-8")
         unchanged.check()
@@ -88,6 +89,11 @@ def _refuse(folder: Path, config: LMMConfig, *, dequantize: bool) -> None:
         raise ModelError(
             f"{folder}: is quantized, in a way that transformers does not read; export the model that it was "
             "quantized from, or write its weights in 16 bits (--dequantize, dequantize=True)"
+        )
+    if config.sink_gate is not None:
+        raise ModelError(
+            f"{folder}: has sink gates (LSG), which transformers' {config.family} does not have: its visual keys would "
+            "not be scaled; use the rave directory itself"
         )
     if config.mask == "mutual" and config.family not in _MUTUAL:
         raise ModelError(

@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from rave_mlx.checkpoint import adapters, directory, packed
 from rave_mlx.checkpoint.adapter_config import EMBED, HEAD, AdapterConfig
-from rave_mlx.checkpoint.directory import GATE
+from rave_mlx.checkpoint.directory import GATE, SINK_GATE, is_gate
 from rave_mlx.checkpoint.safetensors_writer import Progress
 from rave_mlx.config import LMMConfig, QuantizationConfig
 from rave_mlx.convert.adapters import check_fits, open_adapter
@@ -85,7 +85,8 @@ def _configuration(
         changed: dict[str, None] = dict.fromkeys(names)
         packing = replace(packing, layers={**packing.layers, **changed})
     masked = adapters.masked(replace(stored, text=text), config, adapter)
-    return replace(masked, gate=config.gate or stored.gate, quantization=packing), packing
+    gate, sink_gate = config.gate or stored.gate, config.sink_gate or stored.sink_gate
+    return replace(masked, gate=gate, sink_gate=sink_gate, quantization=packing), packing
 
 
 def _flat(setting: QuantizationConfig | None) -> QuantizationConfig | None:
@@ -104,7 +105,9 @@ def _fused(
         yield name, merged(name, None, config, weights)
     for name in list(waiting):
         module, _, leaf = name.rpartition(".")
-        replaced = module.partition(".")[0] in config.full or (GATE in name and config.gate is not None)
+        replaced = module.partition(".")[0] in config.full
+        replaced |= GATE in name and config.gate is not None
+        replaced |= SINK_GATE in name and config.sink_gate is not None
         if name not in waiting or replaced:
             continue
         if name not in changed:
@@ -120,7 +123,7 @@ def _fused(
             yield from pack([(name, update)], packing)
         else:
             yield name, update.astype(stored)
-    yield from ((n, x) for n, x in weights.items() if GATE in n or n.partition(".")[0] in config.full)
+    yield from ((n, x) for n, x in weights.items() if is_gate(n) or n.partition(".")[0] in config.full)
 
 
 def _plain(module: str, parts: Mapping[str, mx.array], stored: LMMConfig) -> mx.array:
@@ -135,6 +138,7 @@ def _plain(module: str, parts: Mapping[str, mx.array], stored: LMMConfig) -> mx.
 def _card(base: Stored, config: AdapterConfig, adapter: Path) -> str:
     """The model card of a fused model."""
     gate = "none" if config.gate is None else f"rank {config.gate.rank}"
+    gate += "" if config.sink_gate is None else f", sink gates: layers {', '.join(map(str, config.sink_gate.layers))}"
     return (
         f"---\nlibrary_name: rave-mlx\npipeline_tag: image-text-to-text\n---\n\n# {base.name} with {adapter.name}\n\n"
         f"`{base.name}` with the adapter `{adapter.name}` built in: {config.kind} of rank {config.rank} on "

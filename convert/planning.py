@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from rave_mlx import backend
-from rave_mlx.checkpoint.directory import GATE
+from rave_mlx.checkpoint.directory import is_gate
 from rave_mlx.config import LMMConfig, TextConfig
 from rave_mlx.convert.card import describe_gate, describe_quantization
 from rave_mlx.convert.stored import Stored
@@ -91,7 +91,7 @@ def make_plan(
     compute = backend.current().dtype
     counts = Counter[str]()
     for name, weight in parameters.items():
-        counts["gate" if GATE in name else name.partition(".")[0]] += weight.size
+        counts["gate" if is_gate(name) else name.partition(".")[0]] += weight.size
     dtypes = Counter[str]()
     for tensor in tensors.values():
         dtypes[str(tensor.dtype).rpartition(".")[2]] += tensor.nbytes
@@ -101,7 +101,7 @@ def make_plan(
     if config.quantization is not None:
         weights = expanded if backend.expand_quantized(after, expanded) else after
     else:
-        weights = sum(weight.size * (4 if GATE in name else width) for name, weight in parameters.items())
+        weights = sum(weight.size * (4 if is_gate(name) else width) for name, weight in parameters.items())
     return Plan(
         source=stored.name,
         commit=stored.commit,

@@ -83,6 +83,7 @@ def _sizes(config: LMMConfig) -> Iterator[tuple[str, int]]:
         ("text", config.text),
         ("text.experts", config.text.experts),
         ("gate", config.gate),
+        ("sink_gate", config.sink_gate),
     ):
         if isinstance(section, Part):
             for field in dataclasses.fields(section):

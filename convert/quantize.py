@@ -15,7 +15,7 @@ from typing import Literal
 
 import mlx.core as mx
 
-from rave_mlx.checkpoint.directory import EXPERTS, GATE, ROUTER
+from rave_mlx.checkpoint.directory import EXPERTS, ROUTER, is_gate
 from rave_mlx.config import LMMConfig, QuantizationConfig
 from rave_mlx.convert import bit_recipes
 from rave_mlx.errors import ConfigError, ModelError, UsageError
@@ -92,7 +92,7 @@ class Decision:
 
 def quantizable(name: str, shape: Sequence[int]) -> bool:
     """Whether a tensor is the matrix of a linear layer, of experts or an embedding: no norm, bias, position or gate."""
-    return name.endswith(".weight") and len(shape) == (3 if EXPERTS in name else 2) and GATE not in name
+    return name.endswith(".weight") and len(shape) == (3 if EXPERTS in name else 2) and not is_gate(name)
 
 
 def plan(config: LMMConfig, expected: Shapes, options: Options) -> QuantizationConfig:

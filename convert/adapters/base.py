@@ -14,7 +14,7 @@ import mlx.nn as nn
 
 from rave_mlx.checkpoint import directory, packed
 from rave_mlx.checkpoint.adapter_config import EMBED, HEAD
-from rave_mlx.checkpoint.directory import GATE, ROUTER
+from rave_mlx.checkpoint.directory import ROUTER, is_gate
 from rave_mlx.config import LMMConfig
 from rave_mlx.convert.families import detect
 from rave_mlx.convert.families.base import Family, HubConfig
@@ -87,7 +87,7 @@ class Base:
     @cached_property
     def weights(self) -> dict[str, tuple[Piece, ...]]:
         """Every weight, by transformers' name of the tensor."""
-        return self._pieces(name for name in self.shapes if GATE not in name)
+        return self._pieces(name for name in self.shapes if not is_gate(name))
 
     def weight(self, name: str) -> mx.array:
         """The numbers of a canonical weight, unpacked, read from disk."""

@@ -20,6 +20,7 @@ from rave_mlx.convert.adapters.updates_to_peft import Update, updates
 from rave_mlx.convert.adapters.weights_to_peft import Whole, whole_weights
 from rave_mlx.convert.notes import print_note
 from rave_mlx.convert.open import find
+from rave_mlx.errors import ModelError
 
 
 def export_peft(
@@ -44,6 +45,8 @@ def export_peft(
     directory.check_new(target)
     config, weights = adapters.read_config(folder), adapters.read_weights(folder)
     place = find(base)
+    if config.sink_gate is not None:
+        raise ModelError(f"{folder}: has sink gates (LSG), which peft has no place for; use the adapter with rave-mlx")
     if config.base is not None:
         check_fits(place, folder, config, weights)
     model = open_base(place)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rave_mlx.checkpoint import directory
-from rave_mlx.config import GateConfig
+from rave_mlx.config import GateConfig, SinkGateConfig
 from rave_mlx.config.part import Part, positive
 from rave_mlx.errors import ConfigError
 
@@ -16,7 +16,7 @@ EMBED, HEAD = "decoder.embed", "decoder.head"
 
 ModelPart = Literal["decoder", "connector", "vision"]
 
-_LATER = ("ranks", "scales", "update_bias", "replaced", "rows")
+_LATER = ("sink_gate", "ranks", "scales", "update_bias", "replaced", "rows")
 """Settings that most adapters leave alone; they are written only where they say something."""
 
 
@@ -32,6 +32,7 @@ class AdapterConfig(Part):
         kind: "lora" or "dora".
         dropout: share of inputs left out in training.
         gate: the pair gates that the adapter brings; None for none.
+        sink_gate: the sink gates that the adapter brings; None for none.
         full: parts of the model that the adapter replaces.
         mask, answer: "mutual" and the token up to which images see their turn (`LMMConfig.mask`, `tokens.answer`), for
             an adapter that was trained so; None leaves the model's mask as it is.
@@ -48,6 +49,7 @@ class AdapterConfig(Part):
     kind: Literal["lora", "dora"] = "lora"
     dropout: float = 0.0
     gate: GateConfig | None = None
+    sink_gate: SinkGateConfig | None = None
     full: tuple[ModelPart, ...] = ()
     mask: Literal["mutual"] | None = None
     answer: int | None = None

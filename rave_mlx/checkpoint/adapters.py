@@ -1,5 +1,5 @@
 """Adapters: low-rank updates of a model's projections (LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353), with the pair
-gates, and the whole parts of the model, that were trained beside them.
+gates and sink gates, and the whole parts of the model, that were trained beside them.
 
 A directory holds `adapter_config.json` (an AdapterConfig) and `adapters.safetensors`: `MODULE.lora_a` (in, rank) and
 `MODULE.lora_b` (rank, out), for DoRA also `MODULE.m` (out,), under canonical module names, the tensors of the gates,
@@ -22,9 +22,9 @@ from mlx.utils import tree_unflatten
 
 from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.adapter_config import CONFIG, EMBED, WEIGHTS, AdapterConfig, ModelPart, read_config
-from rave_mlx.checkpoint.directory import GATE, is_exact
+from rave_mlx.checkpoint.directory import GATE, SINK_GATE, is_exact
 from rave_mlx.checkpoint.fingerprint import fingerprint
-from rave_mlx.config import GateConfig, LMMConfig
+from rave_mlx.config import GateConfig, LMMConfig, SinkGateConfig
 from rave_mlx.errors import ModelError
 from rave_mlx.models.lmm import LMM
 
@@ -44,6 +44,7 @@ __all__ = [
     "save",
     "twin",
     "with_gates",
+    "with_sink_gates",
     "write",
 ]
 
@@ -68,6 +69,8 @@ def adapter_weights(lmm: LMM, config: AdapterConfig) -> dict[str, mx.array]:
     def belongs(name: str) -> bool:
         if GATE in name:
             return config.gate is not None
+        if SINK_GATE in name:
+            return config.sink_gate is not None
         return name in leaves or name.partition(".")[0] in config.full
 
     weights, modules = lmm.named_weights(), dict(lmm.named_modules())
@@ -127,6 +130,8 @@ def put_on(lmm: LMM, config: AdapterConfig, weights: Mapping[str, mx.array], pla
     lmm.config = masked(lmm.config, config, place)
     if config.gate is not None and lmm.config.gate != config.gate:
         lmm = with_gates(lmm, config.gate, place)
+    if config.sink_gate is not None and lmm.config.sink_gate != config.sink_gate:
+        lmm = with_sink_gates(lmm, config.sink_gate, place)
     if config.splits_tie and lmm.config.text.tie_embeddings:
         lmm = with_head(lmm)
     _unpack_replaced(lmm, config)
@@ -215,6 +220,13 @@ def with_gates(lmm: LMM, gate: GateConfig, where: Path) -> LMM:
     if lmm.config.gate is not None:
         raise ModelError(f"{where}: the adapter's pair gates have another shape than the model's")
     return _sharing(lmm, replace(lmm.config, gate=gate))
+
+
+def with_sink_gates(lmm: LMM, gate: SinkGateConfig, where: Path) -> LMM:
+    """The model with sink gates of this shape beside its weights, which are shared."""
+    if lmm.config.sink_gate is not None:
+        raise ModelError(f"{where}: the adapter's sink gates have another shape than the model's")
+    return _sharing(lmm, replace(lmm.config, sink_gate=gate))
 
 
 def with_head(lmm: LMM) -> LMM:

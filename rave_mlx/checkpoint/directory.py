@@ -33,6 +33,8 @@ BUILT_IN = Path(__file__).parent / "builtin"
 """The rave directory of the built-in model."""
 GATE = ".attention.gate."
 """Part of the canonical names of a pair gate's tensors."""
+SINK_GATE = ".sink_gate."
+"""Part of the canonical names of a sink gate's tensors."""
 DECAY = ".attention.decay_log"
 """End of the canonical name of how fast a state of linear attention fades: an exponent, whose rounding adds up."""
 EXPERTS = ".mlp.experts."
@@ -47,7 +49,12 @@ _SHOWN = 10
 
 def is_exact(name: str) -> bool:
     """Whether a tensor of this canonical name stays in float32, whatever type the others have."""
-    return GATE in name or name.endswith(DECAY)
+    return is_gate(name) or name.endswith(DECAY)
+
+
+def is_gate(name: str) -> bool:
+    """Whether a tensor of this canonical name belongs to a pair gate or a sink gate."""
+    return GATE in name or SINK_GATE in name
 
 
 def is_rave_directory(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 It covers the name and shape of every weight and a sample of its values, rounded to bfloat16. So it is the same
 whether a checkpoint is opened in float32 or bfloat16, packed or expanded, with or without adapters on it, and it
-reads a few kilobytes of however many gigabytes. Pair gates do not count: adapters bring their own.
+reads a few kilobytes of however many gigabytes. Pair gates and sink gates do not count: adapters bring their own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from rave_mlx.checkpoint.directory import EXPERTS, GATE
+from rave_mlx.checkpoint.directory import EXPERTS, is_gate
 from rave_mlx.models.lmm import LMM
 
 _SAMPLES = 32
@@ -61,7 +61,7 @@ def _samples(lmm: LMM) -> Iterator[tuple[str, tuple[int, ...], mx.array]]:
             skipped = weight is not None and leaf in ("weight", "scales", "biases")
             if isinstance(x, mx.array) and not skipped and leaf not in _ADAPTED:
                 full = f"{canonical}.{leaf}" if name else leaf
-                if GATE not in full:
+                if not is_gate(full):
                     # Of a packed matrix only a row is unpacked; so only a row counts of a plain one.
                     rows = x.ndim == 2 or EXPERTS in full
                     yield full, tuple(x.shape), _pick(x.reshape(-1, x.shape[-1])[0] if rows else x)

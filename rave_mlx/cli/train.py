@@ -38,6 +38,9 @@ def train(
     check_data: o.CheckData = False,
     gate_only: o.GateOnly = False,
     lora_only: o.LoraOnly = False,
+    sink_gates: o.SinkGates = None,
+    sink_gates_only: o.SinkGatesOnly = False,
+    sink_norm: o.SinkNorm = 2.0,
     rank: o.Rank = 8,
     scale: o.Scale = 2.0,
     dora: o.Dora = False,
@@ -164,7 +167,10 @@ def _config(settings: Mapping[str, Any]) -> TrainConfig:
     if s["gate_only"] and s["lora_only"]:
         raise UsageError("--gate-only and --lora-only exclude each other; without either both train")
     parts, rates = _parts(s["train"] or [])
-    low_rank = not s["gate_only"] and ("decoder" not in parts or s["lora_only"])
+    only = s["sink_gates_only"]
+    if only and (s["gate_only"] or s["lora_only"]):
+        raise UsageError("--sink-gates-only excludes --gate-only and --lora-only")
+    low_rank = not s["gate_only"] and not only and ("decoder" not in parts or s["lora_only"])
     kind: Literal["lora", "dora"] = "dora" if s["dora"] else "lora"
     modules = tuple(s["modules"].split(","))
     adapter = AdapterSettings(s["rank"], s["scale"], kind, s["dropout"], modules) if low_rank else None
@@ -174,13 +180,27 @@ def _config(settings: Mapping[str, Any]) -> TrainConfig:
         *("save_every", "eval_every", "keep"),
     )
     return TrainConfig(
-        gates=not s["lora_only"],
+        gates=not s["lora_only"] and not only,
         adapter=adapter,
+        sink_gates=_sink_gates(s["sink_gates"] or ("auto" if only else None)),
+        outlier=s["sink_norm"],
         full=parts,
         learning_rate=s["lr"],
         rates=rates if s["gate_lr"] is None else {**rates, "gate": s["gate_lr"]},
         **{name: s[name] for name in same},
     )
+
+
+def _sink_gates(text: str | None) -> Literal["auto"] | tuple[int, ...] | None:
+    """Layers of sink gates, from "3,7,11" or "auto"."""
+    from rave_mlx.errors import UsageError
+
+    if text is None or text == "auto":
+        return "auto" if text else None
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise UsageError(f"--sink-gates {text}: give auto, or layers like 3,7,11") from None
 
 
 def _parts(given: list[str]) -> tuple[tuple[ModelPart, ...], dict[str, float]]:

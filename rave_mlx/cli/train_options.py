@@ -40,6 +40,28 @@ CheckData = Annotated[
 
 GateOnly = Annotated[bool, _option(_WHAT, "--gate-only", help="Train the pair gates only.")]
 LoraOnly = Annotated[bool, _option(_WHAT, "--lora-only", help="Train low-rank updates (LoRA) only.")]
+SinkGates = Annotated[
+    str | None,
+    _option(
+        _WHAT,
+        "--sink-gates",
+        metavar="auto|LAYERS",
+        help="Train sink gates too (LSG, arXiv 2604.03316): before these layers, as 3,7,11, the prompt's last token "
+        "decides how much the keys of visual sinks and of all other visual tokens count. auto: one layer, a third of "
+        "the way up.",
+    ),
+]
+SinkGatesOnly = Annotated[
+    bool, _option(_WHAT, "--sink-gates-only", help="Train the sink gates only, as the paper does.")
+]
+SinkNorm = Annotated[
+    float,
+    _option(
+        _WHAT,
+        "--sink-norm",
+        help="Norm, in medians of its image, from which on a visual token is a visual sink for --sink-gates.",
+    ),
+]
 Rank = Annotated[int, _option(_WHAT, "--rank", min=1, help="Rank of the low-rank updates.")]
 Scale = Annotated[float, _option(_WHAT, "--scale", help="What updates are multiplied with: alpha divided by rank.")]
 Dora = Annotated[bool, _option(_WHAT, "--dora", help="DoRA instead of LoRA.")]
@@ -81,7 +103,7 @@ LearningRate = Annotated[
     float | None, _option(_HOW, "--lr", help="Learning rate. Default: 2e-4 (lion 3e-5, muon 2e-3).")
 ]
 GateLearningRate = Annotated[
-    float | None, _option(_HOW, "--gate-lr", help="Learning rate of the gates. Default: 5 times --lr.")
+    float | None, _option(_HOW, "--gate-lr", help="Learning rate of gates and sink gates. Default: 5 times --lr.")
 ]
 OptimizerName = Annotated[
     Literal["adamw", "adafactor", "muon", "lion"],

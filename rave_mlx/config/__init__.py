@@ -20,6 +20,7 @@ from rave_mlx.config.experts import ExpertsConfig
 from rave_mlx.config.image import DenseTiles, ImageConfig, Images, Resample, TileConfig
 from rave_mlx.config.linear_attention import LinearAttentionConfig
 from rave_mlx.config.model import FORMAT, AddedTokenConfig, GateConfig, LMMConfig, QuantizationConfig, TokenConfig
+from rave_mlx.config.sink_gate import SinkGateConfig
 from rave_mlx.config.text import RopeConfig, RopeScaling, TextConfig
 from rave_mlx.config.vision import (
     Activation,
@@ -57,6 +58,7 @@ __all__ = [
     "RopeScaling",
     "RowConnectorConfig",
     "ShuffleConnectorConfig",
+    "SinkGateConfig",
     "TextConfig",
     "TileConfig",
     "TileVisionConfig",

@@ -9,6 +9,7 @@ from typing import Literal
 from rave_mlx.config.connector import CellConnectorConfig, Connector
 from rave_mlx.config.image import Images
 from rave_mlx.config.part import Part
+from rave_mlx.config.sink_gate import SinkGateConfig
 from rave_mlx.config.text import TextConfig
 from rave_mlx.config.vision import GridVisionConfig, Tower
 from rave_mlx.errors import ConfigError
@@ -187,6 +188,7 @@ class LMMConfig(Part):
         tokens: ids with a meaning for the runtime.
         vision, connector, image: the tower, the way from its features to the decoder, and how images are cut for it.
         gate: the pair gates; None for a model without.
+        sink_gate: the sink gates (LSG); None for a model without.
         quantization: how weights are packed; None where they are not.
         turns: "last": the model was trained on single questions, so a conversation shows it the latest images and the
             latest question only.
@@ -203,6 +205,7 @@ class LMMConfig(Part):
     connector: Connector | None = None
     image: Images | None = None
     gate: GateConfig | None = None
+    sink_gate: SinkGateConfig | None = None
     quantization: QuantizationConfig | None = None
     turns: Literal["all", "last"] = "all"
     attention: str | None = None
@@ -243,6 +246,8 @@ class LMMConfig(Part):
             raise ConfigError("config: the mutual mask needs tokens.answer, the token that starts an answer")
         if self.gate is not None:
             self._check_gate(self.gate)
+        if self.sink_gate is not None:
+            self._check_sink_gate(self.sink_gate)
 
     def gates_layer(self, layer: int) -> bool:
         """Whether decoder layer `layer` has a pair gate."""
@@ -276,6 +281,14 @@ class LMMConfig(Part):
             if linear:
                 known = ", ".join(map(str, self.text.attention_layers))
                 raise ConfigError(f"gate.layers {linear}: linear attention has no scores to gate; layers with: {known}")
+
+    def _check_sink_gate(self, gate: SinkGateConfig) -> None:
+        if self.vision is None:
+            raise ConfigError("config.sink_gate: the model reads text only and has no visual keys to scale")
+        outside = [i for i in gate.layers if i not in self.text.attention_layers]
+        if outside:
+            known = ", ".join(map(str, self.text.attention_layers))
+            raise ConfigError(f"sink_gate.layers {outside}: the model's layers with attention are {known}")
 
 
 def _check_indices(name: str, indices: tuple[int, ...]) -> None:

@@ -16,6 +16,7 @@ from rave_mlx.generation.logits_processors import LogitsProcessor
 from rave_mlx.generation.prefill import prefill
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.prompt.message import Role
+from rave_mlx.inputs.prompt.positions import last_inputs
 from rave_mlx.inputs.prompt.prompt import Prompt, TokenMap
 from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.lmm import LMM
@@ -126,12 +127,15 @@ def continued(prompt: Prompt, answer: Sequence[int]) -> Prompt:
     """A prompt with the answer so far (ids) as its last tokens."""
     tokens, more = prompt.token_map, len(answer)
     following = tokens.next_position + np.arange(more, dtype=np.int32)
+    role = np.append(tokens.role, np.full(more, Role.ASSISTANT, np.int8))
+    image = np.append(tokens.image, np.full(more, -1, np.int32))
     grown = TokenMap(
-        role=np.append(tokens.role, np.full(more, Role.ASSISTANT, np.int8)),
-        image=np.append(tokens.image, np.full(more, -1, np.int32)),
+        role=role,
+        image=image,
         positions=np.hstack([tokens.positions, np.tile(following, (len(tokens.positions), 1))]),
         message=np.append(tokens.message, np.full(more, -1, np.int32)),
         lookahead=None if tokens.lookahead is None else np.pad(tokens.lookahead, [(0, 0), (0, more)]),
+        reader=None if tokens.reader is None else last_inputs(role, image),
     )
     return replace(prompt, ids=np.append(prompt.ids, np.array([answer], np.int32), axis=1), token_map=grown)
 

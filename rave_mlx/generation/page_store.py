@@ -141,12 +141,12 @@ class PageStore:
 
 def _page_ends(prompt: Prompt) -> list[int]:
     """Lengths of beginnings that end with an image and do not depend on what follows, the longest first."""
-    tokens = prompt.token_map
+    tokens, reach = prompt.token_map, prompt.token_map.reach
     ends = [int(np.flatnonzero(tokens.image == index)[-1]) + 1 for index in set(tokens.image.tolist()) - {-1}]
     return [
         end
         for end in sorted(ends, reverse=True)
-        if end < len(prompt) and (tokens.lookahead is None or int(tokens.lookahead[1, :end].max(initial=0)) <= end)
+        if end < len(prompt) and (reach is None or int(reach[:end].max(initial=0)) <= end)
     ]
 
 

@@ -164,11 +164,11 @@ def encode(lmm: LMM, image: ImagePatches) -> mx.array:
 
 
 def _chunk_end(prompt: Prompt, start: int, chunk: int) -> int:
-    """Where the chunk from `start` ends: not before tokens that its tokens see ahead."""
+    """Where the chunk from `start` ends: not before tokens that its tokens see ahead, or depend on."""
     stop = min(start + chunk, len(prompt))
-    lookahead = prompt.token_map.lookahead
-    while lookahead is not None and (reach := int(lookahead[1, start:stop].max(initial=0))) > stop:
-        stop = reach
+    reach = prompt.token_map.reach
+    while reach is not None and (end := int(reach[start:stop].max(initial=0))) > stop:
+        stop = end
     return stop
 
 

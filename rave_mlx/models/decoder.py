@@ -32,6 +32,7 @@ from rave_mlx.models.rope import (
     text_rotation,
     text_table,
 )
+from rave_mlx.models.sink_gate import SinkGate, VisualGroups
 
 
 class Decoder(nn.Module):
@@ -45,6 +46,9 @@ class Decoder(nn.Module):
             DecoderLayer(text, i, PairGate(gate, text) if gate is not None and config.gates_layer(i) else None)
             for i in range(text.num_layers)
         ]
+        if config.sink_gate is not None:
+            for i in config.sink_gate.layers:
+                self.layers[i].sink_gate = SinkGate(text.hidden_size, config.sink_gate)
         self.norm = text_norm(text, text.hidden_size)
         if not text.tie_embeddings:
             self.head = nn.Linear(text.hidden_size, text.vocab_size, bias=text.head_bias)
@@ -55,6 +59,11 @@ class Decoder(nn.Module):
         """The pair gates of the gated layers, in order."""
         return [layer.attention.gate for layer in self.layers if "gate" in layer.attention]
 
+    @property
+    def sink_gates(self) -> dict[int, SinkGate]:
+        """The sink gates by layer."""
+        return {i: layer.sink_gate for i, layer in enumerate(self.layers) if "sink_gate" in layer}
+
     def hidden(
         self,
         x: mx.array,
@@ -63,6 +72,7 @@ class Decoder(nn.Module):
         *,
         cache: Cache | None = None,
         gate_span: tuple[int, int] | None = None,
+        groups: VisualGroups | None = None,
         valid: mx.array | None = None,
         lookahead: mx.array | None = None,
         deepstack: mx.array | None = None,
@@ -80,6 +90,7 @@ class Decoder(nn.Module):
             cache: what came before; extended in place. None: the new tokens are all there is.
             gate_span: key positions with visual tokens among all keys, (0, 0) when there are none yet; None
                 switches the gates off. Passes that share a cache must agree on None.
+            groups: what sink gates need to know of the new tokens; None where none is visual, and switches them off.
             valid: (B, Lk) marks of real tokens among all keys in a left-padded batch.
             lookahead: (B, 2, L) first and end of later keys that a token also sees; None for a causal model.
             deepstack: features added to the outputs of the first layers (layers, B, L, hidden).
@@ -110,6 +121,9 @@ class Decoder(nn.Module):
             if hooks is not None:
                 step = self._follow(step, hooks, index, length)
                 layer_hooks = hooks.enter(index, x)
+            scale = layer.sink_gate(x, groups) if groups is not None and "sink_gate" in layer else None
+            if scale is not step.key_scale:
+                step = replace(step, key_scale=scale)
             if call is None:
                 x = layer(x, step, None if cache is None else cache.layers[index], layer_hooks)
             else:
@@ -119,6 +133,7 @@ class Decoder(nn.Module):
             if hooks is not None and layer_hooks is not None and (kept := layer_hooks.leave(x)) is not None:
                 hooks.prune(index, kept)
                 x = _taken(x, kept.index, 1) if kept.x is None else kept.x
+                groups = None if groups is None else groups.taken(kept.index)
                 deepstack = None if deepstack is None else mx.stack([_taken(d, kept.index, 1) for d in deepstack])
                 step = self._narrow(step, hooks, index + 1, kept)
         normalized: mx.array = self.norm(x)

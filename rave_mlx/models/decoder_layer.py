@@ -41,6 +41,7 @@ class Step:
         path: forced attention path, None for the backend's choice.
         sliding_rotation: rotary positions in layers with a sliding window, where they have their own; None: `rotation`.
         real: (B, L) marks of the new tokens that are no padding; None where all are real.
+        key_scale: (B, L) what the layer's new keys are multiplied with; None for nothing. Of one layer only.
     """
 
     rotation: Rotation
@@ -51,6 +52,7 @@ class Step:
     path: Path | None = None
     sliding_rotation: Rotation | None = None
     real: mx.array | None = None
+    key_scale: mx.array | None = None
 
 
 class Attention(nn.Module):
@@ -151,6 +153,8 @@ class Attention(nn.Module):
         features = self.gate.key_features(k, step.visual) if gated and step.visual is not None else None
         own = step.sliding_rotation if self._slides else None
         queries, keys = self.rotate(own or step.rotation, q, k, both)
+        if step.key_scale is not None:
+            keys = keys * step.key_scale[:, None, :, None].astype(keys.dtype)
         if layer_hooks is not None:
             queries, keys, v = layer_hooks.edit(q, k, queries, keys, v)
         all_keys: Rows = keys

@@ -28,6 +28,7 @@ from rave_mlx.models.decoder import Decoder
 from rave_mlx.models.hooks import PassHooks
 from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.rope import text_positions
+from rave_mlx.models.sink_gate import prompt_groups
 from rave_mlx.models.vision import build_tower
 
 
@@ -73,6 +74,7 @@ class LMM(nn.Module):
         kind = "native resolution" if isinstance(config.image, ImageConfig) else "square tiles"
         reads = "text only" if vision is None else f"images ({kind}, {vision.depth} vision layers) and text"
         gates = f"pair gates in {len(self.decoder.gates)}" if self.decoder.gates else "no pair gates"
+        gates += f", sink gates in {len(self.decoder.sink_gates)}" if self.decoder.sink_gates else ""
         linear = "" if text.linear is None else f" ({len(text.linear.layers)} with linear attention)"
         return (
             f"LMM: {config.family}, {size / 1e6:,.1f} MB in memory, {stored}\n"
@@ -130,6 +132,7 @@ class LMM(nn.Module):
             tokens=self.config.tokens,
             vocab_size=text.vocab_size,
             mask=self.config.mask,
+            readers=self.config.sink_gate is not None,
             merge_size=image.merge_size if isinstance(image, ImageConfig) and text.rope.sections else None,
             page_axes=text.rope.axes == "page",
             add_generation_prompt=add_generation_prompt,
@@ -150,16 +153,16 @@ class LMM(nn.Module):
         """An empty cache for one conversation.
 
         Args:
-            gate: whether the pair gates are used; None: unless they are all zero.
+            gate: whether pair gates and sink gates are used; None: unless there are none that do something.
             hooks: attention policies of the conversation (`policies.runtime.attach`), fresh ones; None for none.
         """
         if gate is None:
-            gate = any_acts(self.decoder.gates)
+            gate = any_acts(self.decoder.gates) or bool(self.decoder.sink_gates)
         if backend.current().kind != "cpu":
             self.decoder.join()
         text = self.config.text
         linear = () if text.linear is None else text.linear.layers
-        gated = gate and bool(self.decoder.gates)
+        gated = gate and bool(self.decoder.gates or self.decoder.sink_gates)
         return Cache(text.num_layers, gated=gated, hooks=hooks, linear=linear, kv_bits=self.kv_bits)
 
     def embed(
@@ -217,12 +220,14 @@ class LMM(nn.Module):
             cache.hooks.read(tokens, start, stop)
         x, deepstack = self.embed(prompt, start, stop, features)
         lookahead = None if tokens.lookahead is None else tokens.lookahead[None, :, start:stop]
+        groups = prompt_groups(self.config.sink_gate, x, [tokens], start, stop) if cache.gated else None
         return self.decoder.hidden(
             x,
             text_positions(tokens.positions[:, start:stop]) or mx.array(tokens.positions[None, :, start:stop]),
             mx.array(tokens.visual[None, start:stop]),
             cache=cache,
             gate_span=cache.visual_span if cache.gated else None,
+            groups=groups,
             lookahead=mx.array(lookahead) if lookahead is not None and lookahead.any() else None,
             deepstack=deepstack,
             longest=tokens.next_position,
@@ -266,6 +271,7 @@ class LMM(nn.Module):
             mx.array(np.stack([np.pad(m.positions, [(0, 0), (n, 0)]) for m, n in maps])),
             mx.array(visual),
             gate_span=span if gated else None,
+            groups=prompt_groups(self.config.sink_gate, x, [m for m, _ in maps], 0, length) if gated else None,
             valid=mx.array(valid) if any(pads) else None,
             lookahead=mx.array(np.stack(lookahead)) if lookahead else None,
             deepstack=_batch_deepstack([deep for _, deep in embedded], x, pads),

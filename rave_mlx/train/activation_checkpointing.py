@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -27,7 +28,14 @@ Call = Callable[[int, DecoderLayer, mx.array, Step], mx.array]
 
 def full_checkpointing(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
     """Run a layer and keep only its input `x` (B, L, hidden) for the gradient."""
-    return recomputed([layer], x, function=lambda x: [layer(x, step, None)])[0]
+    if step.key_scale is None:
+        return recomputed([layer], x, function=lambda x: [layer(x, step, None)])[0]
+
+    def scaled(x: mx.array, scale: mx.array) -> Sequence[mx.array]:
+        return [layer(x, replace(step, key_scale=scale), None)]
+
+    # An argument, for its gradient.
+    return recomputed([layer], x, step.key_scale, function=scaled)[0]
 
 
 def selective_checkpointing(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx.inputs.images.preprocess import ImagePatches
+from rave_mlx.inputs.prompt.positions import last_inputs
 from rave_mlx.train.example import Example
 
 
@@ -28,6 +29,8 @@ class Batch:
         loss_mask: (B, L) marks of the tokens that are targets.
         feature: (B, L) for visual tokens their row in the features of `images`, one after the other; else 0.
         lookahead: (B, 2, L) first and end of later tokens that a token also sees; None for a causal model.
+        reader: (B, L) as of `TokenMap.reader`, 0 for padding.
+        image: (B, L) index among the row's images of the one that a visual token belongs to, -1 for the others.
         images: the images of all rows; one that several rows show is there once.
         lengths: (B,) tokens of each row.
         where: the rows' names.
@@ -39,6 +42,8 @@ class Batch:
     loss_mask: NDArray[np.bool_]
     feature: NDArray[np.int32]
     lookahead: NDArray[np.int32] | None
+    reader: NDArray[np.int32]
+    image: NDArray[np.int32]
     images: tuple[ImagePatches, ...]
     lengths: NDArray[np.int32]
     where: tuple[str, ...]
@@ -79,6 +84,8 @@ def collate(examples: Sequence[Example]) -> Batch:
         loss_mask=_stack([e.loss_mask for e in examples], length, np.bool_),
         feature=_stack([_rows(e, starts) for e in examples], length, np.int32),
         lookahead=np.stack(lookahead) if lookahead and any((o[1] > o[0]).any() for o in lookahead) else None,
+        reader=_stack([last_inputs(m.role, m.image) for m in maps], length, np.int32),
+        image=_stack([m.image + 1 for m in maps], length, np.int32) - 1,
         images=tuple(images.values()),
         lengths=np.array([len(e) for e in examples], np.int32),
         where=tuple(e.where for e in examples),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from rave_mlx.checkpoint.adapters import ModelPart
 from rave_mlx.config.part import Part, positive
+from rave_mlx.config.sink_gate import OUTLIER
 from rave_mlx.errors import ConfigError
 
 OptimizerName = Literal["adamw", "adafactor", "muon", "lion"]
@@ -48,7 +49,9 @@ class TrainConfig(Part):
     """A training run.
 
     What trains:
-        gates, adapter: pair gates; low-rank updates (None: none). full: parts of the model trained whole.
+        gates, adapter: pair gates; low-rank updates (None: none). sink_gates: layers of sink gates, or "auto"
+        (`sink_gates.default_layers`); None: none. outlier: as of `SinkGateConfig`. full: parts of the model trained
+        whole.
         learning_rate: of low-rank updates; None for the optimizer's usual one. rates: learning rates of other groups
         ("gate", "decoder", "connector", "vision"); gates learn `GATE_FACTOR` times faster by default, parts as
         low-rank updates do.
@@ -74,6 +77,8 @@ class TrainConfig(Part):
 
     gates: bool = True
     adapter: AdapterSettings | None = field(default_factory=AdapterSettings)
+    sink_gates: Literal["auto"] | tuple[int, ...] | None = None
+    outlier: float = OUTLIER
     full: tuple[ModelPart, ...] = ()
     learning_rate: float | None = None
     rates: dict[str, float] = field(default_factory=dict)
@@ -110,11 +115,12 @@ class TrainConfig(Part):
         for name in ("weight_decay", "clip", "warmup", "sink_loss", "seed", "bad_rows", "eval_answers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"TrainConfig.{name} must not be negative, found {getattr(self, name)}")
-        if not self.gates and self.adapter is None and not self.full:
+        gated = self.gates or self.sink_gates is not None
+        if not gated and self.adapter is None and not self.full:
             raise ConfigError("nothing would be trained: choose gates, low-rank updates or parts of the model")
         if self.adapter is not None and "decoder" in self.full:
             raise ConfigError("a decoder that is trained whole needs no low-rank updates; leave one of the two out")
-        unknown = sorted(set(self.rates) - {*self.full, *(("gate",) if self.gates else ())})
+        unknown = sorted(set(self.rates) - {*self.full, *(("gate",) if gated else ())})
         if unknown:
             raise ConfigError(f"a learning rate is given for {', '.join(unknown)}, which is not trained")
         wrong = [r for r in (self.learning_rate, *self.rates.values()) if r is not None and not 0 < r < 10]

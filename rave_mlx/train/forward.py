@@ -14,6 +14,7 @@ from rave_mlx.attention import Path
 from rave_mlx.models.decoder_layer import DecoderLayer, Step
 from rave_mlx.models.lmm import LMM, put_features
 from rave_mlx.models.rope_scaling import rope_bucket
+from rave_mlx.models.sink_gate import visual_groups
 from rave_mlx.train.activation_checkpointing import Call, full_checkpointing, selective_checkpointing
 from rave_mlx.train.batch import Batch
 
@@ -41,7 +42,7 @@ def hidden_states(
         path: attention path; "train" has a gradient whose memory grows with L, not with its square.
         watch: looks at what enters the layers; rows may come one by one.
     """
-    text = lmm.config.text
+    text, config = lmm.config.text, lmm.config.sink_gate
     longest = batch.positions.max(axis=(1, 2)) + 1
     buckets = [rope_bucket(text.rope, int(n)) for n in longest]
     if len(set(buckets)) > 1:
@@ -52,6 +53,7 @@ def hidden_states(
         mx.array(batch.positions),
         mx.array(batch.visual),
         gate_span=batch.span if lmm.decoder.gates else None,
+        groups=None if config is None else visual_groups(config, x, batch.reader, batch.image),
         lookahead=None if batch.lookahead is None else mx.array(batch.lookahead),
         deepstack=deepstack,
         longest=int(longest.max()),
@@ -106,6 +108,8 @@ def _by_bucket(
             loss_mask=batch.loss_mask[one],
             feature=batch.feature[one],
             lookahead=None if batch.lookahead is None else batch.lookahead[one],
+            reader=batch.reader[one],
+            image=batch.image[one],
             lengths=batch.lengths[one],
             where=batch.where[one],
         )

@@ -16,13 +16,14 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from rave_mlx.checkpoint.adapters import AdapterConfig, ModelPart, attach, with_gates
-from rave_mlx.checkpoint.directory import GATE, ROUTER
+from rave_mlx.checkpoint.directory import ROUTER, is_gate
 from rave_mlx.checkpoint.fingerprint import fingerprint
 from rave_mlx.config import GateConfig
 from rave_mlx.errors import UsageError
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.config import AdapterSettings, TrainConfig
 from rave_mlx.train.mutual_mask import use_mutual_mask
+from rave_mlx.train.sink_gates import use_sink_gates
 
 GroupName = Literal["adapter", "gate", "decoder", "connector", "vision"]
 
@@ -52,8 +53,8 @@ def prepare(lmm: LMM, config: TrainConfig) -> tuple[LMM, AdapterConfig]:
     """Put gates and updates on a model and mark what trains. The given model is changed in place; use what is returned.
 
     Raises:
-        UsageError: for gates on a text-only model, a mask that it cannot have, unknown projections, or quantized parts
-            that should train whole.
+        UsageError: for gates on a text-only model, sink gates in layers that it does not have, a mask that it cannot
+            have, unknown projections, or quantized parts that should train whole.
     """
     mx.random.seed(config.seed)
     if config.mask == "mutual":
@@ -67,6 +68,7 @@ def prepare(lmm: LMM, config: TrainConfig) -> tuple[LMM, AdapterConfig]:
         gate = lmm.config.gate or GateConfig()
         if lmm.config.gate is None:
             lmm = with_gates(lmm, gate, lmm.path or Path())
+    lmm = use_sink_gates(lmm, config)
     _check_parts(lmm, config.full)
     modules = projections(lmm, config.adapter.modules) if config.adapter is not None else ()
     _check_widths(lmm, modules, settings)
@@ -77,6 +79,7 @@ def prepare(lmm: LMM, config: TrainConfig) -> tuple[LMM, AdapterConfig]:
         kind=settings.kind,
         dropout=settings.dropout,
         gate=gate,
+        sink_gate=None if config.sink_gates is None else lmm.config.sink_gate,
         full=config.full,
         mask=config.mask,
         answer=None if config.mask is None else lmm.config.tokens.answer,
@@ -138,8 +141,9 @@ def trained_weights(lmm: LMM) -> dict[str, mx.array]:
 
 def _describe(name: str, x: mx.array) -> TrainedParameter:
     leaf = name.rpartition(".")[2]
-    if GATE in name:
-        return TrainedParameter(name, "gate", leaf not in _GATE_SCALARS, is_matrix=False)
+    if is_gate(name):
+        decays = x.ndim > 1 and leaf not in _GATE_SCALARS
+        return TrainedParameter(name, "gate", decays, is_matrix=False)
     if leaf in _ADAPTER_LEAVES:
         return TrainedParameter(name, "adapter", x.ndim > 1, x.ndim == 2)
     part: GroupName = name.partition(".")[0]  # type: ignore[assignment]  # decoder, connector or vision

@@ -40,6 +40,7 @@ from rave_mlx.train.optimizer import Optimizer
 from rave_mlx.train.options import write_options
 from rave_mlx.train.parameters import prepare, trained_parameters, trained_weights
 from rave_mlx.train.report import Listener
+from rave_mlx.train.sink_gates import use_sink_gates
 from rave_mlx.train.sink_loss import check_sink_loss
 from rave_mlx.train.sources import has_split
 from rave_mlx.train.trainer import Trainer, total_steps
@@ -173,6 +174,8 @@ def _set_up(lmm: LMM, data: str | Path, config: TrainConfig, world: World) -> _S
     """Open the data and prepare the model; what is wrong with either is found here."""
     if config.mask == "mutual":
         use_mutual_mask(lmm)
+    # Before the data, whose prompts say how far an image's keys depend on its turn.
+    lmm = use_sink_gates(lmm, config)
     rows = _opened(data, "train", lmm, config)
     held_out = _opened(data, "valid", lmm, config) if has_split(data, "valid") else None
     lmm, adapter = prepare(lmm, config)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rave_mlx.inputs.prompt.message import Role
+
 Grid = tuple[int, int, int]
 """Frames, rows and columns of patches."""
 
@@ -48,6 +50,25 @@ def image_spans(image: NDArray[np.int32]) -> NDArray[np.int32]:
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
         lookahead[:, start:stop] = [np.arange(start + 1, stop + 1), np.full(stop - start, stop)]
     return lookahead
+
+
+def last_inputs(role: NDArray[np.int8], image: NDArray[np.int32]) -> NDArray[np.int32]:
+    """For every visual token the last input token of its turn: the one before the answer, or the prompt's last one.
+
+    What depends on it (sink gates, arXiv 2604.03316) is then the same whether a conversation is read at once or was
+    read and written turn by turn: an image belongs to the question that it was shown with.
+
+    Args:
+        role: (L,) values of `Role`.
+        image: (L,) index of the image a visual token belongs to, -1 for the others.
+
+    Returns:
+        (L,) indices; text tokens have their own.
+    """
+    own = np.arange(len(role), dtype=np.int32)
+    answers = np.flatnonzero(role == Role.ASSISTANT)
+    ends = np.append(answers, len(role)).astype(np.int32)[np.searchsorted(answers, own)] - 1
+    return np.where(image >= 0, ends, own)
 
 
 def rotary_positions(image: NDArray[np.int32], grids: Sequence[Grid], merge_size: int) -> NDArray[np.int32]:

@@ -21,6 +21,7 @@ from rave_mlx.inputs.prompt.message import ImagePart, Message, Role
 from rave_mlx.inputs.prompt.piece import Piece
 from rave_mlx.inputs.prompt.positions import (
     image_spans,
+    last_inputs,
     lookahead_spans,
     page_positions,
     plain_positions,
@@ -42,6 +43,7 @@ class TokenMap:
         message: (L,) index of the message a token belongs to, -1 for the template's own text.
         lookahead: (2, L) first and end of the later tokens that a token also sees, equal where there are none; None
             for a causal model.
+        reader: (L,) as of `positions.last_inputs`, for models whose visual keys depend on that token; None for others.
     """
 
     role: NDArray[np.int8]
@@ -49,11 +51,19 @@ class TokenMap:
     positions: NDArray[np.int32]
     message: NDArray[np.int32]
     lookahead: NDArray[np.int32] | None = None
+    reader: NDArray[np.int32] | None = None
 
     @property
     def visual(self) -> NDArray[np.bool_]:
         """(L,) marks of visual tokens."""
         return self.image >= 0
+
+    @property
+    def reach(self) -> NDArray[np.int32] | None:
+        """(L,) the end of what a token's keys and values depend on beyond itself; None where that is nothing."""
+        ends = [] if self.lookahead is None else [self.lookahead[1]]
+        ends += [] if self.reader is None else [self.reader + 1]
+        return np.max(ends, axis=0) if ends else None
 
     @property
     def next_position(self) -> int:
@@ -99,7 +109,7 @@ class Prompt:
         shared = length if bool(equal.all()) else int(np.argmin(equal))
         # A token that sees beyond what is shared does not count as shared: its keys and values may differ. Where the
         # shorter prompt has no answer yet, only the other one knows that the token sees further.
-        ends = [p.token_map.lookahead[1, :shared] for p in (self, other) if p.token_map.lookahead is not None]
+        ends = [reach[:shared] for p in (self, other) if (reach := p.token_map.reach) is not None]
         beyond = np.flatnonzero(np.max(ends, axis=0) > shared) if ends else np.array([], int)
         return int(beyond[0]) if beyond.size else shared
 
@@ -141,6 +151,7 @@ def build_prompt(
     merge_size: int | None = None,
     page_axes: bool = False,
     mask: Literal["causal", "mutual", "image"] = "causal",
+    readers: bool = False,
     add_generation_prompt: bool = True,
 ) -> Prompt:
     """Turn a conversation into ids, with what is known of every token.
@@ -154,6 +165,7 @@ def build_prompt(
         merge_size: patches a side of a visual token, for multimodal rotary positions; None for plain ones.
         page_axes: whether these have the axes of a page, as of `RopeConfig`.
         mask: what an image's tokens see beyond themselves, as of `LMMConfig`.
+        readers: whether visual keys depend on the last input token of their turn (`TokenMap.reader`).
         add_generation_prompt: end where the answer begins.
 
     Raises:
@@ -191,12 +203,14 @@ def build_prompt(
     grids = [patches.grid for patches in images]
     place = page_positions if page_axes else rotary_positions
     positions = place(image, grids, merge_size) if merge_size else plain_positions(len(image))
+    role = np.array(builder.role, np.int8)
     token_map = TokenMap(
-        role=np.array(builder.role, np.int8),
+        role=role,
         image=image,
         positions=positions,
         message=np.array(builder.message, np.int32),
         lookahead=_lookahead(ids[0], image, tokens.answer, mask),
+        reader=last_inputs(role, image) if readers else None,
     )
     return Prompt(ids, tuple(images), token_map)
 
