@@ -53,6 +53,7 @@ def canonical(source: Source) -> Stored:
         tokenizer=source.tokenizer,
         hub=source.hub_files(),
         notes=(*unused_stops(config, source), *notes),
+        place=translation.place,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import mlx.core as mx
 
 from rave_mlx.checkpoint import build, directory
 from rave_mlx.checkpoint.packed import plain_shapes
+from rave_mlx.checkpoint.safetensors_part import Place
+from rave_mlx.checkpoint.safetensors_reader import Tensors
 from rave_mlx.convert.hub import provenance
 from rave_mlx.convert.source import read_settings, weight_files
 from rave_mlx.models.lmm import LMM
@@ -29,6 +31,7 @@ class Stored:
         tokenizer: its tokenizer file.
         hub: configuration files of the foreign checkpoint by name, for an export.
         notes: what a person should know about it.
+        place: where on disk a canonical tensor lies as it is used; None where it is made of several or of others.
     """
 
     path: Path
@@ -41,6 +44,7 @@ class Stored:
     tokenizer: Path
     hub: Mapping[str, bytes] = field(repr=False)
     notes: tuple[str, ...] = ()
+    place: Callable[[str], Place | None] = field(default=lambda _: None, repr=False)
 
 
 def read_rave_directory(folder: Path, tensors: Mapping[str, mx.array] | None = None) -> Stored:
@@ -69,4 +73,5 @@ def read_rave_directory(folder: Path, tensors: Mapping[str, mx.array] | None = N
         files=(*settings, *weight_files(found)),
         tokenizer=folder / directory.TOKENIZER,
         hub=read_settings(folder / directory.HUB),
+        place=lambda name: Place(found, name) if isinstance(found, Tensors) else None,
     )

@@ -11,6 +11,8 @@ import mlx.core as mx
 from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.directory import EXPERTS
 from rave_mlx.checkpoint.packed import PARTS, dequantize
+from rave_mlx.checkpoint.safetensors_part import Place
+from rave_mlx.checkpoint.safetensors_reader import Tensors
 from rave_mlx.config import LMMConfig, QuantizationConfig
 from rave_mlx.convert import mlx_format
 from rave_mlx.convert.families.base import GATE_KEY, Family, Origin
@@ -105,6 +107,19 @@ class Translation:
                 yield from self._parts(name)
             else:
                 yield name, self._plain(name).reshape(initial.shape)
+
+    def place(self, name: str) -> Place | None:
+        """Where on disk a canonical tensor lies as it is used; None where it is made of several or of others."""
+        module, _, part = name.rpartition(".")
+        weight = name if name in self.origins else f"{module}.weight"
+        origin = self.origins[weight]
+        expected = self.expected[weight].shape
+        unpacked = weight in self.packed and not quantizable(weight, expected)
+        if unpacked or origin.rest or (origin.shape is not None and origin.shape[1:] != expected[1:]):
+            return None
+        modern = origin.name if weight == name else _beside(origin.name, part)
+        tensors = self.source.tensors
+        return Place(tensors, self.names[modern], origin.rows) if isinstance(tensors, Tensors) else None
 
     def _check(self) -> None:
         wanted: dict[str, tuple[int, ...]] = {}

@@ -22,7 +22,7 @@ FLOORS = (
     {"attention"},
     {"models"},
     {"checkpoint", "generation"},
-    {"policies"},
+    {"policies", "split"},
     {"chat"},
     {"convert"},
     {"api"},

@@ -93,8 +93,8 @@ def chat(
 
     Without --prompt a conversation starts (type /help in it); questions may also come from a pipe, one a line.
     """
-    from rave_mlx.api import load
     from rave_mlx.chat.session import Session
+    from rave_mlx.cli import split
     from rave_mlx.cli.image_arguments import open_arguments
     from rave_mlx.cli.repl import Repl
     from rave_mlx.errors import UsageError
@@ -102,6 +102,7 @@ def chat(
     from rave_mlx.generation.sampling import Sampling
     from rave_mlx.policies.parse import steering
 
+    processes = split.begin()
     sampling = Sampling(
         temperature=temperature,
         top_p=top_p,
@@ -114,7 +115,7 @@ def chat(
     images = open_arguments(image or [], page)
     if prompt is None and any(each.is_stdin for each in images):
         raise UsageError("--image - reads standard input, where questions come from without --prompt; give --prompt")
-    lmm = load(model, adapter=adapter, mmproj=mmproj, kv_bits=kv_bits)
+    lmm = split.load(processes, model, adapter=adapter, mmproj=mmproj, kv_bits=kv_bits)
     session = Session(
         lmm,
         policy=policy,
@@ -122,7 +123,7 @@ def chat(
         image_tokens=image_tokens,
         sampling=sampling,
         system=system,
-        pages=PageStore.open(lmm) if page_cache else None,
+        pages=PageStore.open(lmm) if page_cache and processes is None else None,
     )
     repl = Repl(session, built_in=model is None, json=json)
     for each in images:

@@ -62,16 +62,10 @@ class BatchCache(Cache):
         self.visual = np.stack([np.pad(row.visual, (0, length - len(row.visual))) for row in rows])
         columns = np.flatnonzero(self.visual.any(axis=0))
         self.visual_span = (int(columns[0]), int(columns[-1]) + 1) if columns.size else (0, 0)
-        for index, layer in enumerate(first.layers):
-            if isinstance(layer, StateCache):
-                held = [(row.cache.states[index], row.row) for row in rows]
-                self.layers[index] = StateCache.side_by_side(held, length)
-                mx.eval(self.layers[index].arrays)
-                continue
-            arrays = _side_by_side([(row.cache.layers[index].arrays, row) for row in rows], length)
-            # Layer by layer, so that what is left behind can be freed meanwhile.
-            mx.eval(arrays)
-            self.layers[index] = LayerCache.holding(arrays, length, layer.bits)
+        self.layers = layers_side_by_side(rows, length)
+        if first.mirror is not None:
+            held = [(row.cache.mirror, row.row, row.slots.tolist()) for row in rows]
+            self.mirror = first.mirror.side_by_side(held, length)
 
     @property
     def num_rows(self) -> int:
@@ -108,12 +102,34 @@ class BatchCache(Cache):
         length = self.length - width + max(counts)
         for state in self.states.values():
             state.keep_first(counts, length)
+        if self.mirror is not None:
+            self.mirror.keep_first(counts, length)
         self.trim(length)
 
     def trim(self, length: int) -> None:
         """Give up every slot from `length` on."""
         super().trim(length)
         self.real, self.visual = self.real[:, :length], self.visual[:, :length]
+
+
+def layers_side_by_side(rows: Sequence[CachedRow], length: int) -> list[LayerCache | StateCache]:
+    """The layers' caches of several answers as one's, computed.
+
+    Args:
+        rows: what they hold; in each, tokens start at slot 0.
+        length: slots that there are to be.
+    """
+    layers: list[LayerCache | StateCache] = []
+    for index, layer in enumerate(rows[0].cache.layers):
+        if isinstance(layer, StateCache):
+            layers.append(StateCache.side_by_side([(row.cache.states[index], row.row) for row in rows], length))
+            mx.eval(layers[-1].arrays)
+            continue
+        arrays = _side_by_side([(row.cache.layers[index].arrays, row) for row in rows], length)
+        # Layer by layer, so that what is left behind can be freed meanwhile.
+        mx.eval(arrays)
+        layers.append(LayerCache.holding(arrays, length, layer.bits))
+    return layers
 
 
 def _side_by_side(rows: Sequence[tuple[Sequence[mx.array], CachedRow]], length: int) -> list[mx.array]:

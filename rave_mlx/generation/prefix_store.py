@@ -128,6 +128,7 @@ def fork(cache: Cache, length: int) -> Cache:
     """
     copy = Cache(len(cache.layers), gated=cache.gated)
     copy.layers = [layer.fork(length) for layer in cache.layers]
+    copy.mirror = None if cache.mirror is None else cache.mirror.fork(length)
     low, high = cache.visual_span
     copy.visual_span = (low, min(high, length)) if low < length else (0, 0)
     return copy

@@ -13,6 +13,7 @@ features are kept whole.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Protocol
 
 import mlx.core as mx
 
@@ -146,6 +147,30 @@ def _padded(x: mx.array, rows: int) -> mx.array:
     return mx.concatenate([x, fresh], axis=2)
 
 
+class Mirror(Protocol):
+    """Told of all that happens to a cache besides passes: other processes hold further heads of the same tokens."""
+
+    def trim(self, length: int) -> None:
+        """As of `Cache.trim`."""
+
+    def keep_states(self) -> None:
+        """As of `Cache.keep_states`."""
+
+    def keep_first(self, counts: Sequence[int], length: int) -> None:
+        """As of `StateCache.keep_first`, of every state."""
+
+    def fork(self, length: int) -> Mirror:
+        """That of a cache of the first tokens."""
+
+    def side_by_side(self, rows: Sequence[tuple[Mirror | None, int, Sequence[int]]], length: int) -> Mirror:
+        """That of rows of several caches as one: each of a cache, its row there, and the slots of its tokens.
+
+        Args:
+            rows: this mirror's cache is among them.
+            length: slots that there are to be.
+        """
+
+
 class Cache:
     """The layers' caches and what is known about the tokens in them.
 
@@ -154,6 +179,7 @@ class Cache:
         gated: whether gate features are computed and kept.
         visual_span: [first, last + 1) positions that hold every visual token, (0, 0) without one.
         hooks: what keys and values were made under (attention policies and what they know); None without any.
+        mirror: of a model that is split over processes; else None.
     """
 
     def __init__(
@@ -179,6 +205,7 @@ class Cache:
         self.gated = gated
         self.visual_span = (0, 0)
         self.hooks = hooks
+        self.mirror: Mirror | None = None
 
     @property
     def length(self) -> int:
@@ -204,6 +231,8 @@ class Cache:
         """Make it possible to go back to the present length, which keys and values always allow and states do not."""
         for state in self.states.values():
             state.keep()
+        if self.mirror is not None:
+            self.mirror.keep_states()
 
     def reach(self, length: int) -> int:
         """The largest length up to `length` that `trim` can go back to; without states that is `length`."""
@@ -226,6 +255,8 @@ class Cache:
         own = [self._own(index, length) for index in range(len(self.layers))]
         for layer, kept in zip(self.layers, own, strict=True):
             layer.trim(kept)
+        if self.mirror is not None:
+            self.mirror.trim(length)
         if self.hooks is not None:
             self.hooks.trim(length)
         low, high = self.visual_span

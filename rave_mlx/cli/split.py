@@ -1,0 +1,126 @@
+"""Commands whose model is split over the processes that `mlx.launch` started: process 0 is the command, the others hold
+their parts of the model and do what it says.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rave_mlx.models.lmm import LMM
+    from rave_mlx.split.follower import Follower
+    from rave_mlx.split.load import Processes
+
+_LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+"""What says in the environment that others were started together with this process."""
+
+
+def begin() -> Processes | None:
+    """The processes that are to share a model; None where this one was started alone.
+
+    In process 0 only this returns: the others hold their parts until that one ends.
+
+    Raises:
+        typer.Exit: in the other processes, at the end.
+        RaveError: where they do not find each other.
+    """
+    if not any(name in os.environ for name in _LAUNCHED):
+        return None
+    from rave_mlx.backend.distributed import join
+
+    world = join()
+    if world.size == 1:
+        return None
+    from rave_mlx.split.load import Processes
+
+    processes = Processes.of(world)
+    if world.rank == 0:
+        atexit.register(_end, processes)
+        return processes
+    _follow(processes)
+    raise typer.Exit(0)
+
+
+def load(
+    processes: Processes | None,
+    model: str | None,
+    *,
+    adapter: str | None = None,
+    mmproj: str | None = None,
+    kv_bits: int | None = None,
+) -> LMM:
+    """As of `api.load`; with several processes, their parts of the model.
+
+    Args:
+        processes: as of `begin`.
+        model, adapter, mmproj, kv_bits: as of `api.load`.
+
+    Raises:
+        UsageError: for an adapter on a model that is split.
+        RaveError: as of `api.load`; those of the other processes end this one at once, with their line.
+    """
+    from rave_mlx import api
+    from rave_mlx.backend.channel import encoded
+    from rave_mlx.errors import UsageError
+
+    if processes is None:
+        return api.load(model, adapter=adapter, mmproj=mmproj, kv_bits=kv_bits)
+    if adapter is not None:
+        raise UsageError(
+            "--adapter: an adapter is not split over processes; put it into the model first (rave-mlx fuse)"
+        )
+    for link in processes.links:
+        link.put(encoded({"do": "load", "model": model, "mmproj": mmproj}))
+    lmm, _ = _open(processes, model, mmproj)
+    lmm.kv_bits = kv_bits
+    return lmm
+
+
+def _open(processes: Processes, model: str | None, mmproj: str | None) -> tuple[LMM, Follower | None]:
+    """The part of a model that this process holds."""
+    from rave_mlx import backend
+    from rave_mlx.convert.notes import print_note
+    from rave_mlx.convert.open import find, open_stored
+    from rave_mlx.split.load import open_part
+
+    backend.prepare()
+    folder = find(model)
+    stored = open_stored(folder, mmproj=None if mmproj is None else Path(mmproj))
+    for note in stored.notes if processes.world.rank == 0 else ():
+        print_note(note)
+    return open_part(stored.lmm, stored.tensors, stored.place, processes, None, str(folder))
+
+
+def _follow(processes: Processes) -> None:
+    """Hold a part of the model, and do what process 0 says until it ends."""
+    from rave_mlx.backend.channel import encoded
+    from rave_mlx.errors import RaveError
+
+    (link,) = processes.links
+    try:
+        message, _ = link.take()
+        if message["do"] == "load":
+            _, follower = _open(processes, message["model"], message["mmproj"])
+            assert follower is not None
+            follower.run()
+    except (RaveError, RuntimeError, MemoryError) as error:
+        # Process 0 says it, and ends.
+        code = error.exit_code if isinstance(error, RaveError) else 1
+        link.put(encoded({"do": "failed", "why": str(error) or type(error).__name__, "code": code}))
+        link.close()
+        raise typer.Exit(code) from None
+
+
+def _end(processes: Processes) -> None:
+    """Let the other processes end."""
+    from rave_mlx.backend.channel import encoded
+
+    for link in processes.links:
+        link.put(encoded({"do": "end"}))
+    for link in processes.links:
+        link.close()
