@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -33,7 +33,13 @@ from rave_mlx.models.vision import build_tower
 
 
 class LMM(nn.Module):
-    """A model with its tokenizer and chat template. Weights are parameters; nothing of a request is kept."""
+    """A model with its tokenizer and chat template. Weights are parameters; nothing of a request is kept.
+
+    Attributes:
+        has_all_heads: whether this process has every head of the decoder, as what looks into layers needs.
+    """
+
+    has_all_heads: ClassVar[bool] = True
 
     def __init__(self, config: LMMConfig, tokenizer: Tokenizer, template: ChatTemplate, path: Path | None = None):
         super().__init__()

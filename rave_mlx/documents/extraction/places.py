@@ -93,14 +93,15 @@ def find_places(
         answer: ids of the answer.
         sought: the values in it.
         pages: what the images of the prompt show, in their order.
-        watch: whether the model may read its answer once more, which takes as long as reading the prompt.
+        watch: whether the model may read its answer once more, which takes as long as reading the prompt; a model that
+            is split over processes cannot be watched.
         gate: whether the pair gates were used, as of `Job.gate`.
         features: of the prompt's images by digest, where they are known.
     """
     known = [_in_text(value, pages) for value in sought]
     unsure = [i for i, found in enumerate(known) if len(found) != 1]
     seen: list[Place | None] = [None] * len(sought)
-    if watch and unsure and prompt.images:
+    if watch and unsure and prompt.images and lmm.has_all_heads:
         spans = [sought[i].tokens for i in unsure]
         maps = look_up(lmm, prompt, answer, spans, gate=gate, features=features)
         inks: dict[int, Ink] = {}
