@@ -1,6 +1,6 @@
 """Does the pair gate help? Equal starts, data, order and steps; the gate, its parts, and what costs as much.
 
-    python -m recipes.ablation --small     # the same with a start too short to find much: to see that it runs
+    python -m recipes.ablation --small     # seven variants from a shorter start, one seed: under half an hour
     python -m recipes.ablation --out RUN   # everything that docs/evidence.md lists; goes on where it was stopped
 
 A small reader is trained without gates until it reads dense pages in part. From there every variant goes on with the

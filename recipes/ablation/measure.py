@@ -10,11 +10,11 @@ from numpy.random import default_rng
 from torch import Tensor
 
 from recipes.ablation.model import watched
+from recipes.ablation.mutual import Reader
 from recipes.ablation.pages import KINDS, Kind, make_batch
 from recipes.ablation.variants import Variant
 from recipes.builtin.data import Batch
 from recipes.builtin.losses import see
-from recipes.builtin.model import Nano
 from recipes.builtin.tokens import IMAGE_PREFIX
 
 HELD_OUT = 9_000_000
@@ -72,7 +72,7 @@ def held_out(kind: Kind, pages: int) -> Iterable[Batch]:
 
 
 @torch.no_grad()
-def measure(model: Nano, variant: Variant, kind: Kind, pages: int) -> Measured:
+def measure(model: Reader, variant: Variant, kind: Kind, pages: int) -> Measured:
     """Answers of a reader to all questions about held-out pages.
 
     An answer counts where every token, its end included, is the most likely one after those before it: then greedy

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recipes.ablation.mutual import Reader
 from recipes.ablation.variants import GateForm, Variant
 from recipes.builtin.data import CHARACTERS, LINES, SLOTS
 from recipes.builtin.layers import NanoConfig, SwiGLU, normalise
-from recipes.builtin.model import Cache, DecoderBlock, Nano
+from recipes.builtin.model import Cache, DecoderBlock
 
 SHAPE = NanoConfig(
     vision_width=64,
@@ -134,16 +135,16 @@ class Widened(nn.Module):
         return y
 
 
-def make(shape: NanoConfig = SHAPE, block: type[DecoderBlock] = Block) -> Nano:
+def make(shape: NanoConfig = SHAPE, block: type[DecoderBlock] = Block) -> Reader:
     """The reader without gates, freshly initialised from torch's generator, its layers made of `block`."""
-    model = Nano(shape, False, SLOTS, CHARACTERS, LINES, block)
+    model = Reader(shape, False, SLOTS, CHARACTERS, LINES, block)
     nn.init.normal_(model.language_model.embed_tokens.weight, std=shape.width**-0.5)
     for p in model.rows.parameters():
         p.requires_grad_(False)  # Lines are not counted here.
     return model
 
 
-def add(model: Nano, variant: Variant) -> list[nn.Parameter]:
+def add(model: Reader, variant: Variant) -> list[nn.Parameter]:
     """Put into the reader what a variant has more than it; the parameters that were added.
 
     Args:
@@ -151,6 +152,7 @@ def add(model: Nano, variant: Variant) -> list[nn.Parameter]:
         variant: what to add.
     """
     before = {id(p) for p in model.parameters()}
+    model.mutual = variant.mutual
     if variant.frozen:
         model.requires_grad_(False)
     for layer in model.language_model.layers:
@@ -165,7 +167,7 @@ def add(model: Nano, variant: Variant) -> list[nn.Parameter]:
     return [p for p in model.parameters() if id(p) not in before]
 
 
-def watched(model: Nano, variant: Variant) -> Nano:
+def watched(model: Reader, variant: Variant) -> Reader:
     """The same reader, a variant's additions included, made to show its attention."""
     copy = make(model.c, WatchedBlock)
     add(copy, variant)

@@ -7,7 +7,7 @@ which token is attended to. On dense pages dozens of labels differ from others i
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,8 @@ KINDS: tuple[Kind, ...] = ("cards", "list", "easy")
 DENSE: tuple[Kind, ...] = ("cards",)
 LETTERS = "abcdefhknpstuxz"
 DIGITS = "0123456789"
+QUESTION_TOKENS = 2
+"""Of every question: the letters of a label."""
 SIZES = (10, 11, 12, 13)
 """Font sizes in pixels; those of cards are 3 less."""
 
@@ -159,6 +161,18 @@ def make_batch(rng: Generator, kind: Kind, pages: int) -> Batch:
     weight = np.ones(ids.shape, np.float32)
     kinds = np.where(label >= 0, KINDS.index(kind), -1)
     return Batch(np.stack(images), np.stack(cells), nothing, ids, segment, place, label, weight, kinds, target)
+
+
+def with_fewer(batch: Batch, questions: int) -> Batch:
+    """The same pages with the first few of their questions, all of which are equally long.
+
+    Args:
+        batch: of one kind.
+        questions: how many to keep of each page.
+    """
+    kept = int((batch.segment[0] < questions).sum())
+    packed = ("ids", "segment", "place", "label", "weight", "kind", "target")
+    return replace(batch, **{name: getattr(batch, name)[:, :kept] for name in packed})
 
 
 def _packed(number: int, question: Asked, layout: Layout) -> NDArray[np.int64]:

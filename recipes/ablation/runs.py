@@ -12,15 +12,17 @@ import torch
 
 from recipes.ablation.measure import Measured, measure
 from recipes.ablation.model import make
+from recipes.ablation.mutual import Reader
 from recipes.ablation.pages import KINDS
 from recipes.ablation.train import CHUNK, Plan, train
 from recipes.ablation.variants import TRIED, VARIANTS, Variant
-from recipes.builtin.model import Nano
 
 FINE = Plan(steps=0, muon=6e-4, adamw=3e-4, steady=0.2)
 """How variants are trained; steps, seed and the rate of what is added are put in."""
 RATES = (1e-3, 3e-3, 1e-2)
 """Rates that are tried for what a variant adds."""
+FEWER_PAGES = 4
+"""Pages are divided by it where a page has to be read once for each question."""
 RATE_SEED = 9
 """Of the runs that try them."""
 
@@ -70,7 +72,7 @@ class Outcome:
     empty: dict[str, list[float]]
 
 
-def the_start(out: Path, plan: Plan, report: Callable[[str], None]) -> Nano:
+def the_start(out: Path, plan: Plan, report: Callable[[str], None]) -> Reader:
     """The reader that every variant starts from, trained or read from `out`."""
     file = out / "start.pt"
     torch.manual_seed(plan.seed)
@@ -90,7 +92,7 @@ def the_start(out: Path, plan: Plan, report: Callable[[str], None]) -> Nano:
     return model
 
 
-def the_rates(out: Path, start: Nano, budget: Budget, report: Callable[[str], None]) -> dict[str, float]:
+def the_rates(out: Path, start: Reader, budget: Budget, report: Callable[[str], None]) -> dict[str, float]:
     """The learning rate of each addition: the best of `RATES`, chosen now or read from `out`.
 
     The best has the least loss on cards after a run of half the length, frozen, with a seed that no other run has.
@@ -107,7 +109,7 @@ def the_rates(out: Path, start: Nano, budget: Budget, report: Callable[[str], No
     return chosen
 
 
-def _tried(start: Nano, variant: Variant, rate: float, budget: Budget) -> float:
+def _tried(start: Reader, variant: Variant, rate: float, budget: Budget) -> float:
     model = make(start.c)
     model.load_state_dict(start.state_dict())
     train(model, variant, replace(FINE, seed=RATE_SEED, steps=max(1, budget.steps[1] // 2), added=rate))
@@ -122,16 +124,19 @@ def outcomes(file: Path) -> list[Outcome]:
 
 
 def todo(budget: Budget, done: Sequence[Outcome]) -> Iterator[tuple[str, Variant, int]]:
-    """Runs that are left, those of the first seed before all others."""
+    """Runs that are left, those of variants with several seeds before all others, seed by seed."""
     there = {(outcome.name, outcome.seed) for outcome in done}
-    for seed in range(1, budget.seeds + 1):
-        for name in budget.names:
-            variant = VARIANTS[name]
-            if seed <= variant.seeds and (name, seed) not in there:
-                yield name, variant, seed
+    several = [name for name in budget.names if VARIANTS[name].seeds > 1]
+    single = [name for name in budget.names if VARIANTS[name].seeds == 1]
+    wanted = [(name, seed) for seed in range(1, budget.seeds + 1) for name in several]
+    for name, seed in wanted + [(name, 1) for name in single]:
+        if seed <= VARIANTS[name].seeds and (name, seed) not in there:
+            yield name, VARIANTS[name], seed
 
 
-def run_one(start: Nano, name: str, variant: Variant, seed: int, budget: Budget, rates: Mapping[str, float]) -> Outcome:
+def run_one(
+    start: Reader, name: str, variant: Variant, seed: int, budget: Budget, rates: Mapping[str, float]
+) -> Outcome:
     """Train a variant from the start, what it adds at the rate of its kind, and measure it."""
     model = make(start.c)
     model.load_state_dict(start.state_dict())
@@ -140,12 +145,13 @@ def run_one(start: Nano, name: str, variant: Variant, seed: int, budget: Budget,
         plan = replace(plan, added=rates[variant.addition])
     before = sum(p.numel() for p in model.parameters())
     seconds = train(model, variant, plan)
-    measured = {kind: measure(model, variant, kind, budget.pages) for kind in KINDS}
+    pages = budget.pages if variant.questions is None else max(1, budget.pages // FEWER_PAGES)
+    measured = {kind: measure(model, variant, kind, pages) for kind in KINDS}
     added = sum(p.numel() for p in model.parameters()) - before
     return Outcome(name, seed, added, seconds, **_figures(measured))
 
 
-def measure_start(start: Nano, budget: Budget) -> Outcome:
+def measure_start(start: Reader, budget: Budget) -> Outcome:
     """The common start as it is, with no seed of its own."""
     measured = {kind: measure(start, Variant(), kind, budget.pages) for kind in KINDS}
     return Outcome("start", 0, 0, 0.0, **_figures(measured))

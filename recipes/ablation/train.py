@@ -12,7 +12,8 @@ from numpy.random import default_rng
 from torch import Tensor, nn
 
 from recipes.ablation.model import add
-from recipes.ablation.pages import Kind, make_batch
+from recipes.ablation.mutual import Reader
+from recipes.ablation.pages import Kind, make_batch, with_fewer
 from recipes.ablation.variants import Variant
 from recipes.builtin.config import TrainConfig
 from recipes.builtin.data import Batch
@@ -87,7 +88,7 @@ def loss_of(model: Nano, batch: Batch, plan: Plan, config: TrainConfig, frozen_t
 
 
 def train(
-    model: Nano,
+    model: Reader,
     variant: Variant,
     plan: Plan,
     kinds: Sequence[Kind] = ORDER,
@@ -113,6 +114,7 @@ def train(
     begun = time.process_time() - spent
     for step in range(first, plan.steps):
         batch = make_batch(default_rng([plan.seed, step]), kinds[step % len(kinds)], plan.pages)
+        batch = batch if variant.questions is None else with_fewer(batch, variant.questions)
         for optimizer in tools:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * rate_at(step, plan)

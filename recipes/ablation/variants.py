@@ -39,6 +39,8 @@ class Variant:
         wider: hidden units added to the MLP of every decoder layer.
         frozen: whether all that the start has stays as it is.
         seeds: how many runs.
+        mutual: image tokens see the question (modality-mutual attention).
+        questions: asked about a page; None for all. With few of them, fewer pages are measured, too.
     """
 
     gate: GateForm | None = None
@@ -46,6 +48,8 @@ class Variant:
     wider: int = 0
     frozen: bool = False
     seeds: int = 1
+    mutual: bool = False
+    questions: int | None = None
 
     @property
     def addition(self) -> str | None:
@@ -58,6 +62,8 @@ MATCHED_LORA = (6, 1)
 MATCHED_WIDTH = 8
 """Hidden units that add 3,072 parameters a layer."""
 SEVERAL = 3
+FEW = 3
+"""Questions about a page where it has to be read once for each of them."""
 
 VARIANTS: dict[str, Variant] = {
     "none": Variant(seeds=SEVERAL),
@@ -75,6 +81,9 @@ VARIANTS: dict[str, Variant] = {
     "suppress": Variant(GateForm(squash="suppress")),
     "boost": Variant(GateForm(squash="boost")),
     "half the groups": Variant(GateForm(groups=1)),
+    "few questions": Variant(questions=FEW),
+    "few questions, pair r=14": Variant(GateForm(), questions=FEW),
+    "few questions, mma": Variant(mutual=True, questions=FEW),
     "frozen, pair r=14": Variant(GateForm(), frozen=True, seeds=SEVERAL),
     "frozen, lora": Variant(lora=MATCHED_LORA, frozen=True, seeds=SEVERAL),
     "frozen, wider": Variant(wider=MATCHED_WIDTH, frozen=True),
