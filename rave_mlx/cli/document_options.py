@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rave_mlx.cli import split
+
 if TYPE_CHECKING:
     from rave_mlx.documents.progress import Report
     from rave_mlx.documents.sources import Pile
@@ -49,6 +51,16 @@ AllowErrors = Annotated[
 BatchSize = Annotated[
     int, typer.Option("--batch-size", min=1, metavar="N", help="Answers that are written together; takes memory.")
 ]
+Split = Annotated[
+    split.Split | None,
+    typer.Option(
+        "--split",
+        help="Under mlx.launch. documents: every process has the whole model and takes every n-th document; model: all "
+        "work on each document, and every one holds a part of the model. Default: model where one machine has not the "
+        "memory for it.",
+        rich_help_panel=_RUN,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report; failures are still said.")]
 
 
@@ -87,6 +99,7 @@ def go(
     resume: bool,
     allow_errors: bool,
     quiet: bool,
+    alone: bool = False,
 ) -> Report:
     """Run over documents with progress and report; ends the command with 1 where there are errors.
 
@@ -97,16 +110,17 @@ def go(
         pile, process, out, settings, empty, resume: as of `documents.run.run`.
         allow_errors: whether documents may fail.
         quiet: whether nothing is shown but failures.
+        alone: whether all documents are this process', whatever others there are.
 
     Raises:
         typer.Exit: with code 1; with 0 in a process that is not the first.
         RaveError: as `documents.run.run`.
     """
-    from rave_mlx.backend.distributed import join
+    from rave_mlx.backend.distributed import World, join
     from rave_mlx.documents.progress import Progress
     from rave_mlx.documents.run import run
 
-    world = join()
+    world = World() if alone else join()
     bar = world.is_writer and (out is not None or not sys.stdout.isatty())
     share = len(pile.documents[world.rank :: world.size])
     with Progress(what, share, quiet=quiet or not world.is_writer, bar=bar) as progress:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rave_mlx.cli import document_options, options
+from rave_mlx.cli import document_options, options, split
 
 _HOW = "How it reads"
 
@@ -58,6 +58,7 @@ def extract(
         int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.", rich_help_panel=_HOW)
     ] = 4096,
     batch_size: document_options.BatchSize = 8,
+    shared: document_options.Split = None,
     boxes: Annotated[
         bool,
         typer.Option("--boxes/--no-boxes", help="Whether the place of each value is looked for.", rich_help_panel=_HOW),
@@ -78,6 +79,7 @@ def extract(
     from rave_mlx.documents.extraction.schema import ExtractionSchema
     from rave_mlx.errors import UsageError
 
+    processes = split.begin_documents(shared, model)
     if (schema is None) == (fields is None):
         raise UsageError('extract needs either --schema SCHEMA.json or --fields "total, due date"')
     asked = ExtractionSchema.of_names(fields) if fields is not None else ExtractionSchema.of(schema)
@@ -88,13 +90,12 @@ def extract(
     skip = [path for path in (schema, review) if path is not None]
     pile = document_options.find(files, pages, out, quiet=quiet, skip=skip)
 
-    from rave_mlx.api import load
     from rave_mlx.checkpoint.fingerprint import adapter_fingerprint, fingerprint
     from rave_mlx.generation.page_store import PageStore
 
-    lmm = load(model, adapter=adapter, mmproj=mmproj, kv_bits=kv_bits)
+    lmm = split.load(processes, model, adapter=adapter, mmproj=mmproj, kv_bits=kv_bits)
     chosen = Options(attention, image_tokens, max_tokens, boxes=boxes)
-    store = PageStore.open(lmm) if page_cache else None
+    store = PageStore.open(lmm) if page_cache and processes is None else None
     extractor = Extractor(lmm, asked, options=chosen, batch_size=batch_size, pages=store)
     settings = {
         "command": "extract", "schema": asked.schema, "model": fingerprint(lmm),
@@ -105,7 +106,7 @@ def extract(
     try:
         document_options.go(
             "extract", pile, extractor.process, out=out, settings=settings, empty=EMPTY, resume=resume,
-            allow_errors=allow_errors, quiet=quiet,
+            allow_errors=allow_errors, quiet=quiet, alone=processes is not None,
         )  # fmt: skip
     except typer.Exit as ended:
         failed = ended

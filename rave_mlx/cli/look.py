@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rave_mlx.cli import options
+from rave_mlx.cli import options, split
 
 if TYPE_CHECKING:
     from rave_mlx.models.lmm import LMM
@@ -85,6 +85,7 @@ def look(
 
     [bold]rave-mlx look --image receipt.png --prompt "What is the total?"[/bold]
     """
+    split.refuse("look")
     from rave_mlx.api import load
     from rave_mlx.errors import UsageError
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rave_mlx.cli import document_options, options
+from rave_mlx.cli import document_options, options, split
 
 if TYPE_CHECKING:
     from rave_mlx.documents.pages import Document
@@ -63,6 +63,7 @@ def read(
         bool, typer.Option("--bbox", help="With --format json: ask the model where things stand, if it can say so.")
     ] = False,
     batch_size: document_options.BatchSize = 8,
+    shared: document_options.Split = None,
     resume: document_options.Resume = False,
     allow_errors: document_options.AllowErrors = False,
     quiet: document_options.Quiet = False,
@@ -74,13 +75,13 @@ def read(
     Each model is asked in the way it was trained for. Where an answer repeats itself, the page is asked again, and
     again in parts; what is still missing is said. Exit code 1 where a document could not be read, or not all of it.
     """
-    from rave_mlx.api import load
     from rave_mlx.checkpoint.fingerprint import adapter_fingerprint, fingerprint
     from rave_mlx.documents.transcription.page_questions import ReadOptions
     from rave_mlx.documents.transcription.page_reader import PageReader
     from rave_mlx.errors import UsageError
     from rave_mlx.generation.page_store import PageStore
 
+    processes = split.begin_documents(shared, model)
     if bbox and written is not Format.JSON:
         raise UsageError("--bbox: boxes are written with --format json; add it, or leave --bbox out")
     if resume and out is None:
@@ -88,9 +89,10 @@ def read(
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file; name a folder for one file a document")
     pile = document_options.find(files, pages, None, quiet=quiet, skip=[] if out is None else [out])
-    lmm = load(model, adapter=adapter, mmproj=mmproj, kv_bits=kv_bits)
+    lmm = split.load(processes, model, adapter=adapter, mmproj=mmproj, kv_bits=kv_bits)
     reading = ReadOptions(boxes=bbox, image_tokens=image_tokens, max_tokens=max_tokens)
-    reader = PageReader(lmm, reading, batch_size=batch_size, pages=PageStore.open(lmm) if page_cache else None)
+    pages_kept = PageStore.open(lmm) if page_cache and processes is None else None
+    reader = PageReader(lmm, reading, batch_size=batch_size, pages=pages_kept)
     prompt = reader.asker.prompt
     if bbox and not prompt.writes_boxes:
         raise UsageError(f"--bbox: {prompt.name} has no known way to write boxes of a whole page; leave it out")
@@ -110,7 +112,10 @@ def read(
         "bbox": bbox,
         "prompt": prompt.to_dict(),
     }
-    _to_folder(pile, reader, files, written, out, settings, resume=resume, allow_errors=allow_errors, quiet=quiet)
+    _to_folder(
+        pile, reader, files, written, out, settings,
+        resume=resume, allow_errors=allow_errors, quiet=quiet, alone=processes is not None,
+    )  # fmt: skip
 
 
 def _to_folder(
@@ -124,6 +129,7 @@ def _to_folder(
     resume: bool,
     allow_errors: bool,
     quiet: bool,
+    alone: bool,
 ) -> None:
     """One file a document."""
     from rave_mlx.documents.transcription.result_files import EMPTY, INDEX, ResultFiles, places
@@ -144,6 +150,7 @@ def _to_folder(
         resume=resume,
         allow_errors=allow_errors,
         quiet=quiet,
+        alone=alone,
     )
 
 

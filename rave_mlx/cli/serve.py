@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rave_mlx.cli import options
+from rave_mlx.cli import options, split
 
 _PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client")
 _WHO, _LIMITS, _MEMORY = "Who may ask", "Limits of a request", "Memory"
@@ -114,6 +114,7 @@ def serve(
     from rave_mlx.serve.open_models import check_adapters, model_name, parse_adapters
     from rave_mlx.serve.settings import Limits, ServeSettings
 
+    processes = split.begin()
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise RaveError(f"serve needs {' and '.join(missing)}; run: pip install 'rave-mlx[serve]'")
@@ -141,13 +142,14 @@ def serve(
         limits=limits,
     )
     check_adapters(settings.adapters)
+    if processes is not None and settings.adapters:
+        raise UsageError(split.NO_ADAPTER)
 
-    from rave_mlx.api import load
     from rave_mlx.serve.run import bind, serve_at
     from rave_mlx.serve.shelf import Shelf
 
     bound = bind(settings)  # before a model is loaded, which may take long
-    lmm = load(model, mmproj=mmproj, kv_bits=kv_bits)
+    lmm = split.load(processes, model, mmproj=mmproj, kv_bits=kv_bits)
     shelf = Shelf(
         model_name(name, model),
         lmm,

@@ -5,6 +5,7 @@ their parts of the model and do what it says.
 from __future__ import annotations
 
 import atexit
+import enum
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from rave_mlx.split.follower import Follower
     from rave_mlx.split.load import Processes
 
+
+class Split(enum.StrEnum):
+    """What several processes share."""
+
+    MODEL = "model"
+    DOCUMENTS = "documents"
+
+
+NO_ADAPTER = "--adapter: an adapter is not split over processes; put it into the model first (rave-mlx fuse)"
 _LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 """What says in the environment that others were started together with this process."""
 
@@ -29,7 +39,7 @@ def begin() -> Processes | None:
         typer.Exit: in the other processes, at the end.
         RaveError: where they do not find each other.
     """
-    if not any(name in os.environ for name in _LAUNCHED):
+    if not is_launched():
         return None
     from rave_mlx.backend.distributed import join
 
@@ -44,6 +54,62 @@ def begin() -> Processes | None:
         return processes
     _follow(processes)
     raise typer.Exit(0)
+
+
+def begin_documents(chosen: Split | None, model: str | None) -> Processes | None:
+    """As of `begin`, for commands whose documents the processes may share instead, each with the whole model.
+
+    Args:
+        chosen: what is shared; None: the model where it does not fit into the memory of one of the processes.
+        model: as of `api.load`.
+
+    Raises:
+        typer.Exit, RaveError: as of `begin`.
+    """
+    if not is_launched():
+        return None
+    from rave_mlx.backend.distributed import join
+
+    world = join()
+    if world.size == 1 or chosen is Split.DOCUMENTS:
+        return None
+    if chosen is None and not world.totals(not _fits(model))[0]:
+        return None
+    return begin()
+
+
+def refuse(command: str) -> None:
+    """Refuse a command that needs all heads of a layer in one process.
+
+    Raises:
+        UsageError: where several processes were started; in one of them.
+        typer.Exit: in the others.
+    """
+    if not is_launched():
+        return
+    from rave_mlx.backend.distributed import join
+    from rave_mlx.errors import UsageError
+
+    world = join()
+    if world.rank > 0:
+        raise typer.Exit(UsageError.exit_code)
+    if world.size > 1:
+        raise UsageError(f"{command} needs all heads of a layer in one process; start it without mlx.launch")
+
+
+def is_launched() -> bool:
+    """Whether `mlx.launch`, or another launcher of MLX, started this process."""
+    return any(name in os.environ for name in _LAUNCHED)
+
+
+def _fits(model: str | None) -> bool:
+    """Whether the weights of a model fit into the memory of this machine."""
+    from rave_mlx import backend
+    from rave_mlx.convert.open import find
+
+    folder = find(model)
+    files = [folder] if folder.is_file() else list(folder.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in files) <= backend.memory().available
 
 
 def load(
@@ -71,9 +137,7 @@ def load(
     if processes is None:
         return api.load(model, adapter=adapter, mmproj=mmproj, kv_bits=kv_bits)
     if adapter is not None:
-        raise UsageError(
-            "--adapter: an adapter is not split over processes; put it into the model first (rave-mlx fuse)"
-        )
+        raise UsageError(NO_ADAPTER)
     for link in processes.links:
         link.put(encoded({"do": "load", "model": model, "mmproj": mmproj}))
     lmm, _ = _open(processes, model, mmproj)

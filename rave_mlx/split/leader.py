@@ -188,8 +188,12 @@ class SplitLMM(LMM):
         whole: the model without weights.
         decoder: process 0's part.
         followers: the other processes.
+
+    Attributes:
         gates_act: whether any of the pair gates, in whatever process, does something.
     """
+
+    has_all_heads = False
 
     def __init__(self, whole: LMM, decoder: LeadingDecoder, followers: Followers):
         super().__init__(whole.config, whole.tokenizer, whole.template, whole.path)

@@ -20,14 +20,13 @@ Spans = tuple[Span, ...]
 """Several, which lie one after the other in a part."""
 
 
-_KNOWN = frozenset(
-    """
-    vocab_size hidden_size intermediate_size num_layers num_heads num_kv_heads head_dim rope max_positions norm_eps
-    qkv_bias qk_norm qk_norm_rotated output_bias mlp_bias sublayer_norms offset_norms activation embed_scale
-    query_scale score_scale residual_scale logit_scale logit_cap tie_embeddings head_bias sliding_window sliding_layers
-    sliding_rope output_gate linear experts
-    """.split()
-)
+_KNOWN = frozenset({
+    "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "rope",
+    "max_positions", "norm_eps", "qkv_bias", "qk_norm", "qk_norm_rotated", "output_bias", "mlp_bias", "sublayer_norms",
+    "offset_norms", "activation", "embed_scale", "query_scale", "score_scale", "residual_scale", "logit_scale",
+    "logit_cap", "tie_embeddings", "head_bias", "sliding_window", "sliding_layers", "sliding_rope", "output_gate",
+    "linear", "experts",
+})  # fmt: skip
 """Fields of `TextConfig` that a split decoder computes as a whole one does; others must have their default."""
 
 
