@@ -2,8 +2,8 @@
 
 `prepare()` comes before the first computation. On Metal and CUDA it only looks. On a Linux CPU it gives MLX a fast
 BLAS (`cpu.blas`), keeps the C library from returning large buffers to the system after every operation
-(`cpu.allocator`), and makes sure that `mx.compile` can build kernels (`cpu.compilation`). Importing this module does
-none of that.
+(`cpu.allocator`), makes sure that `mx.compile` can build kernels (`cpu.compilation`), and lets MLX multiply with packed
+weights where the kernels for that have been built (`cpu.packed_products`). Importing this module does none of that.
 
 What a CPU wants of callers: float32 (half precision and quantized products are far slower there), and independent
 work spread over `streams()`.
@@ -11,6 +11,7 @@ work spread over `streams()`.
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import threading
@@ -23,7 +24,7 @@ from typing import Literal
 import mlx.core as mx
 
 from rave_mlx.backend import system
-from rave_mlx.backend.cpu import allocator, blas, compilation
+from rave_mlx.backend.cpu import allocator, blas, compilation, packed_products
 from rave_mlx.backend.system import Memory
 from rave_mlx.errors import MemoryLimitError
 
@@ -47,6 +48,8 @@ class Backend:
         blas_note: which BLAS that is, or why MLX keeps its own.
         compiler: path of the g++ behind `mx.compile` on a CPU.
         jit_note: why `mx.compile` builds no kernels; "" where it does.
+        kernels: multiply with packed weights on a CPU; None where they are expanded.
+        kernels_note: why there are none; "" where there are, and on GPUs.
     """
 
     kind: Literal["metal", "cuda", "cpu"]
@@ -57,6 +60,8 @@ class Backend:
     blas_note: str = ""
     compiler: str | None = None
     jit_note: str = ""
+    kernels: packed_products.Kernels | None = None
+    kernels_note: str = ""
 
     @property
     def blas(self) -> blas.Library | None:
@@ -145,6 +150,12 @@ def expand_quantized(stored: int, expanded: int) -> bool:
     return current().kind == "cpu" and max(stored, _HEADROOM * expanded) <= memory().available
 
 
+def multiplies_packed(group_size: int, bits: int, mode: str) -> bool:
+    """Whether products with weights of this packing (a matrix, no experts) are fast here without expanding them."""
+    found = current()
+    return found.kind != "cpu" or (found.kernels is not None and packed_products.covers(group_size, bits, mode))
+
+
 def check_memory(need: int, what: str, remedy: str) -> None:
     """Refuse what does not fit into memory.
 
@@ -174,7 +185,17 @@ def _prepare() -> Backend:
     else:
         binding, note = None, "MLX uses the system's BLAS on this platform"
     compiler = system.compiler()
-    return Backend("cpu", device, mx.float32, cores, binding, note, compiler, compilation.problem(compiler))
+    jit_note = compilation.problem(compiler)
+    kernels, kernels_note = _kernels(cores, binding)
+    return Backend("cpu", device, mx.float32, cores, binding, note, compiler, jit_note, kernels, kernels_note)
+
+
+def _kernels(cores: int, binding: blas.Binding | None) -> tuple[packed_products.Kernels | None, str]:
+    if sys.platform != "linux":
+        return None, "for Linux only"
+    limits = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
+    threads = next((int(limit) for limit in limits if limit.isdigit() and int(limit)), cores)
+    return packed_products.load(threads, None if binding is None else binding.library.address("cblas_sgemm"))
 
 
 @cache

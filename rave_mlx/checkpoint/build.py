@@ -11,7 +11,7 @@ import mlx.core as mx
 from rave_mlx import backend
 from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.finite import is_finite, some
-from rave_mlx.checkpoint.packed import expand, expanded_bytes, packed_module, quantize_modules
+from rave_mlx.checkpoint.packed import expand, expanded_bytes, multiplied_packed, packed_module, quantize_modules
 from rave_mlx.config import LMMConfig
 from rave_mlx.errors import ModelError
 from rave_mlx.inputs.prompt.chat_template import ChatTemplate
@@ -77,11 +77,11 @@ def fill(lmm: LMM, tensors: dict[str, mx.array], dtype: mx.Dtype | None, where: 
     tensors.clear()
     if quantization is not None:
         stored = sum(t.nbytes for t in found.values())
-        expanded = sum(expanded_bytes(n, found, quantization) for n in found)
+        keep = multiplied_packed(found, quantization)
+        expanded = sum(expanded_bytes(n, found, quantization) for n in found if packed_module(n, found) not in keep)
         if backend.expand_quantized(stored, expanded):
-            found = dict(expand(found, quantization))
-        else:
-            quantize_modules(lmm, found, quantization)
+            found = dict(expand(found, quantization, keep=keep))
+        quantize_modules(lmm, found, quantization)
     expected = {name: array.shape for name, array in lmm.named_weights().items()}
     directory.check_tensors({n: t.shape for n, t in found.items()}, expected, where)
     dtype = dtype or backend.current().dtype
@@ -104,7 +104,7 @@ def _refuse_not_finite(lmm: LMM, weights: Iterable[tuple[str, mx.array]], where:
 
     A row of an embedding counts only when its token is read, and some models never trained all of theirs.
     """
-    wrong = [name for name, tensor in weights if not is_finite(tensor)]
+    wrong = [name for name, tensor in weights if not (is_finite(tensor) or directory.is_bound(name))]
     if wrong == ["decoder.embed.weight"] and not lmm.config.text.tie_embeddings:
         print(f"rave-mlx: warning: {where}: NaN or infinite weights in {wrong[0]}", file=sys.stderr)
     elif wrong:

@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from rave_mlx import backend
 from rave_mlx.config import QuantizationConfig
 from rave_mlx.errors import ModelError
 
@@ -16,7 +17,10 @@ PARTS = ("weight", "scales", "biases")
 
 
 def expand(
-    tensors: Mapping[str, mx.array], quantization: QuantizationConfig, dtype: mx.Dtype = mx.float32
+    tensors: Mapping[str, mx.array],
+    quantization: QuantizationConfig,
+    dtype: mx.Dtype = mx.float32,
+    keep: Container[str] = (),
 ) -> Iterator[tuple[str, mx.array]]:
     """The tensors, lazy, with every packed matrix as the numbers that it stands for, computed in float32.
 
@@ -24,13 +28,14 @@ def expand(
         tensors: by canonical name, packed matrices as weight, scales and biases.
         quantization: how they are packed.
         dtype: of the expanded matrices; other tensors keep theirs.
+        keep: modules that stay packed.
 
     Raises:
         ModelError: for a packed matrix that `quantization` leaves out.
     """
     for name in tensors:
         module = packed_module(name, tensors)
-        if module is None:
+        if module is None or module in keep:
             yield name, tensors[name]
         elif name == f"{module}.weight":
             scales, biases = tensors[f"{module}.scales"], tensors.get(f"{module}.biases")
@@ -57,6 +62,22 @@ def packed_module(name: str, tensors: Container[str]) -> str | None:
     module, _, part = name.rpartition(".")
     packed = part in PARTS and f"{module}.weight" in tensors and f"{module}.scales" in tensors
     return module if packed else None
+
+
+def multiplied_packed(tensors: Mapping[str, mx.array], quantization: QuantizationConfig) -> set[str]:
+    """The packed modules with which this machine multiplies fast as they are: matrices, no experts.
+
+    Raises:
+        ModelError: for a packed matrix that `quantization` leaves out.
+    """
+    found = set()
+    for name, tensor in tensors.items():
+        module = packed_module(name, tensors)
+        if module is not None and name == f"{module}.weight" and tensor.ndim == 2:
+            setting = _setting(module, quantization)
+            if backend.multiplies_packed(setting.group_size, setting.bits, setting.mode):
+                found.add(module)
+    return found
 
 
 def plain_shapes(

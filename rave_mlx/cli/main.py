@@ -16,7 +16,21 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from rave_mlx.cli import cache, chat, convert, doctor, evaluate, export, extract, fuse, look, read, serve, train
+from rave_mlx.cli import (
+    build_kernels,
+    cache,
+    chat,
+    convert,
+    doctor,
+    evaluate,
+    export,
+    extract,
+    fuse,
+    look,
+    read,
+    serve,
+    train,
+)
 from rave_mlx.cli.aliases import translate
 from rave_mlx.cli.image_arguments import ImagesCommand
 from rave_mlx.errors import RaveError
@@ -42,6 +56,7 @@ app.command(cls=ImagesCommand)(look.look)
 app.command()(serve.serve)
 app.command()(cache.cache)
 app.command()(doctor.doctor)
+app.command()(build_kernels.build_kernels)
 
 
 def _show_version(wanted: bool) -> None:

@@ -10,7 +10,10 @@ import ctypes
 import os
 import stat
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+
+_loaded = count()
 
 
 def load(folder: Path, name: str, build: Callable[[], bytes]) -> ctypes.CDLL:
@@ -52,7 +55,8 @@ def _load(name: str, place: int) -> ctypes.CDLL:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or not is_own(status):
             raise PermissionError(f"{name}: others may have written it")
-        return ctypes.CDLL(f"/proc/self/fd/{file}")
+        # The loader takes a name that it has seen for the library that it loaded then: each has its own.
+        return ctypes.CDLL(f"/proc/self/{'/' * next(_loaded)}fd/{file}")
     finally:
         os.close(file)
 

@@ -1,0 +1,27 @@
+// Products of whole arrays, on plain memory: few rows with the kernels, many by a BLAS on expanded blocks of the matrix.
+#pragma once
+#include "products.h"
+
+namespace rave {
+
+// A matrix anywhere in memory; steps are in elements.
+struct Operand {
+    const void* data;
+    Type type;
+    int64_t rows, width, row_step, step;
+};
+
+using Sgemm = void (*)(int, int, int, int, int, int, float, const float*, int, const float*, int, float, float*, int);
+
+void set_up(const Kernels* kernels, int threads, Sgemm sgemm);
+const Kernels* kernels();
+bool has_blas();
+
+// y (x.rows, count) = x (x.rows, width) times the transpose of w (count, width).
+void packed_product(const Packed& w, int64_t count, const Operand& x, float* y);
+// y (x.rows, w.width) = x (x.rows, count) times w (count, width); needs a BLAS.
+void packed_product_plain(const Packed& w, int64_t count, const Operand& x, float* y);
+// y (a.rows, b.rows) = a (rows, width) times the transpose of b (count, width).
+void plain_product(const Operand& a, const Operand& b, float* y);
+
+}  // namespace rave
