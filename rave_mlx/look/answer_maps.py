@@ -95,7 +95,7 @@ def _check(lmm: LMM, chosen: Steering, messages: Sequence[Mapping[str, Any]] | P
     if image is None or connector is None:
         raise PromptError("this model reads text only, there is nothing to look at; choose a vision-language model")
     for each in chosen.policies:
-        if each.has("after_block"):
+        if each.drops or each.has("after_block"):
             raise UsageError(f"--attention {each.name} drops tokens on the way; look shows policies that keep all")
         if each.has("logits_processor"):
             raise UsageError(f"--attention {each.name} acts on the answer's logits; look shows attention")

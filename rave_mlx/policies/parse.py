@@ -40,7 +40,7 @@ def steering(attention: Attention) -> Steering:
     revising = [policy.name for policy in policies if policy.has("revise")]
     if len(revising) > 1:
         raise UsageError(f"--attention: {' and '.join(revising)} both choose what is read; take one of them")
-    dropping = [policy.name for policy in policies if policy.has("after_block")]
+    dropping = [policy.name for policy in policies if policy.drops or policy.has("after_block")]
     if len(dropping) > 1:
         raise UsageError(f"--attention: {' and '.join(dropping)} both drop visual tokens; take one of them")
     return Steering("rave" in gates, policies)

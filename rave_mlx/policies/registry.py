@@ -20,6 +20,7 @@ from rave_mlx.policies.rereading.carve import CARVE
 from rave_mlx.policies.rereading.funnel import VisualFunnel
 from rave_mlx.policies.rereading.guidance import Guidance
 from rave_mlx.policies.rereading.multi_scale import MultiScale
+from rave_mlx.policies.rereading.rtprune import RTPrune
 from rave_mlx.policies.rereading.tiled_crops import TiledCrops
 
 POLICIES: dict[str, type[Policy]] = {
@@ -39,6 +40,7 @@ POLICIES: dict[str, type[Policy]] = {
         Debias,
         VisionDrop,
         VFlowOpt,
+        RTPrune,
         CARVE,
         VisualFunnel,
         TiledCrops,

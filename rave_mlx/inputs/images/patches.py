@@ -62,6 +62,8 @@ class ImagePatches:
         region: the part of these tiles that shows the image, where it was padded to fill them; else None.
         original: the upright RGB original, where it cannot be had back from `pixels` (tiles, and
             images rounded up beyond the largest sides).
+        kept: indices of those visual tokens that stand in the prompt, ascending, where some were dropped; None: all.
+            `layout` counts all, positions are those that they have among all, features are of those that are kept.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -72,10 +74,11 @@ class ImagePatches:
     arrangement: tuple[int, int] = (1, 1)
     region: Region | None = None
     original: Image.Image | None = field(default=None, repr=False)
+    kept: npt.NDArray[np.int64] | None = field(default=None, repr=False)
 
     @property
     def tokens(self) -> int:
-        """Visual tokens in the prompt."""
+        """Visual tokens, of which `kept` stand in the prompt."""
         return sum(part for part in self.layout if isinstance(part, int))
 
 

@@ -203,16 +203,29 @@ def build_prompt(
     grids = [patches.grid for patches in images]
     place = page_positions if page_axes else rotary_positions
     positions = place(image, grids, merge_size) if merge_size else plain_positions(len(image))
-    role = np.array(builder.role, np.int8)
+    role, message = np.array(builder.role, np.int8), np.array(builder.message, np.int32)
+    if any(patches.kept is not None for patches in images):
+        stay = _kept(image, images)
+        ids, role, image, message, positions = (x[..., stay] for x in (ids, role, image, message, positions))
     token_map = TokenMap(
         role=role,
         image=image,
         positions=positions,
-        message=np.array(builder.message, np.int32),
+        message=message,
         lookahead=_lookahead(ids[0], image, tokens.answer, mask),
         reader=last_inputs(role, image) if readers else None,
     )
     return Prompt(ids, tuple(images), token_map)
+
+
+def _kept(image: NDArray[np.int32], images: Sequence[ImagePatches]) -> NDArray[np.bool_]:
+    """(L,) marks of the tokens that stay where visual ones were dropped; image (L,) as of `TokenMap`."""
+    stay = np.ones(len(image), bool)
+    for index, patches in enumerate(images):
+        if patches.kept is not None:
+            own = np.flatnonzero(image == index)
+            stay[np.delete(own, patches.kept)] = False
+    return stay
 
 
 def _lookahead(
