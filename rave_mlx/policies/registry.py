@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rave_mlx.policies.methods.act import ACT
+from rave_mlx.policies.methods.adapt import ADAPT
 from rave_mlx.policies.methods.aif import AIF
 from rave_mlx.policies.methods.debias import Debias
 from rave_mlx.policies.methods.dyvte import DyVTE
@@ -33,6 +34,7 @@ POLICIES: dict[str, type[Policy]] = {
         VHR,
         PAINT,
         PAI,
+        ADAPT,
         AIF,
         EEMLLM,
         IRI,
