@@ -7,12 +7,14 @@ from __future__ import annotations
 import atexit
 import enum
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
+    from rave_mlx.backend.distributed import World
     from rave_mlx.models.lmm import LMM
     from rave_mlx.split.follower import Follower
     from rave_mlx.split.load import Processes
@@ -26,6 +28,8 @@ class Split(enum.StrEnum):
 
 
 NO_ADAPTER = "--adapter: an adapter is not split over processes; put it into the model first (rave-mlx fuse)"
+_MEET_SECONDS = 300.0
+"""What the processes have to find each other: on some machines a program loads slowly the first time."""
 _LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 """What says in the environment that others were started together with this process."""
 
@@ -41,9 +45,7 @@ def begin() -> Processes | None:
     """
     if not is_launched():
         return None
-    from rave_mlx.backend.distributed import join
-
-    world = join()
+    world = _join()
     if world.size == 1:
         return None
     from rave_mlx.split.load import Processes
@@ -68,9 +70,7 @@ def begin_documents(chosen: Split | None, model: str | None) -> Processes | None
     """
     if not is_launched():
         return None
-    from rave_mlx.backend.distributed import join
-
-    world = join()
+    world = _join()
     if world.size == 1 or chosen is Split.DOCUMENTS:
         return None
     if chosen is None and not world.totals(not _fits(model))[0]:
@@ -87,14 +87,36 @@ def refuse(command: str) -> None:
     """
     if not is_launched():
         return
-    from rave_mlx.backend.distributed import join
     from rave_mlx.errors import UsageError
 
-    world = join()
+    world = _join()
     if world.rank > 0:
         raise typer.Exit(UsageError.exit_code)
     if world.size > 1:
         raise UsageError(f"{command} needs all heads of a layer in one process; start it without mlx.launch")
+
+
+def _join() -> World:
+    """The processes that were started together.
+
+    Raises:
+        RaveError: where they do not find each other.
+    """
+    from rave_mlx.backend.channel import leave
+    from rave_mlx.backend.distributed import join
+    from rave_mlx.errors import RaveError
+
+    # MLX waits for ever for a process that does not come.
+    late = f"the processes have not found each other in {_MEET_SECONDS:.0f} s; were all of them started?"
+    watch = threading.Timer(_MEET_SECONDS, leave, (late, 1))
+    watch.daemon = True
+    watch.start()
+    try:
+        return join()
+    except RuntimeError as error:
+        raise RaveError(f"the processes do not find each other ({error}); start all of them again") from None
+    finally:
+        watch.cancel()
 
 
 def is_launched() -> bool:
@@ -131,32 +153,35 @@ def load(
         RaveError: as of `api.load`; those of the other processes end this one at once, with their line.
     """
     from rave_mlx import api
-    from rave_mlx.backend.channel import encoded
     from rave_mlx.errors import UsageError
 
     if processes is None:
         return api.load(model, adapter=adapter, mmproj=mmproj, kv_bits=kv_bits)
     if adapter is not None:
         raise UsageError(NO_ADAPTER)
-    for link in processes.links:
-        link.put(encoded({"do": "load", "model": model, "mmproj": mmproj}))
     lmm, _ = _open(processes, model, mmproj)
     lmm.kv_bits = kv_bits
     return lmm
 
 
 def _open(processes: Processes, model: str | None, mmproj: str | None) -> tuple[LMM, Follower | None]:
-    """The part of a model that this process holds."""
+    """The part of a model that this process holds; process 0 tells the others of the model once it knows it."""
     from rave_mlx import backend
+    from rave_mlx.backend.channel import encoded
     from rave_mlx.convert.notes import print_note
     from rave_mlx.convert.open import find, open_stored
     from rave_mlx.split.load import open_part
+    from rave_mlx.split.shares import check_split
 
     backend.prepare()
     folder = find(model)
     stored = open_stored(folder, mmproj=None if mmproj is None else Path(mmproj))
-    for note in stored.notes if processes.world.rank == 0 else ():
-        print_note(note)
+    if processes.world.rank == 0:
+        for note in stored.notes:
+            print_note(note)
+        check_split(stored.lmm.config, processes.world.size)
+        for link in processes.links:
+            link.put(encoded({"do": "load", "model": model, "mmproj": mmproj}))
     return open_part(stored.lmm, stored.tensors, stored.place, processes, None, str(folder))
 
 
@@ -168,10 +193,10 @@ def _follow(processes: Processes) -> None:
     (link,) = processes.links
     try:
         message, _ = link.take()
-        if message["do"] == "load":
+        while message["do"] == "load":
             _, follower = _open(processes, message["model"], message["mmproj"])
             assert follower is not None
-            follower.run()
+            message = follower.run()
     except (RaveError, RuntimeError, MemoryError) as error:
         # Process 0 says it, and ends.
         code = error.exit_code if isinstance(error, RaveError) else 1

@@ -35,15 +35,15 @@ class Follower:
         self._passes = 0
         self._last: mx.array | None = None
 
-    def run(self) -> None:
-        """Work until process 0 ends."""
+    def run(self) -> Message:
+        """Work until process 0 opens another model, or ends; returns what it said."""
         with wired_memory():
             while True:
                 message, arrays = self._link.take()
                 for number in message.get("dropped", ()):
                     self._caches.pop(number, None)
-                if message["do"] == "end":
-                    return
+                if message["do"] in ("load", "end"):
+                    return message
                 getattr(self, f"_{message['do']}")(message, arrays)
 
     def _pass(self, message: Message, arrays: dict[str, NDArray[Any]]) -> None:

@@ -83,6 +83,16 @@ def share_of(config: LMMConfig, rank: int, size: int) -> Share:
     return Share(rank, size, heads, kv, keys, gated)
 
 
+def check_split(config: LMMConfig, size: int) -> None:
+    """Refuse a model that cannot be split among so many processes.
+
+    Raises:
+        ModelError: with what is possible.
+    """
+    share_of(config, 0, size)
+    units_of(config, size)
+
+
 def part_config(config: LMMConfig, share: Share, units: Units) -> LMMConfig:
     """The configuration of a process' decoder: of its own heads and widths.
 
