@@ -70,6 +70,14 @@ def look(
         bool,
         typer.Option("--table", help="Print how much attention goes to image, text and sinks, too (as in table.txt)."),
     ] = False,
+    heads_table: Annotated[
+        bool,
+        typer.Option(
+            "--heads-table",
+            help="Print, for every run, visual sinks, dormant heads, and what gates do to each head: the model's own "
+            "output gates, where it has them, and pair gates.",
+        ),
+    ] = False,
     pointing: Annotated[
         int | None,
         typer.Option(
@@ -90,7 +98,7 @@ def look(
     from rave_mlx.errors import UsageError
 
     if pointing is not None:
-        if image or prompt or layers or heads or out:
+        if image or prompt or layers or heads or out or heads_table:
             raise UsageError("--pointing asks questions of its own; beside it go --model, --adapter, --compare, --json")
         _point(pointing, load(model, adapter=adapter, mmproj=mmproj), compare, json)
         return
@@ -99,6 +107,7 @@ def look(
     from rave_mlx.checkpoint.directory import check_new
     from rave_mlx.cli.image_arguments import open_arguments
     from rave_mlx.look.comparison import compare as compare_runs
+    from rave_mlx.look.heads import head_figures, head_table
     from rave_mlx.look.maps import parse_numbers
     from rave_mlx.look.masses import mass_table
     from rave_mlx.look.output import as_json, write_folder
@@ -112,6 +121,11 @@ def look(
     parts = [{"type": "image", "image": each.source, "page": each.page} for each in images]
     messages = [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
     runs = compare_runs(lmm, messages, _policies(compare, lmm), max_tokens=max_tokens, image_tokens=image_tokens)
+    tables = [
+        (run, head_table(head_figures(lmm, messages, policy=run.attention, image_tokens=image_tokens)))
+        for run in runs
+        if heads_table
+    ]
     written = write_folder(runs, folder, layers=chosen, heads=of_heads)
     for run in runs:
         print(f"{run.attention}: {run.answer}", file=sys.stderr)
@@ -122,6 +136,7 @@ def look(
     print("\n".join(map(str, written)))
     if table:
         print("\n" + "\n\n".join(map(mass_table, runs)))
+    print("".join(f"\nheads, attention {run.attention}\n{table}\n" for run, table in tables), end="")
 
 
 def _say_what_chat_answers(

@@ -39,8 +39,8 @@ def compare(
         raise UsageError(f"--compare names {twice[0]} twice; once is enough")
     for policy in policies:
         chosen = steering(policy)
-        if chosen.gate and not lmm.decoder.gates:
-            raise UsageError("--compare rave: this model has no pair gates; leave rave out or name an adapter that has")
+        if chosen.gate and not (lmm.decoder.gates or lmm.decoder.sink_gates):
+            raise UsageError("--compare rave: this model has no gates; leave rave out or name an adapter that has")
         attach(lmm, chosen.policies)
     return [collect(lmm, messages, policy=p, max_tokens=max_tokens, image_tokens=image_tokens) for p in policies]
 

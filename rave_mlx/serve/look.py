@@ -111,8 +111,8 @@ def _shown(name: str, lmm: LMM) -> Steering:
     """
     steer = policy_of(name)
     assert steer is not None
-    if steer.gate and not lmm.decoder.gates:
-        raise UsageError("compare: rave: this model has no pair gates; leave rave out or name an adapter that has")
+    if steer.gate and not (lmm.decoder.gates or lmm.decoder.sink_gates):
+        raise UsageError("compare: rave: this model has no gates; leave rave out or name an adapter that has")
     kept = tuple(each for each in steer.policies if not each.has("logits_processor"))
     return replace(steer, policies=kept)
 
