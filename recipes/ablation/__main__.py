@@ -12,12 +12,12 @@ import torch
 from recipes.ablation.runs import Budget, measure_start, run_all, the_start
 from recipes.ablation.table import table
 from recipes.ablation.train import Plan
-from recipes.ablation.variants import VARIANTS
+from recipes.ablation.variants import SEVERAL, VARIANTS
 
-WHOLE = Budget(Plan(2000, taught=0.6), (150, 150), 160, tuple(VARIANTS), 3)
+WHOLE = Budget(Plan(2000, taught=0.6), (24, 48, 96), 160, tuple(VARIANTS), SEVERAL)
 SMALL = Budget(
     Plan(900, taught=0.6),
-    (80, 80),
+    (24, 48, 96),
     64,
     ("none", "pair r=14", "lora", "wider", "sum", "frozen, pair r=14", "frozen, lora"),
     1,

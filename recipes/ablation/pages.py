@@ -19,9 +19,10 @@ from recipes.builtin.data import ALPHABET, CELL, SLOTS, UNCOUNTED, Batch
 from recipes.builtin.places import NOWHERE
 from recipes.builtin.tokens import TURN_END, encode
 
-Kind = Literal["cards", "list", "easy"]
-KINDS: tuple[Kind, ...] = ("cards", "list", "easy")
-DENSE: tuple[Kind, ...] = ("cards",)
+Kind = Literal["cards", "list", "easy", "full"]
+KINDS: tuple[Kind, ...] = ("cards", "list", "easy", "full")
+DENSE: tuple[Kind, ...] = ("full",)
+"""What the primary outcome is measured on; the start has not seen such pages."""
 LETTERS = "abcdefhknpstuxz"
 DIGITS = "0123456789"
 QUESTION_TOKENS = 2
@@ -52,6 +53,7 @@ LAYOUTS: dict[Kind, Layout] = {
     "cards": Layout(rows=12, columns=12, fields=96, across=1, questions=24),
     "list": Layout(rows=12, columns=12, fields=11, across=3, questions=24),
     "easy": Layout(rows=6, columns=8, fields=8, across=1, questions=8),
+    "full": Layout(rows=12, columns=12, fields=144, across=1, questions=24),
 }
 
 

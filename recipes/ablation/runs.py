@@ -13,16 +13,16 @@ import torch
 from recipes.ablation.measure import Measured, measure
 from recipes.ablation.model import make
 from recipes.ablation.mutual import Reader
-from recipes.ablation.pages import KINDS
-from recipes.ablation.train import CHUNK, Plan, train
-from recipes.ablation.variants import TRIED, VARIANTS, Variant
+from recipes.ablation.pages import DENSE, KINDS, Kind
+from recipes.ablation.train import CHUNK, DENSER, Plan, train
+from recipes.ablation.variants import SEVERAL, TRIED, VARIANTS, Variant
 
 FINE = Plan(steps=0, muon=6e-4, adamw=3e-4, steady=0.2)
 """How variants are trained; steps, seed and the rate of what is added are put in."""
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-3, 1e-2, 3e-2)
 """Rates that are tried for what a variant adds."""
 FEWER_PAGES = 4
-"""Pages are divided by it where a page has to be read once for each question."""
+"""Pages are divided by it for what is not the primary outcome."""
 RATE_SEED = 9
 """Of the runs that try them."""
 
@@ -33,14 +33,15 @@ class Budget:
 
     Attributes:
         start: steps of the common start.
-        steps: of a variant that trains the whole model, and of one that trains what is added.
-        pages: held-out pages of each kind.
+        steps: of a variant that trains the whole model, of one that trains what is added, and of one with few
+            questions.
+        pages: held-out pages of the dense kind; a quarter of them of each other kind, and with few questions.
         names: variants.
         seeds: most runs of a variant.
     """
 
     start: Plan
-    steps: tuple[int, int]
+    steps: tuple[int, int, int]
     pages: int
     names: tuple[str, ...]
     seeds: int
@@ -95,7 +96,7 @@ def the_start(out: Path, plan: Plan, report: Callable[[str], None]) -> Reader:
 def the_rates(out: Path, start: Reader, budget: Budget, report: Callable[[str], None]) -> dict[str, float]:
     """The learning rate of each addition: the best of `RATES`, chosen now or read from `out`.
 
-    The best has the least loss on cards after a run of half the length, frozen, with a seed that no other run has.
+    The best has the least loss on dense pages after a frozen run with a seed that no other run has.
     """
     file = out / "rates.json"
     chosen: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -104,7 +105,7 @@ def the_rates(out: Path, start: Reader, budget: Budget, report: Callable[[str], 
         losses = {rate: _tried(start, VARIANTS[TRIED[addition]], rate, budget) for rate in RATES}
         chosen[addition] = min(losses, key=lambda rate: losses[rate])
         tried = ", ".join(f"{rate:g}: {loss:.3f}" for rate, loss in losses.items())
-        report(f"rate of {addition}: {chosen[addition]:g} (loss on cards {tried})")
+        report(f"rate of {addition}: {chosen[addition]:g} (loss on dense pages {tried})")
         file.write_text(json.dumps(chosen), encoding="utf-8")
     return chosen
 
@@ -112,8 +113,8 @@ def the_rates(out: Path, start: Reader, budget: Budget, report: Callable[[str], 
 def _tried(start: Reader, variant: Variant, rate: float, budget: Budget) -> float:
     model = make(start.c)
     model.load_state_dict(start.state_dict())
-    train(model, variant, replace(FINE, seed=RATE_SEED, steps=max(1, budget.steps[1] // 2), added=rate))
-    return measure(model, variant, "cards", budget.pages).loss
+    train(model, variant, replace(FINE, seed=RATE_SEED, steps=budget.steps[1], added=rate), DENSER)
+    return measure(model, variant, DENSE[0], max(1, budget.pages // FEWER_PAGES)).loss
 
 
 def outcomes(file: Path) -> list[Outcome]:
@@ -124,12 +125,11 @@ def outcomes(file: Path) -> list[Outcome]:
 
 
 def todo(budget: Budget, done: Sequence[Outcome]) -> Iterator[tuple[str, Variant, int]]:
-    """Runs that are left, those of variants with several seeds before all others, seed by seed."""
+    """Runs that are left, those of the primary comparisons before all others, seed by seed."""
     there = {(outcome.name, outcome.seed) for outcome in done}
-    several = [name for name in budget.names if VARIANTS[name].seeds > 1]
-    single = [name for name in budget.names if VARIANTS[name].seeds == 1]
-    wanted = [(name, seed) for seed in range(1, budget.seeds + 1) for name in several]
-    for name, seed in wanted + [(name, 1) for name in single]:
+    several = [name for name in budget.names if VARIANTS[name].seeds == SEVERAL]
+    others = [name for name in budget.names if VARIANTS[name].seeds != SEVERAL]
+    for name, seed in [(n, s) for names in (several, others) for s in range(1, budget.seeds + 1) for n in names]:
         if seed <= VARIANTS[name].seeds and (name, seed) not in there:
             yield name, VARIANTS[name], seed
 
@@ -140,21 +140,29 @@ def run_one(
     """Train a variant from the start, what it adds at the rate of its kind, and measure it."""
     model = make(start.c)
     model.load_state_dict(start.state_dict())
-    plan = replace(FINE, seed=seed, steps=budget.steps[variant.frozen])
+    plan = replace(FINE, seed=seed, steps=budget.steps[2 if variant.questions else int(variant.frozen)])
     if variant.addition is not None:
         plan = replace(plan, added=rates[variant.addition])
     before = sum(p.numel() for p in model.parameters())
-    seconds = train(model, variant, plan)
-    pages = budget.pages if variant.questions is None else max(1, budget.pages // FEWER_PAGES)
-    measured = {kind: measure(model, variant, kind, pages) for kind in KINDS}
+    seconds = train(model, variant, plan, DENSER)
+    measured = _measured(model, variant, budget)
     added = sum(p.numel() for p in model.parameters()) - before
     return Outcome(name, seed, added, seconds, **_figures(measured))
 
 
 def measure_start(start: Reader, budget: Budget) -> Outcome:
     """The common start as it is, with no seed of its own."""
-    measured = {kind: measure(start, Variant(), kind, budget.pages) for kind in KINDS}
+    measured = _measured(start, Variant(), budget)
     return Outcome("start", 0, 0, 0.0, **_figures(measured))
+
+
+def _measured(model: Reader, variant: Variant, budget: Budget) -> dict[Kind, Measured]:
+    """What a reader gets right on pages of every kind."""
+    fewer = max(1, budget.pages // FEWER_PAGES)
+    return {
+        kind: measure(model, variant, kind, budget.pages if kind in DENSE and not variant.questions else fewer)
+        for kind in KINDS
+    }
 
 
 def _figures(measured: dict[Any, Measured]) -> dict[str, Any]:

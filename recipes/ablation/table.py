@@ -74,9 +74,9 @@ def table(outcomes: Sequence[Outcome], start: Outcome | None = None) -> str:
     """
     groups = by_name(outcomes)
     lines = [
-        "| variant | added | seeds | cards | list | easy | cards, against its baseline | of each seed | pointing "
+        f"| variant | added | seeds | {' | '.join(KINDS)} | full, against its baseline | of each seed | pointing "
         "| image | empty | s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"|---|---|---|{'---|' * len(KINDS)}---|---|---|---|---|---|",
     ]
     if start is not None:
         lines.append(_row("(start)", [start], None))

@@ -22,7 +22,9 @@ from recipes.builtin.model import Nano
 from recipes.builtin.muon import Muon
 
 ORDER: tuple[Kind, ...] = ("cards", "list", "cards", "easy")
-"""Kinds of pages, step by step."""
+"""Kinds of pages of the start, step by step."""
+DENSER: tuple[Kind, ...] = ("full", "list", "full", "easy")
+"""The same of all that follows."""
 TAUGHT = TrainConfig(looking=0.3, counting=0.0, looking_layers=(2, 3), looking_heads=(2, 3))
 """Losses of the start while two heads of two layers are taught to look at the next character."""
 PLAIN = replace(TAUGHT, looking=0.0, looking_layers=(), looking_heads=())

@@ -47,7 +47,7 @@ class Variant:
     lora: tuple[int, int] | None = None
     wider: int = 0
     frozen: bool = False
-    seeds: int = 1
+    seeds: int = 2
     mutual: bool = False
     questions: int | None = None
 
@@ -61,7 +61,8 @@ MATCHED_LORA = (6, 1)
 """Ranks with which adapters have 2,880 parameters a layer; a gate of rank 14 has 2,884."""
 MATCHED_WIDTH = 8
 """Hidden units that add 3,072 parameters a layer."""
-SEVERAL = 3
+SEVERAL = 5
+"""Seeds of the primary comparisons."""
 FEW = 3
 """Questions about a page where it has to be read once for each of them."""
 

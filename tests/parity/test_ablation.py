@@ -181,11 +181,11 @@ def test_the_interval_is_that_of_scipy():
 
 
 def test_runs_go_on_where_they_were_stopped(tmp_path):
-    budget = Budget(Plan(2, pages=2), (1, 1), 8, ("none", "pair r=14", "constant"), 2)
+    budget = Budget(Plan(2, pages=2), (1, 1, 1), 8, ("none", "pair r=14", "constant"), 2)
     said = []
     first = runs.run_all(tmp_path, budget, said.append)
     assert [(o.name, o.seed) for o in first] == [
-        ("none", 1), ("pair r=14", 1), ("none", 2), ("pair r=14", 2), ("constant", 1)
+        ("none", 1), ("pair r=14", 1), ("none", 2), ("pair r=14", 2), ("constant", 1), ("constant", 2)
     ]  # fmt: skip
     lines = (tmp_path / "runs.jsonl").read_text().splitlines()
     (tmp_path / "runs.jsonl").write_text("\n".join(lines[:3]) + "\n")
