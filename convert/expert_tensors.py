@@ -6,7 +6,8 @@ The runtime has `experts.gate_proj.weight`, `experts.up_proj.weight` (experts, w
     fused     `experts.gate_up_proj` (experts, 2 width, hidden) and `experts.down_proj`: transformers 5
     turned    the same with the last two axes exchanged: Qwen3-VL as it was published, transformers 4
     single    `experts.0.gate_proj.weight` (width, hidden), ...: text models as they were published
-    mlx       `switch_mlp.gate_proj.weight`, as ours, plain or packed: mlx-lm and mlx-vlm
+    mlx       `switch_mlp.gate_proj.weight` (`experts.switch_glu.` of Gemma 4), as ours, plain or packed: mlx-lm and
+              mlx-vlm
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from rave_mlx.config import ExpertsConfig, TextConfig
 from rave_mlx.convert.families.base import ExpertLayout
 from rave_mlx.errors import ModelError
 
-_FUSED = re.compile(r"(.*\.mlp\.experts\.)(gate_up|down)_proj")
-_SINGLE = re.compile(r"(.*\.mlp\.experts\.)(\d+)\.((?:gate|up|down)_proj\.(?:weight|scales|biases))")
-_MLX = re.compile(r"(.*\.mlp\.)switch_mlp\.((?:gate|up|down)_proj\.(?:weight|scales|biases))")
-_OURS = re.compile(r"(.*\.mlp\.experts\.)(gate|up|down)_proj\.weight")
+_FUSED = re.compile(r"(.*\.experts\.)(gate_up|down)_proj")
+_SINGLE = re.compile(r"(.*\.experts\.)(\d+)\.((?:gate|up|down)_proj\.(?:weight|scales|biases))")
+_MLX = re.compile(r"(.*\.mlp\.|.*\.(?=experts\.))(?:switch_mlp|experts\.switch_glu)\.((?:gate|up|down)_proj\.(?:weight|scales|biases))")
+_OURS = re.compile(r"(.*\.experts\.)(gate|up|down)_proj\.weight")
 
 
 @dataclass(frozen=True)

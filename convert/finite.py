@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import mlx.core as mx
 
+from rave_mlx.checkpoint.directory import is_bound
 from rave_mlx.checkpoint.finite import has_infinity, is_finite, some
 
 
@@ -23,7 +24,7 @@ class FiniteCheck:
     def over(self, tensors: Iterable[tuple[str, mx.array]]) -> Iterator[tuple[str, mx.array]]:
         """The same tensors, remembered until they are computed."""
         for name, tensor in tensors:
-            if has_infinity(tensor.dtype):
+            if has_infinity(tensor.dtype) and not is_bound(name):
                 self._waiting[name] = tensor
             yield name, tensor
 

@@ -34,7 +34,8 @@ class Declared:
     def contradicts(self, path: str, found: QuantizationConfig) -> bool:
         """Whether it says something else about a module, by its path in the checkpoint, than its tensors do."""
         # mlx-lm writes paths without the prefix that a vision-language model puts before its decoder.
-        path = path.replace(".mlp.experts.", ".mlp.switch_mlp.")
+        stacked = ".mlp.switch_mlp." if ".mlp.experts." in path else ".experts.switch_glu."
+        path = path.replace(".mlp.experts.", stacked).replace(".experts.", stacked)
         for name in (path, path.removeprefix("language_model.")):
             if name in self.modules:
                 return self.modules[name] != found

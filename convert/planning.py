@@ -149,6 +149,7 @@ def _compute_bytes(tensors: Mapping[str, mx.array], compute: mx.Dtype | None) ->
 def _cache_bytes(config: LMMConfig, width: int) -> int:
     """Bytes a token takes in the cache."""
     text, gate = config.text, config.gate
-    keys = len(text.attention_layers) * text.num_kv_heads * text.head_dim * width
-    gated = sum(config.gates_layer(i) for i in range(text.num_layers))
-    return 2 * keys + (0 if gate is None else gated * len(gate.groups(text.num_kv_heads)) * gate.width * 4)
+    keys = text.key_numbers * width
+    gated = [] if gate is None else [i for i in range(text.num_layers) if config.gates_layer(i)]
+    groups = 0 if gate is None else sum(len(gate.groups(text.kv_heads_of(i))) * gate.width for i in gated)
+    return 2 * keys + 4 * groups

@@ -128,7 +128,7 @@ class Translation:
             if name in self.packed and EXPERTS not in name:
                 shape = (math.prod(shape[:-1]), shape[-1])
             before = wanted[origin.name][0] if origin.rows and origin.name in wanted else 0
-            wanted[origin.name] = (before + shape[0], *shape[1:])
+            wanted[origin.name] = (before + shape[0], *shape[1:]) if before else shape
             wanted.update({piece.name: piece.shape for piece in origin.rest if piece.shape is not None})
         directory.check_tensors(self.shapes, wanted, str(self.source.path))
         packed = {self.origins[name].name for name in self.packed}

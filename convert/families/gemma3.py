@@ -66,11 +66,11 @@ def config(source: Source) -> LMMConfig:
     vision.require("model_type", "siglip_vision_model")
     tower = read_tower(vision, "siglip_vision_model")
     count = whole.get("mm_tokens_per_image", int, 256)
-    tokens = read_tokens(source, _ended(whole, source), part, image=_id(whole, "image", 262144))
+    tokens = read_tokens(source, ended(whole, source), part, image=token_id(whole, "image", 262144))
     return LMMConfig(
         family="gemma3",
         text=decoder,
-        tokens=replace(tokens, placeholder=_id(whole, "boi", 255999)),
+        tokens=replace(tokens, placeholder=token_id(whole, "boi", 255999)),
         vision=tower,
         connector=PoolConnectorConfig(
             tower.hidden_size, _pool(tower, count, whole.where), decoder.hidden_size, tower.norm_eps
@@ -87,7 +87,7 @@ def text_config(source: Source) -> LMMConfig:
     return LMMConfig(
         family="gemma3_text",
         text=read_decoder(whole, tied=whole.get("tie_word_embeddings", bool, True)),
-        tokens=read_tokens(source, _ended(whole, source), whole),
+        tokens=read_tokens(source, ended(whole, source), whole),
         gate=read_gate(whole, source.config),
     )
 
@@ -211,20 +211,31 @@ def _images(source: Source, tower: TileVisionConfig, count: int, around: tuple[s
 
 
 def _around(source: Source, whole: Keys) -> tuple[str, str]:
-    """The tokens before and after an image's, as the tokenizer writes them."""
+    """The tokens before and after an image's."""
+    ids = token_id(whole, "boi", 255999), token_id(whole, "eoi", 256000)
+    return around(source, ids, ("<start_of_image>", "<end_of_image>"))
+
+
+def around(source: Source, ids: tuple[int, int], texts: tuple[str, str]) -> tuple[str, str]:
+    """The tokens before and after an image's, as the tokenizer writes them.
+
+    Args:
+        source: the checkpoint.
+        ids: of the two tokens.
+        texts: theirs where the tokenizer does not say it.
+    """
     file = source.path / directory.TOKENIZER
     added = (directory.read_json(file).get("added_tokens") or []) if file.is_file() else []
     words = {token.get("id"): token.get("content") for token in added if isinstance(token, dict)}
-    first, last = words.get(_id(whole, "boi", 255999)), words.get(_id(whole, "eoi", 256000))
-    return str(first or "<start_of_image>"), str(last or "<end_of_image>")
+    return str(words.get(ids[0]) or texts[0]), str(words.get(ids[1]) or texts[1])
 
 
-def _ended(whole: Keys, source: Source) -> Keys:
+def ended(whole: Keys, source: Source) -> Keys:
     """The configuration with the class's own end of an answer, which counts where none is given."""
     return Keys({"eos_token_id": 1, **source.config}, whole.where)
 
 
-def _id(whole: Keys, name: str, default: int) -> int:
+def token_id(whole: Keys, name: str, default: int) -> int:
     """A token's id, under the key of either time."""
     found: int = whole.get(f"{name}_token_index", int, whole.get(f"{name}_token_id", int, default))
     return found

@@ -18,12 +18,22 @@ def processor_keys(source: Source) -> Keys:
         ConfigError: when the checkpoint has no settings of an image processor.
     """
     keys = Keys(source.processor, str(source.path / "preprocessor_config.json"))
-    for step in ("do_resize", "do_rescale", "do_normalize"):
+    for step in ("do_resize", "do_normalize"):
         keys.require(step, True)
+    read_scale(keys)
+    return keys
+
+
+def read_scale(keys: Keys) -> None:
+    """Refuse an image processor's settings under which levels do not become numbers from 0 to 1.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    keys.require("do_rescale", True)
     scale = keys.get("rescale_factor", float, 1 / 255)
     if not math.isclose(scale, 1 / 255, rel_tol=1e-6):
         raise ConfigError(f"{keys.where}: rescale_factor {scale} is not supported, only 1/255")
-    return keys
 
 
 def read_levels(keys: Keys) -> dict[str, Any]:

@@ -87,11 +87,12 @@ class PairGate(nn.Module):
     the base model, and W still receives a gradient.
     """
 
-    def __init__(self, config: GateConfig, text: TextConfig):
+    def __init__(self, config: GateConfig, text: TextConfig, layer: int = 0):
+        """The gate of decoder layer `layer`, without effect as it starts."""
         super().__init__()
-        rank, width = config.rank, text.head_dim
-        groups = config.groups(text.num_kv_heads)
-        ratio = text.num_heads // text.num_kv_heads
+        rank, width = config.rank, text.head_dim_of(layer)
+        groups = config.groups(text.kv_heads_of(layer))
+        ratio = text.num_heads // text.kv_heads_of(layer)
         heads = len(groups) * ratio
         self.U = mx.random.normal((heads, rank, width)) * width**-0.5
         self.a = mx.zeros((heads, width))

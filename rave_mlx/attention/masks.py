@@ -44,6 +44,7 @@ def decoder_mask(
     valid: mx.array | None = None,
     window: int | None = None,
     lookahead: mx.array | None = None,
+    beyond_window: bool = False,
 ) -> Mask:
     """The mask of the last `num_queries` of `num_keys` tokens: causal, with exceptions.
 
@@ -53,7 +54,9 @@ def decoder_mask(
         valid: (B, Lk) marks of real tokens in a padded batch; padding may stand anywhere. A padding query might see
             no key at all, and its softmax would be NaN; it sees itself as well. Its output is never read.
         window: a token sees this many real tokens, itself the last.
-        lookahead: (B, 2, Lq) first and end of later keys that a token also sees; equal where there are none.
+        lookahead: (B, 2, Lq) first and end of keys that a token also sees, later ones mostly; equal where there are
+            none.
+        beyond_window: whether these are seen outside of the window, too.
 
     Returns:
         "causal" where there is no exception, else boolean (B or 1, 1, Lq, Lk).
@@ -65,13 +68,17 @@ def decoder_mask(
     rows = mx.arange(num_keys - num_queries, num_keys)[:, None]
     keys = mx.arange(num_keys)
     allowed = (rows >= keys)[None]
+    ahead = None
     if lookahead is not None:
-        allowed = allowed | ((keys >= lookahead[:, 0, :, None]) & (keys < lookahead[:, 1, :, None]))
+        ahead = (keys >= lookahead[:, 0, :, None]) & (keys < lookahead[:, 1, :, None])
+        allowed = allowed | ahead
     if window is not None and valid is None:
         allowed = allowed & (rows - keys < window)
     elif window is not None and valid is not None:
         number = mx.cumsum(valid.astype(mx.int32), axis=1)
         allowed = allowed & (number[:, num_keys - num_queries :, None] - number[:, None] < window)
+    if window is not None and ahead is not None and beyond_window:
+        allowed = allowed | ahead
     if valid is not None:
         allowed = (allowed & valid[:, None, :]) | (rows == keys)
     return allowed[:, None]

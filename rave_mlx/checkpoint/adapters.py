@@ -71,7 +71,7 @@ def adapter_weights(lmm: LMM, config: AdapterConfig) -> dict[str, mx.array]:
             return config.gate is not None
         if SINK_GATE in name:
             return config.sink_gate is not None
-        return name in leaves or name.partition(".")[0] in config.full
+        return name in leaves or (name.partition(".")[0] in config.full and not directory.is_constant(name))
 
     weights, modules = lmm.named_weights(), dict(lmm.named_modules())
     found = {name: x for name, x in weights.items() if belongs(name)}
@@ -190,7 +190,7 @@ def masked(model: LMMConfig, config: AdapterConfig, place: Path) -> LMMConfig:
         return model
     if (
         model.vision is None
-        or model.mask == "image"
+        or model.mask in ("image", "windows", "whole")
         or config.answer is None
         or not 0 <= config.answer < model.text.vocab_size
     ):

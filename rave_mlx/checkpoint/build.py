@@ -9,6 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from rave_mlx import backend
+from rave_mlx.backend.cpu import packed_products
 from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.finite import is_finite, some
 from rave_mlx.checkpoint.packed import expand, expanded_bytes, multiplied_packed, packed_module, quantize_modules
@@ -81,6 +82,7 @@ def fill(lmm: LMM, tensors: dict[str, mx.array], dtype: mx.Dtype | None, where: 
         expanded = sum(expanded_bytes(n, found, quantization) for n in found if packed_module(n, found) not in keep)
         if backend.expand_quantized(stored, expanded):
             found = dict(expand(found, quantization, keep=keep))
+            _say_how_to_stay_packed()
         quantize_modules(lmm, found, quantization)
     expected = {name: array.shape for name, array in lmm.named_weights().items()}
     directory.check_tensors({n: t.shape for n, t in found.items()}, expected, where)
@@ -97,6 +99,17 @@ def fill(lmm: LMM, tensors: dict[str, mx.array], dtype: mx.Dtype | None, where: 
             f"{where}: the weights cannot be read ({error}); download or convert the model again"
         ) from None
     _refuse_not_finite(lmm, weights, where)
+
+
+def _say_how_to_stay_packed() -> None:
+    """Say which command makes a packed model small and fast here, where that is what is missing."""
+    note = backend.current().kernels_note
+    if packed_products.COMMAND in note:
+        print(
+            f"rave-mlx: packed weights are expanded to float32 here (kernels: {note}); with them a model takes a "
+            "fraction of the memory and answers faster",
+            file=sys.stderr,
+        )
 
 
 def _refuse_not_finite(lmm: LMM, weights: Iterable[tuple[str, mx.array]], where: str) -> None:

@@ -41,6 +41,8 @@ EXPERTS = ".mlp.experts."
 """Part of the canonical names of the tensors of experts, whose first axis is the expert."""
 ROUTER = ".mlp.router"
 """End of the canonical name of a module that chooses experts."""
+_BOUNDS = (".input_min", ".input_max", ".output_min", ".output_max")
+_CONSTANTS = (".out_scale", ".feature_offset", ".feature_factor")
 INDEX = "model.safetensors.index.json"
 OTHER_LAYOUT = "consolidated*"
 """Files that hold the weights once more, in their author's own layout."""
@@ -50,6 +52,16 @@ _SHOWN = 10
 def is_exact(name: str) -> bool:
     """Whether a tensor of this canonical name stays in float32, whatever type the others have."""
     return is_gate(name) or name.endswith(DECAY)
+
+
+def is_bound(name: str) -> bool:
+    """Whether a tensor of this canonical name is a bound that numbers are clipped to, which may be infinite."""
+    return name.endswith(_BOUNDS)
+
+
+def is_constant(name: str) -> bool:
+    """Whether a tensor of this canonical name is never trained: bounds, statistics, and the scales of whole layers."""
+    return name.endswith((*_BOUNDS, *_CONSTANTS))
 
 
 def is_gate(name: str) -> bool:

@@ -6,93 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rave_mlx.config.experts import ExpertsConfig
+from rave_mlx.config.layer_inputs import LayerInputsConfig
 from rave_mlx.config.linear_attention import LinearAttentionConfig
 from rave_mlx.config.part import Part, positive
+from rave_mlx.config.rope import RopeConfig
 from rave_mlx.config.vision import Activation
 from rave_mlx.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class RopeScaling(Part):
-    """How rotary frequencies are stretched for contexts longer than the pre-training's.
-
-    Attributes:
-        kind: the rule: linear (position interpolation, arXiv 2306.15595), dynamic (NTK-aware, the base grows with
-            the length), yarn (arXiv 2309.00071), longrope (arXiv 2402.13753) or llama3.
-        factor: how many times longer.
-        original_positions: context length of the pre-training.
-        attention_factor: multiplies cos and sin (yarn, longrope); None for the rule's own value.
-        beta_fast, beta_slow: turns over the original context above and below which yarn keeps and stretches.
-        mscale, mscale_all_dim: yarn's attention factor as DeepSeek writes it; None to leave it out.
-        truncate: whether yarn rounds the bounds of its ramp to whole dimensions.
-        low_freq_factor, high_freq_factor: the same bounds for llama3.
-        short_factors, long_factors: longrope's divisor of every frequency, up to and beyond original_positions.
-    """
-
-    kind: Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
-    factor: float = 1.0
-    original_positions: int | None = None
-    attention_factor: float | None = None
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    truncate: bool = True
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    short_factors: tuple[float, ...] = ()
-    long_factors: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.kind != "linear" and self.original_positions is None:
-            raise ConfigError(f"text.rope.scaling: {self.kind} needs original_positions")
-        if self.kind == "longrope" and len(self.short_factors) != len(self.long_factors):
-            raise ConfigError("text.rope.scaling: short_factors and long_factors differ in length")
-
-    @property
-    def follows_length(self) -> bool:
-        """Whether the frequencies depend on how long the sequence is."""
-        return self.kind in ("dynamic", "longrope")
-
-
-@dataclass(frozen=True)
-class RopeConfig(Part):
-    """Rotary positions of the text decoder.
-
-    Attributes:
-        theta: base of the frequencies.
-        sections: for multimodal RoPE (Qwen2-VL, arXiv 2409.12191), how many of the frequencies turn with
-            the temporal, vertical and horizontal position, one after the other; None for plain one-dimensional
-            positions.
-        interleaved: the sections are dealt out instead (Qwen3-VL): frequency i turns with the vertical position where
-            i % 3 is 1 and with the horizontal one where it is 2, below three times that section's size, else with the
-            temporal one.
-        scaling: how frequencies are stretched for long contexts; None: not at all.
-        width: numbers of a head that are rotated, the first ones; the others stay as they are. None: all.
-        axes: what the sections are of. "time": of time, rows and columns, as above. "page" (HunyuanOCR): parts of the
-            whole head, twice as wide, of which the last three turn with the column, the row and the number of the
-            image, the ones before with the place in the text; a pair may so turn with two of them.
-        pairs: which numbers turn together: i and i + half of them ("halves"), or 2 i and 2 i + 1 ("neighbours", GLM-4).
-        query_growth, query_span: queries at position p are multiplied by 1 + query_growth ln(1 + floor(p /
-            query_span)), so that attention stays sharp over long contexts (Llama 4, Ministral 3); 0: they are not.
-    """
-
-    theta: float
-    sections: tuple[int, ...] | None = None
-    interleaved: bool = False
-    scaling: RopeScaling | None = None
-    width: int | None = None
-    pairs: Literal["halves", "neighbours"] = "halves"
-    axes: Literal["time", "page"] = "time"
-    query_growth: float = 0.0
-    query_span: int = 1
-
-    def __post_init__(self) -> None:
-        positive(self, "query_span")
-
-    def rotated(self, head_dim: int) -> int:
-        """Numbers of a head of this width that are rotated."""
-        return head_dim if self.width is None else self.width
 
 
 @dataclass(frozen=True)
@@ -124,6 +43,17 @@ class TextConfig(Part):
         sliding_window: in `sliding_layers`, a token sees itself and the tokens before it, this many in all; None: all.
         sliding_layers: layers with that window.
         sliding_rope: rotary positions of these layers; None: those of the others.
+        sliding_head_dim, sliding_kv_heads: width of a head in these layers, and heads of keys and values; None: as in
+            the others.
+        score_scale: factor of attention scores in the place of head_dim ** -0.5 (Gemma 4).
+        value_norm: whether values are normed, without a weight (Gemma 4).
+        values_from_keys: whether layers without a window take as values what their keys are before the norm (Gemma 4).
+        borrowed_layers: so many layers, the last ones, have no keys and values of their own and use those of the last
+            layer before them all that has a window, or has none, as they do (Gemma 4, Gemma 3n).
+        wide_borrowers: whether the MLP of these layers is twice as wide.
+        layer_scales: whether what leaves a layer is multiplied with a number of the layer's own (Gemma 4).
+        layer_inputs: what a token gives to every layer besides the stream (Gemma 4); None: nothing.
+        logit_cap: logits are bent into (-logit_cap, logit_cap), by tanh (Gemma 4); None: they are not.
         output_gate: whether the heads' outputs are multiplied with the sigmoid of a gate, which the queries' projection
             gives beside each head's query (Qwen3.5).
         linear: layers with linear attention in the place of attention; None: there are none.
@@ -157,18 +87,30 @@ class TextConfig(Part):
     sliding_window: int | None = None
     sliding_layers: Literal["all"] | tuple[int, ...] = "all"
     sliding_rope: RopeConfig | None = None
+    sliding_head_dim: int | None = None
+    sliding_kv_heads: int | None = None
+    score_scale: float | None = None
+    value_norm: bool = False
+    values_from_keys: bool = False
+    borrowed_layers: int = 0
+    wide_borrowers: bool = False
+    layer_scales: bool = False
+    layer_inputs: LayerInputsConfig | None = None
+    logit_cap: float | None = None
     output_gate: bool = False
     linear: LinearAttentionConfig | None = None
     experts: ExpertsConfig | None = None
 
     def __post_init__(self) -> None:
         positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_kv_heads", "head_dim")
-        if self.num_heads % self.num_kv_heads:
-            raise ConfigError(f"text: num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        for groups in (self.num_kv_heads, self.sliding_kv_heads or 1):
+            if self.num_heads % groups:
+                raise ConfigError(f"text: num_heads {self.num_heads} is not a multiple of num_kv_heads {groups}")
         if self.tie_embeddings and self.head_bias:
             raise ConfigError("text: tied embeddings have no head, so head_bias must be false")
-        if self.head_dim % 2:
-            raise ConfigError(f"text: head_dim {self.head_dim} is odd; rotary positions need pairs")
+        for width in (self.head_dim, self.sliding_head_dim or 2):
+            if width % 2 or width < 1:
+                raise ConfigError(f"text: head_dim {width} is odd; rotary positions need pairs")
         sections, page = self.rope.sections, self.rope.axes == "page"
         if page and (sections is None or len(sections) < 3 or self.rope.width or self.rope.pairs != "halves"):
             raise ConfigError("text.rope: axes of a page need three sections or more, of whole heads in halves")
@@ -181,8 +123,9 @@ class TextConfig(Part):
             local.sections != self.rope.sections or (local.scaling is not None and local.scaling.follows_length)
         ):
             raise ConfigError("text.sliding_rope: sections of its own, and a scaling by length, are not supported")
-        for rope in (self.rope, *([] if local is None else [local])):
-            self._check_rope(rope)
+        self._check_rope(self.rope, self.head_dim)
+        self._check_rope(local or self.rope, self.sliding_head_dim or self.head_dim)
+        self._check_borrowed()
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ConfigError(f"text.sliding_window is {self.sliding_window}; it must be at least 1")
         if self.linear is not None:
@@ -204,13 +147,26 @@ class TextConfig(Part):
         if len(layers) == self.num_layers:
             raise ConfigError("text.linear.layers names every layer; at least one needs attention")
 
-    def _check_rope(self, rope: RopeConfig) -> None:
-        """Refuse rotary positions that do not fit the heads."""
-        rotated = rope.rotated(self.head_dim)
-        if not 2 <= rotated <= self.head_dim or rotated % 2:
-            raise ConfigError(f"text.rope.width {rotated}: an even number from 2 to head_dim {self.head_dim} is needed")
+    def _check_borrowed(self) -> None:
+        """Refuse layers that use keys and values of others where there are no such others."""
+        own = self.num_layers - self.borrowed_layers
+        if not 1 <= own <= self.num_layers or (self.linear is not None and self.borrowed_layers):
+            raise ConfigError(f"text.borrowed_layers {self.borrowed_layers}: fewer than num_layers {self.num_layers}")
+        if self.borrowed_layers and self.output_gate:
+            raise ConfigError("text.borrowed_layers: with an output gate is not supported")
+        kinds = {self.slides(layer) for layer in range(own)}
+        if any(self.slides(layer) not in kinds for layer in range(own, self.num_layers)):
+            raise ConfigError(f"text.borrowed_layers {self.borrowed_layers}: no layer before them is of the same kind")
+
+    def _check_rope(self, rope: RopeConfig, head_dim: int) -> None:
+        """Refuse rotary positions that do not fit heads of this width."""
+        rotated = rope.rotated(head_dim)
+        if not 2 <= rotated <= head_dim or rotated % 2:
+            raise ConfigError(f"text.rope.width {rotated}: an even number from 2 to head_dim {head_dim} is needed")
+        if rope.turning is not None and not 0 <= rope.turning <= rotated // 2:
+            raise ConfigError(f"text.rope.turning {rope.turning}: a head has {rotated // 2} pairs")
         if rope.sections is not None and sum(rope.sections) * 2 != rotated:
-            width = "head_dim" if rotated == self.head_dim else "the rotated width"
+            width = "head_dim" if rotated == head_dim else "the rotated width"
             raise ConfigError(f"text.rope.sections {list(rope.sections)} must add up to {width} / 2 = {rotated // 2}")
         scaling = rope.scaling
         if scaling is not None and scaling.kind == "longrope" and len(scaling.short_factors) * 2 != rotated:
@@ -219,6 +175,33 @@ class TextConfig(Part):
     def slides(self, layer: int) -> bool:
         """Whether decoder layer `layer` sees a sliding window only."""
         return self.sliding_window is not None and (self.sliding_layers == "all" or layer in self.sliding_layers)
+
+    def head_dim_of(self, layer: int) -> int:
+        """Width of a head in decoder layer `layer`."""
+        return self.sliding_head_dim or self.head_dim if self.slides(layer) else self.head_dim
+
+    def kv_heads_of(self, layer: int) -> int:
+        """Heads of keys and values in decoder layer `layer`."""
+        return self.sliding_kv_heads or self.num_kv_heads if self.slides(layer) else self.num_kv_heads
+
+    def lender_of(self, layer: int) -> int | None:
+        """The layer whose keys and values decoder layer `layer` uses; None: its own."""
+        own = self.num_layers - self.borrowed_layers
+        return None if layer < own else max(i for i in range(own) if self.slides(i) == self.slides(layer))
+
+    def mlp_size_of(self, layer: int) -> int:
+        """Width of the MLP of decoder layer `layer`."""
+        return self.intermediate_size * (2 if self.wide_borrowers and self.lender_of(layer) is not None else 1)
+
+    @property
+    def key_layers(self) -> tuple[int, ...]:
+        """The decoder layers that have keys and values of their own."""
+        return tuple(i for i in self.attention_layers if self.lender_of(i) is None)
+
+    @property
+    def key_numbers(self) -> int:
+        """Numbers that one token's keys have in all layers together; its values have as many."""
+        return sum(self.head_dim_of(i) * self.kv_heads_of(i) for i in self.key_layers)
 
     def is_linear(self, layer: int) -> bool:
         """Whether decoder layer `layer` has linear attention."""
@@ -232,6 +215,16 @@ class TextConfig(Part):
     def experts_of(self, layer: int) -> ExpertsConfig | None:
         """The experts of decoder layer `layer`; None where it has an MLP."""
         return self.experts if self.experts is not None and self.experts.in_layer(layer) else None
+
+    @property
+    def rotates_windows(self) -> bool:
+        """Whether layers with a sliding window need a rotation of their own."""
+        return self.sliding_rope is not None or self.sliding_head_dim not in (None, self.head_dim)
+
+    @property
+    def sliding_rotary(self) -> tuple[RopeConfig, int]:
+        """Rotary positions of layers with a sliding window, and the width of their heads."""
+        return self.sliding_rope or self.rope, self.sliding_head_dim or self.head_dim
 
     def rope_of(self, layer: int) -> RopeConfig:
         """Rotary positions of decoder layer `layer`."""

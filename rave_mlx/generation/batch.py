@@ -179,6 +179,7 @@ class Batch:
             self._lmm.decoder.embed_ids(ids),
             Consecutive(tuple(row[0] for row in positions), ids.shape[1]),
             None,
+            ids=ids,
             cache=cache,
             gate_span=cache.visual_span if cache.gated else None,
             valid=cache.announce(counts),

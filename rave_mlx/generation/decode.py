@@ -156,6 +156,7 @@ def step(lmm: LMM, cache: Cache, token: mx.array, position: int, *, path: Path |
         lmm.decoder.embed_ids(token[None]),
         Consecutive((position,), 1),
         None,
+        ids=token[None],
         cache=cache,
         gate_span=cache.visual_span if cache.gated else None,
         longest=position + 1,

@@ -20,6 +20,7 @@ import numpy as np
 
 from rave_mlx import backend
 from rave_mlx.generation.page_folder import PageFolder, most_bytes
+from rave_mlx.config import TextConfig
 from rave_mlx.generation.weights_identity import embedding_digest, weights_digest
 from rave_mlx.inputs.images.patches import ImagePatches
 from rave_mlx.inputs.prompt.prompt import Prompt
@@ -76,7 +77,7 @@ class PageStore:
             if end <= cache.length or not _is_plain(cache):
                 return 0
             found = self.folder.read(self.prefix_key(prompt, end, cache, bucket))
-            layers = None if found is None else _layers(found, cache, end)
+            layers = None if found is None else _layers(found, cache, end, self._lmm.config.text)
             if layers is not None:
                 cache.layers = layers
                 visual = np.flatnonzero(prompt.token_map.visual[:end])
@@ -155,11 +156,16 @@ def _is_plain(cache: Cache) -> bool:
     return cache.hooks is None
 
 
-def _layers(found: dict[str, mx.array], cache: Cache, length: int) -> list[LayerCache | StateCache] | None:
+def _layers(
+    found: dict[str, mx.array], cache: Cache, length: int, text: TextConfig
+) -> list[LayerCache | StateCache] | None:
     """The layers' caches from the tensors of an entry; None where they are not those of `length` tokens."""
     layers: list[LayerCache | StateCache] = []
     for index, layer in enumerate(cache.layers):
         arrays = [found[name] for part in range(len(found)) if (name := f"{index}.{part}") in found]
+        if text.lender_of(index) is not None and not arrays:
+            layers.append(LayerCache(layer.bits) if isinstance(layer, LayerCache) else layer)
+            continue
         if len(arrays) < 2:
             return None
         if isinstance(layer, StateCache):

@@ -212,11 +212,11 @@ def token_bytes(lmm: LMM, bits: int | None) -> int:
         bits: of a number of them, as of `LMM.kv_bits`; None: they are kept whole.
     """
     text, size = lmm.config.text, _weight_size(lmm)
+    if bits is None:
+        return 2 * size * text.key_numbers
     # A group of packed numbers has a scale and an offset.
-    row = text.head_dim * size
-    if bits is not None:
-        row = text.head_dim * bits // 8 + 2 * size * text.head_dim // group_size(text.head_dim, bits)
-    return len(text.attention_layers) * 2 * text.num_kv_heads * row
+    rows = [(text.kv_heads_of(i), text.head_dim_of(i)) for i in text.key_layers]
+    return sum(2 * heads * (width * bits // 8 + 2 * size * width // group_size(width, bits)) for heads, width in rows)
 
 
 def _weight_size(lmm: LMM) -> int:

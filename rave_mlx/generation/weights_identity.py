@@ -39,8 +39,15 @@ def weights_digest(lmm: LMM) -> str:
 
 def embedding_digest(lmm: LMM, ids: NDArray[np.int32]) -> str:
     """SHA-256, in hexadecimal, over the embeddings of the tokens among `ids`."""
-    rows = lmm.decoder.embed_ids(mx.array(np.unique(ids)))
-    return hashlib.sha256(np.asarray(rows.view(_WORDS[rows.dtype.size])).tobytes()).hexdigest()
+    used = mx.array(np.unique(ids))
+    rows = [lmm.decoder.embed_ids(used)]
+    given = lmm.config.text.layer_inputs
+    if given is not None:
+        rows.append(lmm.decoder.layer_inputs.embed(mx.minimum(used, given.vocab_size - 1)))
+    digest = hashlib.sha256()
+    for part in rows:
+        digest.update(np.asarray(part.view(_WORDS[part.dtype.size])).tobytes())
+    return digest.hexdigest()
 
 
 def _sample(x: mx.array) -> mx.array:

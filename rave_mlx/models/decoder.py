@@ -17,10 +17,11 @@ import mlx.nn as nn
 from rave_mlx.attention import PairGate, Path, decoder_mask
 from rave_mlx.backend.gpu_memory import clear_cache
 from rave_mlx.config import LMMConfig, RopeConfig
-from rave_mlx.models.decoder_layer import DecoderLayer, Step
+from rave_mlx.models.decoder_layer import DecoderLayer
 from rave_mlx.models.hooks import KeptTokens, PassHooks
 from rave_mlx.models.joined import join
 from rave_mlx.models.kv_cache import Cache
+from rave_mlx.models.layer_inputs import LayerInputs
 from rave_mlx.models.mlp import MLP
 from rave_mlx.models.norms import text_norm
 from rave_mlx.models.rope import (
@@ -33,6 +34,7 @@ from rave_mlx.models.rope import (
     text_table,
 )
 from rave_mlx.models.sink_gate import SinkGate, VisualGroups
+from rave_mlx.models.step import Step
 
 
 class Decoder(nn.Module):
@@ -43,16 +45,19 @@ class Decoder(nn.Module):
         text, gate = config.text, config.gate
         self.embed = nn.Embedding(text.vocab_size, text.hidden_size)
         self.layers = [
-            DecoderLayer(text, i, PairGate(gate, text) if gate is not None and config.gates_layer(i) else None)
+            DecoderLayer(text, i, PairGate(gate, text, i) if gate is not None and config.gates_layer(i) else None)
             for i in range(text.num_layers)
         ]
         if config.sink_gate is not None:
             for i in config.sink_gate.layers:
                 self.layers[i].sink_gate = SinkGate(text.hidden_size, config.sink_gate)
+        if text.layer_inputs is not None:
+            self.layer_inputs = LayerInputs(text, text.layer_inputs)
         self.norm = text_norm(text, text.hidden_size)
         if not text.tie_embeddings:
             self.head = nn.Linear(text.hidden_size, text.vocab_size, bias=text.head_bias)
         self.text = text
+        self._mask = config.mask
 
     @property
     def gates(self) -> list[PairGate]:
@@ -70,6 +75,7 @@ class Decoder(nn.Module):
         positions: Positions,
         visual: mx.array | None,
         *,
+        ids: mx.array | None = None,
         cache: Cache | None = None,
         gate_span: tuple[int, int] | None = None,
         groups: VisualGroups | None = None,
@@ -87,6 +93,8 @@ class Decoder(nn.Module):
             x: embeddings of the new tokens (B, L, hidden).
             positions: their rotary positions (B, 3, L), or `Consecutive` ones.
             visual: marks of the visual ones among them (B, L); None when there are none.
+            ids: of the new tokens (B, L), which give something to every layer where `TextConfig.layer_inputs` says so;
+                needed there only.
             cache: what came before; extended in place. None: the new tokens are all there is.
             gate_span: key positions with visual tokens among all keys, (0, 0) when there are none yet; None
                 switches the gates off. Passes that share a cache must agree on None.
@@ -106,16 +114,22 @@ class Decoder(nn.Module):
         """
         text, length = self.text, x.shape[1]
         keys = length + (0 if cache is None else cache.length)
-        mask = decoder_mask(length, keys, valid=valid, lookahead=lookahead)
-        sliding = decoder_mask(length, keys, valid=valid, lookahead=lookahead, window=text.sliding_window)
+        ahead, beyond = None if self._mask == "windows" else lookahead, self._mask == "whole"
+        mask = decoder_mask(length, keys, valid=valid, lookahead=ahead)
+        sliding = decoder_mask(
+            length, keys, valid=valid, lookahead=lookahead, window=text.sliding_window, beyond_window=beyond
+        )
         if hooks is not None and isinstance(positions, Consecutive):
             positions = positions.array()
         rotation = text_rotation(text.rope, text.head_dim, positions, longest, x.dtype)
         own = None
-        if text.sliding_rope is not None:
-            own = text_rotation(text.sliding_rope, text.head_dim, positions, longest, x.dtype)
+        if text.rotates_windows:
+            own = text_rotation(*text.sliding_rotary, positions, longest, x.dtype)
         real = None if valid is None else valid[:, -length:]
         step = Step(rotation, mask, sliding, visual, gate_span, path, own, real)
+        if text.layer_inputs is not None:
+            assert ids is not None, "layers take something of the tokens themselves"
+            step = replace(step, layer_inputs=self.layer_inputs(ids, x, visual))
         for index, layer in enumerate(self.layers):
             layer_hooks = None
             if hooks is not None:
@@ -143,25 +157,35 @@ class Decoder(nn.Module):
         """The step of the layers from `layer` on, for the tokens that a policy kept."""
         index = kept.index
 
-        def narrowed(table: Rotation, rope: RopeConfig) -> RotaryTable:
+        def narrowed(table: Rotation, rope: RopeConfig, head_dim: int) -> RotaryTable:
             assert isinstance(table, RotaryTable)
             if kept.positions is not None:
-                made = text_table(rope, self.text.head_dim, kept.positions, _longest(hooks))
+                made = text_table(rope, head_dim, kept.positions, _longest(hooks))
                 return made.astype(table.cos.dtype)
             queries = None if table.queries is None else _taken(table.queries, index, 2)
             return replace(table.map(lambda x: _taken(x, index, 2)), queries=queries)
 
-        table, own = narrowed(step.rotation, self.text.rope), None
-        if step.sliding_rotation is not None and self.text.sliding_rope is not None:
-            own = narrowed(step.sliding_rotation, self.text.sliding_rope)
+        text = self.text
+        table, own = narrowed(step.rotation, text.rope, text.head_dim), None
+        if step.sliding_rotation is not None:
+            own = narrowed(step.sliding_rotation, *text.sliding_rotary)
         masks = [
             m if m is None or isinstance(m, str) else _taken(_taken(m, index, 2), index, 3)
             for m in (step.mask, step.sliding_mask)
         ]
-        visual = None if step.visual is None else _taken(step.visual, index, 1)
-        span = None if step.gate_span is None else (0, index.shape[1])
-        real = None if step.real is None else _taken(step.real, index, 1)
-        return Step(table, masks[0], masks[1], visual, span, step.path, own, real)
+        given = step.layer_inputs
+        return replace(
+            step,
+            rotation=table,
+            mask=masks[0],
+            sliding_mask=masks[1],
+            visual=None if step.visual is None else _taken(step.visual, index, 1),
+            gate_span=None if step.gate_span is None else (0, index.shape[1]),
+            sliding_rotation=own,
+            real=None if step.real is None else _taken(step.real, index, 1),
+            key_scale=None,
+            layer_inputs=None if given is None else tuple(_taken(each, index, 1) for each in given),
+        )
 
     def _follow(self, step: Step, hooks: PassHooks, layer: int, length: int) -> Step:
         """The step of a layer that holds fewer keys than the one before it, for tokens that come after pruning."""
@@ -204,7 +228,9 @@ class Decoder(nn.Module):
     def logits(self, hidden: mx.array) -> mx.array:
         """Vocabulary scores (B, L, vocab) of hidden states (B, L, hidden)."""
         scores: mx.array = self.embed.as_linear(hidden) if self.text.tie_embeddings else self.head(hidden)
-        return scores if self.text.logit_scale == 1 else scores * self.text.logit_scale
+        scores = scores if self.text.logit_scale == 1 else scores * self.text.logit_scale
+        cap = self.text.logit_cap
+        return scores if cap is None else mx.tanh(scores / cap) * cap
 
 
 def _taken(x: mx.array, index: mx.array, axis: int) -> mx.array:

@@ -67,7 +67,8 @@ class LMM(nn.Module):
     @kv_bits.setter
     def kv_bits(self, bits: int | None) -> None:
         if bits is not None:
-            group_size(self.config.text.head_dim, bits)
+            for width in {self.config.text.head_dim_of(layer) for layer in self.config.text.key_layers}:
+                group_size(width, bits)
         self._kv_bits = bits
 
     def __repr__(self) -> str:
@@ -151,6 +152,8 @@ class LMM(nn.Module):
     def features(self, image: ImagePatches) -> mx.array:
         """Embeddings of one image (visual tokens, hidden * (1 + n)): what enters the decoder and, with DeepStack,
         what is added after each of its first n layers."""
+        if image.features is not None:
+            return mx.array(image.features).astype(self.decoder.norm.weight.dtype)
         pixels = mx.array(image.pixels).astype(self.decoder.norm.weight.dtype)
         features: mx.array = self.connector(self.vision(pixels, image.grid), image)
         return features
@@ -231,6 +234,7 @@ class LMM(nn.Module):
             x,
             text_positions(tokens.positions[:, start:stop]) or mx.array(tokens.positions[None, :, start:stop]),
             mx.array(tokens.visual[None, start:stop]),
+            ids=mx.array(prompt.ids[:, start:stop]),
             cache=cache,
             gate_span=cache.visual_span if cache.gated else None,
             groups=groups,
@@ -276,6 +280,7 @@ class LMM(nn.Module):
             x,
             mx.array(np.stack([np.pad(m.positions, [(0, 0), (n, 0)]) for m, n in maps])),
             mx.array(visual),
+            ids=mx.array(np.stack([np.pad(p.ids[0], [(n, 0)]) for p, n in zip(prompts, pads, strict=True)])),
             gate_span=span if gated else None,
             groups=prompt_groups(self.config.sink_gate, x, [m for m, _ in maps], 0, length) if gated else None,
             valid=mx.array(valid) if any(pads) else None,

@@ -179,7 +179,8 @@ def consecutive_rotation(
 
 @lru_cache(maxsize=64)
 def _divisors(config: RopeConfig, head_dim: int, bucket: int) -> mx.array:
-    return mx.array((1 / frequencies(config, config.rotated(head_dim), bucket)[0]).astype(np.float32))
+    turns = frequencies(config, config.rotated(head_dim), bucket)[0]
+    return mx.array(np.divide(1, turns, out=np.full_like(turns, np.inf), where=turns > 0).astype(np.float32))
 
 
 def text_table(config: RopeConfig, head_dim: int, positions: mx.array, longest: int | None = None) -> RotaryTable:
@@ -234,7 +235,7 @@ def sliding_table(text: TextConfig, positions: mx.array, longest: int | None = N
         text: the decoder.
         positions, longest: as of `text_table`.
     """
-    return None if text.sliding_rope is None else text_table(text.sliding_rope, text.head_dim, positions, longest)
+    return text_table(*text.sliding_rotary, positions, longest) if text.rotates_windows else None
 
 
 def _axes(sections: tuple[int, ...], interleaved: bool) -> NDArray[np.int32]:

@@ -59,6 +59,14 @@ def frequencies(rope: RopeConfig, head_dim: int, bucket: int) -> tuple[Frequenci
         head_dim: width of a head, or of the part of it that is rotated.
         bucket: of the sequence's length, see `rope_bucket`.
     """
+    turns, strength = _stretched(rope, head_dim, bucket)
+    if rope.turning is not None:
+        turns = np.where(np.arange(len(turns)) < rope.turning, turns, 0.0)
+    return turns, strength
+
+
+def _stretched(rope: RopeConfig, head_dim: int, bucket: int) -> tuple[Frequencies, float]:
+    """`frequencies` as if all pairs turned."""
     scaling = rope.scaling
     plain = _powers(rope.theta, head_dim)
     if scaling is None:

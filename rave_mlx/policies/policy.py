@@ -173,7 +173,8 @@ class Policy:
         Args:
             ctx: the pass, with `q_pre` and `k_pre`.
             q: rotated queries (B, H, L, d).
-            k, v: rotated keys and values (B, G, L, d).
+            k, v: rotated keys and values (B, G, L, d). Of a layer that uses those of another, they are that layer's:
+                edits of theirs count for nothing here.
         """
         return q, k, v
 

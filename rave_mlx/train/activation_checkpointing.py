@@ -19,29 +19,46 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from rave_mlx.backend.split_rows import by_rows
-from rave_mlx.models.decoder_layer import DecoderLayer, Step
+from rave_mlx.models.decoder_layer import DecoderLayer
 from rave_mlx.models.mlp import MLP
+from rave_mlx.models.self_attention import Attention
+from rave_mlx.models.step import Lent, Step
 
 Call = Callable[[int, DecoderLayer, mx.array, Step], mx.array]
 """Runs a layer: its index, itself, what enters it, the step."""
 
 
 def full_checkpointing(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
-    """Run a layer and keep only its input `x` (B, L, hidden) for the gradient."""
-    if step.key_scale is None:
-        return recomputed([layer], x, function=lambda x: [layer(x, step, None)])[0]
+    """Run a layer and keep only what enters it for the gradient: `x` (B, L, hidden), and what it takes besides."""
+    attention = layer.attention
+    lender = attention.lender if isinstance(attention, Attention) else None
+    given, lent = layer.extra(step), () if lender is None else step.lent[lender][:3]
+    scale = () if step.key_scale is None else (step.key_scale,)
 
-    def scaled(x: mx.array, scale: mx.array) -> Sequence[mx.array]:
-        return [layer(x, replace(step, key_scale=scale), None)]
+    def function(x: mx.array, *more: mx.array) -> Sequence[mx.array]:
+        # Arguments, for their gradients.
+        scales, lents, inputs = (
+            more[: len(scale)],
+            more[len(scale) : len(more) - len(given)],
+            more[len(more) - len(given) :],
+        )
+        inner = replace(step, lent={} if lender is None else {lender: Lent(*lents, *lents[1:])})
+        inner = replace(inner, key_scale=scales[0]) if scales else inner
+        if step.layer_inputs is not None:
+            inner = replace(inner, layer_inputs=(*step.layer_inputs[:index], *inputs, *step.layer_inputs[index + 1 :]))
+        out = layer(x, inner, None)
+        return [out, *(inner.lent[index][:3] if index in inner.lent else ())]
 
-    # An argument, for its gradient.
-    return recomputed([layer], x, step.key_scale, function=scaled)[0]
+    out, *lends = recomputed([layer], x, *scale, *lent, *given, function=function)
+    if lends:
+        step.lent[index] = Lent(*lends, *lends[1:])
+    return out
 
 
 def selective_checkpointing(index: int, layer: DecoderLayer, x: mx.array, step: Step) -> mx.array:
     """Run a layer and keep the inputs of its projections and of attention; elementwise work is computed again."""
     attended = layer.attend(by_rows(partial(_project, layer), x, axis=1), step, None)
-    return by_rows(partial(_finish, layer), x, attended, axis=1)[0]
+    return by_rows(partial(_finish, layer), x, attended, *layer.extra(step), axis=1)[0]
 
 
 def _project(layer: DecoderLayer, x: mx.array) -> Sequence[mx.array]:
@@ -56,11 +73,11 @@ def _project(layer: DecoderLayer, x: mx.array) -> Sequence[mx.array]:
     return recomputed([layer.input_norm, *attention.inputs], x, function=function)
 
 
-def _finish(layer: DecoderLayer, x: mx.array, attended: mx.array) -> list[mx.array]:
+def _finish(layer: DecoderLayer, x: mx.array, attended: mx.array, *extra: mx.array) -> list[mx.array]:
     mlp, norm = layer.mlp, layer.post_attention_norm
     if "mlp_out_norm" in layer or not isinstance(mlp, MLP):
         # The gradient of a norm needs what the projections gave; that of the experts' shares, what the experts gave.
-        return layer.finish(x, attended)
+        return layer.finish(x, attended, *extra)
     o_proj = layer.attention.o_proj
     x = x + recomputed([o_proj], attended, function=lambda x: [layer.scaled(o_proj(x))])[0]
 
@@ -72,9 +89,9 @@ def _finish(layer: DecoderLayer, x: mx.array, attended: mx.array) -> list[mx.arr
         return [layer.scaled(mlp.down_proj(mlp.gated(gate, up)))]
 
     if _needs_output(mlp.gate_proj, mlp.up_proj, mlp.down_proj):
-        return [x + layer.mlp_output(x)]
+        return [layer.leave(x + layer.mlp_output(x), *extra)]
     gate, up = recomputed([norm, mlp.gate_proj, mlp.up_proj], x, function=widen)
-    return [x + recomputed([mlp.down_proj], gate, up, function=narrow)[0]]
+    return [layer.leave(x + recomputed([mlp.down_proj], gate, up, function=narrow)[0], *extra)]
 
 
 def _needs_output(*projections: nn.Module) -> bool:

@@ -11,10 +11,11 @@ from dataclasses import replace
 import mlx.core as mx
 
 from rave_mlx.attention import Path
-from rave_mlx.models.decoder_layer import DecoderLayer, Step
+from rave_mlx.models.decoder_layer import DecoderLayer
 from rave_mlx.models.lmm import LMM, put_features
 from rave_mlx.models.rope_scaling import rope_bucket
 from rave_mlx.models.sink_gate import visual_groups
+from rave_mlx.models.step import Step
 from rave_mlx.train.activation_checkpointing import Call, full_checkpointing, selective_checkpointing
 from rave_mlx.train.batch import Batch
 
@@ -52,6 +53,7 @@ def hidden_states(
         x,
         mx.array(batch.positions),
         mx.array(batch.visual),
+        ids=mx.array(batch.ids),
         gate_span=batch.span if lmm.decoder.gates else None,
         groups=None if config is None else visual_groups(config, x, batch.reader, batch.image),
         lookahead=None if batch.lookahead is None else mx.array(batch.lookahead),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -18,9 +18,11 @@ from rave_mlx import backend
 from rave_mlx.attention import GateTerms, Mask, attend_with_mass, decoder_mask
 from rave_mlx.attention.gate import squash
 from rave_mlx.inputs.prompt.prompt import Prompt
-from rave_mlx.models.decoder_layer import Attention, Step
 from rave_mlx.models.lmm import LMM
 from rave_mlx.models.rope import RotaryTable, sliding_table, text_table
+from rave_mlx.models.self_attention import Attention
+from rave_mlx.models.sink_gate import prompt_groups
+from rave_mlx.models.step import Step
 
 FILE = "gates.json"
 _ROWS = 256
@@ -68,18 +70,28 @@ def _of_prompt(lmm: LMM, prompt: Prompt) -> list[GateFigures]:
     span = (int(columns[0]), int(columns[-1]) + 1)
     x, deepstack = lmm.embed(prompt, 0, len(prompt))
     lookahead = None if tokens.lookahead is None else mx.array(tokens.lookahead[None])
-    masks = [decoder_mask(len(prompt), len(prompt), lookahead=lookahead, window=w) for w in (None, text.sliding_window)]
+    everywhere = None if lmm.config.mask == "windows" else lookahead
+    masks = [
+        decoder_mask(len(prompt), len(prompt), lookahead=ahead, window=window, beyond_window=lmm.config.mask == "whole")
+        for ahead, window in ((everywhere, None), (lookahead, text.sliding_window))
+    ]
     positions = mx.array(tokens.positions[None])
     table = text_table(text.rope, text.head_dim, positions, tokens.next_position)
     own = sliding_table(text, positions, tokens.next_position)
     visual = mx.array(tokens.visual[None])
-    step = Step(table, masks[0], masks[1], visual, span, sliding_rotation=own)
+    given = None
+    if text.layer_inputs is not None:
+        given = lmm.decoder.layer_inputs(mx.array(prompt.ids), x, visual)
+    step = Step(table, masks[0], masks[1], visual, span, sliding_rotation=own, layer_inputs=given)
+    groups = prompt_groups(lmm.config.sink_gate, x, [tokens], 0, len(prompt))
     figures = []
     for index, layer in enumerate(lmm.decoder.layers):
+        scaled = layer.sink_gate(x, groups) if groups is not None and "sink_gate" in layer else None
+        step = replace(step, key_scale=scaled)
         if isinstance(layer.attention, Attention) and "gate" in layer.attention:
             mask = masks[1] if text.slides(index) else masks[0]
             turned = own if own is not None and text.slides(index) else table
-            figures.append(_of_layer(index, layer.attention, layer.input_norm(x), visual, span, turned, mask))
+            figures.append(_of_layer(index, layer.attention, layer.input_norm(x), visual, span, turned, mask, scaled))
         with backend.row_parallel():
             x = layer(x, step, None)
             if deepstack is not None and index < deepstack.shape[0]:
@@ -96,13 +108,15 @@ def _of_layer(
     span: tuple[int, int],
     table: RotaryTable,
     mask: Mask,
+    scaled: mx.array | None,
 ) -> GateFigures:
     first = span[1]
     q, k, v = (y.swapaxes(1, 2) for y in attention.project(x)[:3])
     gate = attention.gate
     terms: GateTerms = gate.terms(gate.query_features(q)[:, :, first:], gate.key_features(k, visual), span)
-    scale, kinds = q.shape[-1] ** -0.5, visual.astype(mx.uint8)
+    scale, kinds = attention.score_scale, visual.astype(mx.uint8)
     turned, keys = attention.rotate(table, q, k)
+    keys = keys if scaled is None else keys * scaled[:, None, :, None]
     rotated = turned[:, :, first:], keys, v
     rows = mask if mask is None or isinstance(mask, str) else mask[..., first:, :]
     heads = _gated_heads(terms, q.shape[1] // k.shape[1])

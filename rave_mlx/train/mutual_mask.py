@@ -32,7 +32,7 @@ def use_mutual_mask(lmm: LMM) -> None:
         return
     if lmm.config.vision is None:
         raise UsageError("--mask mutual: this model reads text only and has no images that could see a question")
-    if lmm.config.mask == "image":
+    if lmm.config.mask in ("image", "windows", "whole"):
         raise UsageError(
             f"--mask mutual: the images of this {lmm.config.family} model see themselves and not the question; another "
             "mask is not what it was trained with, choose another base model"

@@ -100,6 +100,10 @@ def cases() -> dict[str, Case]:
 def draw(name: str, shape: Sequence[int]) -> np.ndarray:
     """The weights called `name`: large enough for sharp attention, the same on every machine."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]))
+    if name.endswith(("_min", "_max")):  # bounds that clip some numbers and leave most
+        return np.asarray(rng.uniform(1.0, 2.0) * (-1 if name.endswith("_min") else 1), np.float32)
+    if name.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
     if len(shape) == 1 and ("norm" in name or "ln_" in name) and name.endswith("weight"):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
     if len(shape) == 1:

@@ -31,15 +31,21 @@ def hf_model(case: Case) -> torch.nn.Module:
         model = transformers.AutoModelForCausalLM.from_config(config)
     model = model.float().eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in stored(model).items():
             parameter.copy_(torch.from_numpy(draw(name, parameter.shape)))
     model.tie_weights()
     return model
 
 
+def stored(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What a checkpoint of the model holds by name: its parameters, and the buffers that are saved with them."""
+    saved = model.state_dict()
+    return dict(model.named_parameters()) | {name: x for name, x in model.named_buffers() if name in saved}
+
+
 def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     """Names and shapes of what a checkpoint of the model holds."""
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return {name: tuple(tensor.shape) for name, tensor in stored(model).items()}
 
 
 def checkpoint(case: Case, model: torch.nn.Module, folder: Path) -> Path:

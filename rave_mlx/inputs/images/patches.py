@@ -54,16 +54,18 @@ class ImagePatches:
     Attributes:
         pixels: float32 (patches, channels * frames * patch * patch). Native resolution: the merge_size x merge_size
             patches of one visual token are contiguous. Tiles: one tile after the other, row by row.
-        grid: (frames or tiles, rows, columns) of patches.
+        grid: (frames or tiles, rows, columns) of patches. Where the plan is "views", the view of the whole image, whose
+            patches come last, is no tile.
         digest: identity of pixels and grid, for caches.
         size: (width, height) of the upright original, in pixels.
         layout: what stands in the prompt: numbers of visual tokens, and the text between them.
         arrangement: (rows, columns) of tiles, one that shows the whole image not counted; (1, 1) without tiles.
         region: the part of these tiles that shows the image, where it was padded to fill them; else None.
         original: the upright RGB original, where it cannot be had back from `pixels` (tiles, and
-            images rounded up beyond the largest sides).
+            images rounded up beyond the largest sides or scaled to fill an area).
         kept: indices of those visual tokens that stand in the prompt, ascending, where some were dropped; None: all.
-            `layout` counts all, positions are those that they have among all, features are of those that are kept.
+            `layout` counts all, positions are those that they have among all.
+        features: (kept, hidden) what the decoder reads of them, where it is not what the tower and the connector give.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -75,6 +77,7 @@ class ImagePatches:
     region: Region | None = None
     original: Image.Image | None = field(default=None, repr=False)
     kept: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+    features: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
     def tokens(self) -> int:

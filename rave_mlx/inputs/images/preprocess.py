@@ -16,7 +16,7 @@ from PIL import Image
 from rave_mlx.config import ImageConfig, Images, TileConfig
 from rave_mlx.errors import ImageError
 from rave_mlx.inputs.images.decode import open_image
-from rave_mlx.inputs.images.native_grid import exceeds, fit_sides, native_layout
+from rave_mlx.inputs.images.native_grid import exceeds, fill_area, fit_sides, native_layout
 from rave_mlx.inputs.images.patch_order import patch_order
 from rave_mlx.inputs.images.patches import DEFAULT_IMAGE_TOKENS, RESAMPLE, ImagePatches, check_sides, digest, normalised
 from rave_mlx.inputs.images.requested_size import LOW_DETAIL_SIDE, RequestedSize
@@ -60,6 +60,8 @@ def fit_size(width: int, height: int, config: ImageConfig, image_tokens: int | N
         if (sides[0] // config.cell) * (sides[1] // config.cell) * config.cell**2 <= area:
             return sides
         return _fit_area(*sides, config, 1, area)
+    if config.fill:
+        return fill_area(width, height, config.cell, _budget(config, image_tokens))
     return _fit_area(width, height, config, config.min_pixels, _budget(config, image_tokens))
 
 
@@ -119,7 +121,11 @@ def _largest_area(config: Images, image_tokens: int | None, requested: Requested
             return config.max_pixels
         return _budget(config, image_tokens)
     tokens = TILED_IMAGE_TOKENS if image_tokens is None else image_tokens
-    return max(1, tokens // config.tile_tokens) * config.tile_size**2
+    tiles = max(1, tokens // config.tile_tokens)
+    if config.overview is not None:
+        most = 0 if config.overview.alone else min(tiles, config.max_tiles)
+        return max(most * config.tile_size**2, config.overview.size**2)
+    return tiles * config.tile_size**2
 
 
 def cut_patches(
@@ -160,8 +166,9 @@ def cut_patches(
         digest=digest(levels, rows, columns, config),
         size=full.size,
         layout=native_layout(rows // merge, columns // merge, config),
-        # Rounded up beyond the largest sides, what the pixels show would be reduced again where it is read again.
-        original=full if exceeds(width, height, config) else None,
+        # Rounded up beyond the largest sides, what the pixels show would be reduced again where it is read again; what
+        # fills an area, enlarged.
+        original=full if config.fill or exceeds(width, height, config) else None,
     )
 
 
@@ -177,6 +184,11 @@ def _fit(
             largest = min(largest, LOW_DETAIL_SIDE**2)
         sides = requested.fit(*size, config.cell) if requested.in_pixels else size
         return fit_size(*sides, config, max(1, largest // config.cell**2))
+    if config.fill:
+        columns, rows = (side // config.cell for side in requested.fit(*size, config.cell))
+        tokens = columns * rows if requested.in_pixels else largest
+        coarse = LOW_DETAIL_SIDE**2 // config.cell**2 if requested.low_detail else tokens
+        return fit_size(*size, config, max(1, min(tokens, coarse, largest // config.cell**2)))
     if not requested.in_pixels:
         largest = min(_budget(config, image_tokens), LOW_DETAIL_SIDE**2)
         return _fit_area(*size, config, config.min_pixels, largest)

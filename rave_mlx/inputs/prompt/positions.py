@@ -36,10 +36,14 @@ def lookahead_spans(ids: NDArray[np.int32], image: NDArray[np.int32], answer: in
     return lookahead
 
 
-def image_spans(image: NDArray[np.int32]) -> NDArray[np.int32]:
+def image_spans(image: NDArray[np.int32], *, whole: bool = False) -> NDArray[np.int32]:
     """What the tokens of an image see beyond themselves where they see each other (Gemma 3): the rest of the image.
 
     As in transformers, images with nothing between their tokens are one.
+
+    Args:
+        image: (L,) index of the image a visual token belongs to, -1 for the others.
+        whole: give the whole image instead of the rest of it, for windows that are shorter than it.
 
     Returns:
         (2, L) first and end of the tokens that are seen ahead, equal where there are none.
@@ -48,7 +52,8 @@ def image_spans(image: NDArray[np.int32]) -> NDArray[np.int32]:
     visual = np.concatenate([[False], image >= 0, [False]])
     edges = np.flatnonzero(visual[1:] != visual[:-1])
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
-        lookahead[:, start:stop] = [np.arange(start + 1, stop + 1), np.full(stop - start, stop)]
+        first = np.full(stop - start, start) if whole else np.arange(start + 1, stop + 1)
+        lookahead[:, start:stop] = [first, np.full(stop - start, stop)]
     return lookahead
 
 

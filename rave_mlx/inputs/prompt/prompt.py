@@ -150,7 +150,7 @@ def build_prompt(
     vocab_size: int | None = None,
     merge_size: int | None = None,
     page_axes: bool = False,
-    mask: Literal["causal", "mutual", "image"] = "causal",
+    mask: Literal["causal", "mutual", "image", "windows", "whole"] = "causal",
     readers: bool = False,
     add_generation_prompt: bool = True,
 ) -> Prompt:
@@ -232,8 +232,8 @@ def _lookahead(
     ids: NDArray[np.int32], image: NDArray[np.int32], answer: int | None, mask: str
 ) -> NDArray[np.int32] | None:
     """What tokens see beyond themselves; None for a causal model."""
-    if mask == "image":
-        return image_spans(image)
+    if mask in ("image", "windows", "whole"):
+        return image_spans(image, whole=mask == "whole")
     return lookahead_spans(ids, image, answer) if mask == "mutual" else None
 
 

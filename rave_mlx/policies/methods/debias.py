@@ -72,6 +72,7 @@ class Debias(Policy):
             raise UsageError("--attention debias: this model reads text only; there are no visual tokens to drop")
         if len(config.text.attention_layers) < 2:
             raise UsageError("--attention debias: this model has one layer; none is left for fewer tokens")
+        refuse_borrowed(self.name, config)
 
     def layers(self, count: int) -> Collection[int]:
         return [min(self.after * count // self.of, count - 2)]
@@ -90,6 +91,23 @@ class Debias(Policy):
         ranks = image_places(ctx.tokens.image[0, places])
         chosen = places[best(received * trend_weights(ranks, self.sigma), self.keep)]
         return KeptTokens(mx.array(np.union1d(np.flatnonzero(~visual[0]), chosen).astype(np.int32)[None]))
+
+
+def refuse_borrowed(name: str, config: LMMConfig) -> None:
+    """Refuse to drop tokens between layers of which later ones use the keys of earlier ones.
+
+    Args:
+        name: of the policy.
+        config: of the model.
+
+    Raises:
+        UsageError: for such a model.
+    """
+    if config.text.borrowed_layers:
+        raise UsageError(
+            f"--attention {name}: the last {config.text.borrowed_layers} layers of this {config.family} model use the "
+            "keys and values of earlier ones, which hold all tokens; none can go on with fewer"
+        )
 
 
 def one_prompt(policy: Policy, x: mx.array) -> None:

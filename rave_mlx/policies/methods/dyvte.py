@@ -27,7 +27,7 @@ from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
 from rave_mlx.models.hooks import KeptTokens
 from rave_mlx.models.lmm import LMM
-from rave_mlx.policies.methods.debias import one_prompt
+from rave_mlx.policies.methods.debias import one_prompt, refuse_borrowed
 from rave_mlx.policies.policy import Context, Policy
 from rave_mlx.policies.tokens import Tokens
 
@@ -56,6 +56,7 @@ class DyVTE(Policy):
         count = len(config.text.attention_layers)
         if config.vision is None:
             raise UsageError("--attention dyvte: this model reads text only; there are no visual tokens to leave")
+        refuse_borrowed(self.name, config)
         if self.exit is not None and not 0 <= self.exit < count:
             raise UsageError(f"--attention dyvte: exit {self.exit}: the model has layers 0 to {count - 1}")
         if self.router is not None:

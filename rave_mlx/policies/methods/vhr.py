@@ -29,9 +29,10 @@ from rave_mlx.attention import decoder_mask
 from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
 from rave_mlx.inputs.prompt.prompt import Prompt
-from rave_mlx.models.decoder_layer import Attention, Step
 from rave_mlx.models.lmm import LMM
 from rave_mlx.models.rope import sliding_table, text_table
+from rave_mlx.models.self_attention import Attention
+from rave_mlx.models.step import Step
 from rave_mlx.policies.policy import Context, Policy
 
 
@@ -112,11 +113,12 @@ class _TextBranch:
         table = text_table(text.rope, text.head_dim, positions, length)
         own = sliding_table(text, positions, length)
         sliding = decoder_mask(length, length, window=text.sliding_window)
-        self._step = Step(table, decoder_mask(length, length), sliding, None, None, sliding_rotation=own)
         self._layers, self._attention_layers = lmm.decoder.layers, text.attention_layers
         self._x = lmm.decoder.embed_ids(mx.array(ids))
+        given = None if text.layer_inputs is None else lmm.decoder.layer_inputs(mx.array(ids), self._x, None)
+        mask = decoder_mask(length, length)
+        self._step = Step(table, mask, sliding, None, None, sliding_rotation=own, layer_inputs=given)
         self._next = 0
-        self._width = text.head_dim
         self._heads: mx.array | None = None
         self._gate: mx.array | None = None
 
@@ -129,10 +131,8 @@ class _TextBranch:
         block = self._layers[layer]
         attention = block.attention
         assert isinstance(attention, Attention)
-        q, k, v, *gate = attention.project(block.input_norm(self._x))
-        joined = attention(q, k, v, self._step, None)
-        self._gate = gate[0] if gate else None
-        self._heads = joined.reshape(*joined.shape[:2], -1, self._width)
+        joined, self._gate = attention.ungated(attention.project(block.input_norm(self._x)), self._step, None)
+        self._heads = joined.reshape(*joined.shape[:2], attention.num_heads, -1)
         return self._heads[:, -1]
 
     def finish(self, factors: mx.array) -> None:
@@ -142,6 +142,6 @@ class _TextBranch:
         scaled = self._heads * factors.reshape(1, 1, -1, 1)
         assert isinstance(block.attention, Attention)
         joined = block.attention.gated(scaled.astype(self._x.dtype).flatten(-2), self._gate)
-        (self._x,) = block.finish(self._x, joined)
+        (self._x,) = block.finish(self._x, joined, *block.extra(self._step))
         self._next += 1
         self._heads = None

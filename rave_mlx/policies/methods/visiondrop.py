@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 
 from rave_mlx.config import LMMConfig
 from rave_mlx.errors import UsageError
-from rave_mlx.models.decoder_layer import Attention
 from rave_mlx.models.hooks import KeptTokens
 from rave_mlx.models.lmm import LMM
 from rave_mlx.models.rope import text_table
-from rave_mlx.policies.methods.debias import best, one_prompt
+from rave_mlx.models.self_attention import Attention
+from rave_mlx.policies.methods.debias import best, one_prompt, refuse_borrowed
 from rave_mlx.policies.policy import Context, Policy
 
 _ROWS = 128
@@ -70,6 +70,7 @@ class VisionDrop(Policy):
             raise UsageError("--attention visiondrop: this model reads text only; there are no visual tokens to drop")
         if len(config.text.attention_layers) < 2:
             raise UsageError("--attention visiondrop: this model has one layer; none is left for fewer tokens")
+        refuse_borrowed(self.name, config)
 
     def layers(self, count: int) -> Collection[int]:
         return sorted(self._stages(count))
@@ -137,7 +138,7 @@ def _score_tokens(
     following = text.attention_layers[ctx.layer + 1]
     block = lmm.decoder.layers[following]
     rope, longest = text.rope_of(following), int(ctx.tokens.positions.max()) + 1
-    table = text_table(rope, text.head_dim, positions, longest)
+    table = text_table(rope, text.head_dim_of(following), positions, longest)
     attention = block.attention
     assert isinstance(attention, Attention)
     q, k, *_ = attention.project(block.input_norm(x))
@@ -147,7 +148,7 @@ def _score_tokens(
     total = mx.zeros((visual.size,))
     for start in range(0, visual.size, _ROWS):
         rows = mx.array(visual[start : start + _ROWS])
-        scores = q[:, rows] @ keys * text.head_dim**-0.5
+        scores = q[:, rows] @ keys * attention.score_scale
         scores = mx.where(rows[:, None] >= mx.arange(keys.shape[-1]), scores, -mx.inf)
         total = total + mx.sum(mx.softmax(scores, axis=-1), axis=(0, 1))[mx.array(visual)]
     metric = mx.mean(k, axis=0)[mx.array(visual)]
