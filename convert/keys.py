@@ -29,6 +29,10 @@ class Keys:
             raise ConfigError(f"{self.where}: {name} is missing")
         return Keys(inner, f"{self.where}.{name}")
 
+    def over(self, defaults: Mapping[str, Any]) -> Keys:
+        """The same, with defaults for keys that are absent."""
+        return Keys({**defaults, **self._data}, self.where)
+
     def get(self, name: str, kind: type | tuple[type, ...], default: Any) -> Any:
         """The value, or `default` when the key is absent or null. An integer serves where a float is asked for.
 

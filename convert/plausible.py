@@ -79,6 +79,7 @@ def _sizes(config: LMMConfig) -> Iterator[tuple[str, int]]:
     """(name, value) of every number that some tensor must be as large as."""
     for part, section in (
         ("vision", config.vision),
+        ("vision.patches", getattr(config.vision, "patches", None)),
         ("connector", config.connector),
         ("text", config.text),
         ("text.experts", config.text.experts),

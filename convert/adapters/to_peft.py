@@ -53,8 +53,9 @@ def export_peft(
     gates = {name: x for name, x in weights.items() if GATE in name}
     changed = updates(config, weights, model)
     whole = whole_weights(config, weights, model, {update.module for update in changed})
-    tensors = {f"{PREFIX}{name}": x for update in changed for name, x in update.tensors.items()}
-    tensors |= {f"{PREFIX}{name}": x for name, x in whole.tensors.items()}
+    named = {name: x for update in changed for name, x in update.tensors.items()} | whole.tensors
+    # peft renames what it reads as transformers renames a checkpoint.
+    tensors = {f"{PREFIX}{model.family.exported(name)}": x for name, x in named.items()}
     with directory.new_directory(target) as part:
         mx.save_safetensors(str(part / PEFT_WEIGHTS), tensors, metadata={"format": "pt"})
         _write_json(part / PEFT_CONFIG, _settings(config, changed, whole, model))

@@ -11,7 +11,11 @@ from typing import Any
 
 from rave_mlx.convert.families import (
     aki,
+    deepseek_ocr2,
+    deepseek_published,
     gemma3,
+    gemma4,
+    gemma4_unified,
     glm4v,
     glm_ocr,
     got_ocr2,
@@ -51,9 +55,14 @@ FAMILIES: dict[str, Family] = {
     "llava_next": llava_next.FAMILY,
     "llava_onevision": llava_onevision.FAMILY,
     "got_ocr2": got_ocr2.FAMILY,
+    "deepseek_ocr2": deepseek_ocr2.FAMILY,
     "granite_docling": granite_docling.FAMILY,
     "gemma3": gemma3.FAMILY,
     "gemma3_text": gemma3.TEXT_FAMILY,
+    "gemma4": gemma4.FAMILY,
+    "gemma4_text": gemma4.TEXT_FAMILY,
+    "gemma4_unified": gemma4_unified.FAMILY,
+    "gemma4_unified_text": gemma4_unified.TEXT_FAMILY,
     "mistral3": mistral3.FAMILY,
     "lighton_ocr": lighton_ocr.FAMILY,
     "idefics3": idefics3.FAMILY,
@@ -84,6 +93,7 @@ def detect(config: Mapping[str, Any], where: str) -> Family:
         ModelError: for a model type that is not supported; the message lists those that are.
     """
     name = "aki" if describes(config) else config.get("model_type")
+    name = "deepseek_ocr2" if deepseek_published.describes(config) else name
     if isinstance(name, str) and name in _ELSEWHERE:
         raise ModelError(f"{where}: {_ELSEWHERE[name]}")
     if not isinstance(name, str) or name not in FAMILIES:

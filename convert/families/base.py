@@ -59,6 +59,9 @@ class Family:
         renames: (regular expression, replacement) of parts of older names, after `eras`.
         left_out: whether a tensor of a modern name is left out knowingly, with this canonical configuration and this
             config.json (layers that predict further tokens); None: none is.
+        published: (regular expression, replacement) of names of an export, one after the other, where transformers
+            reads and writes checkpoints under other names than its parameters have.
+        unexported: sections of config.json about parts that are left out; an export has null in their place.
         experts: how its published checkpoints store experts, and so an export. They are read in any layout.
     """
 
@@ -71,7 +74,9 @@ class Family:
     restored: Callable[[Mapping[str, mx.array]], Mapping[str, mx.array]] | None = None
     renames: tuple[tuple[str, str], ...] = ()
     left_out: Callable[[str, LMMConfig, HubConfig], bool] | None = None
+    unexported: tuple[str, ...] = ()
     experts: ExpertLayout = "fused"
+    published: tuple[tuple[str, str], ...] = ()
 
     def modern(self, name: str) -> str:
         """The name of transformers 5 for a tensor's name in a checkpoint of any era."""
@@ -80,6 +85,12 @@ class Family:
                 name = modern + name.removeprefix(prefix)
                 break
         for pattern, replacement in self.renames:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    def exported(self, name: str) -> str:
+        """The name in an export of a tensor that transformers 5 calls so."""
+        for pattern, replacement in self.published:
             name = re.sub(pattern, replacement, name)
         return name
 

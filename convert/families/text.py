@@ -70,7 +70,8 @@ def read_text(text: Keys, whole: Keys, kind: str, **changes: Any) -> TextConfig:
         changes: fields that the family knows better.
     """
     text.require("hidden_act", "silu")
-    text.require("mlp_bias", False)
+    if "mlp_bias" not in changes:
+        text.require("mlp_bias", False)
     if "qkv_bias" not in changes:
         text.require("attention_bias", kind in _BIASED)
     if "rope" not in changes:

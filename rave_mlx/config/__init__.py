@@ -9,24 +9,31 @@ from rave_mlx.config.connector import (
     ConnectorConfig,
     ConvConnectorConfig,
     DownsampleConnectorConfig,
+    MeanConnectorConfig,
     MlpConnectorConfig,
     PathConnectorConfig,
     PoolConnectorConfig,
     ResamplerConfig,
     RowConnectorConfig,
     ShuffleConnectorConfig,
+    ViewConnectorConfig,
 )
 from rave_mlx.config.experts import ExpertsConfig
-from rave_mlx.config.image import DenseTiles, ImageConfig, Images, Resample, TileConfig
+from rave_mlx.config.image import DenseTiles, ImageConfig, Images, Overview, Resample, TileConfig
+from rave_mlx.config.layer_inputs import LayerInputsConfig
 from rave_mlx.config.linear_attention import LinearAttentionConfig
 from rave_mlx.config.model import FORMAT, AddedTokenConfig, GateConfig, LMMConfig, QuantizationConfig, TokenConfig
+from rave_mlx.config.patch_vision import PatchVisionConfig
+from rave_mlx.config.query_vision import QueryVisionConfig
+from rave_mlx.config.rope import RopeConfig, RopeScaling
 from rave_mlx.config.sink_gate import SinkGateConfig
-from rave_mlx.config.text import RopeConfig, RopeScaling, TextConfig
+from rave_mlx.config.text import TextConfig
+from rave_mlx.config.tower import Tower
 from rave_mlx.config.vision import (
     Activation,
+    AxialVisionConfig,
     GridVisionConfig,
     TileVisionConfig,
-    Tower,
     VisionConfig,
     WindowVisionConfig,
 )
@@ -35,6 +42,7 @@ __all__ = [
     "FORMAT",
     "Activation",
     "AddedTokenConfig",
+    "AxialVisionConfig",
     "CellConnectorConfig",
     "Connector",
     "ConnectorConfig",
@@ -47,11 +55,16 @@ __all__ = [
     "ImageConfig",
     "Images",
     "LMMConfig",
+    "LayerInputsConfig",
     "LinearAttentionConfig",
+    "MeanConnectorConfig",
     "MlpConnectorConfig",
+    "Overview",
+    "PatchVisionConfig",
     "PathConnectorConfig",
     "PoolConnectorConfig",
     "QuantizationConfig",
+    "QueryVisionConfig",
     "Resample",
     "ResamplerConfig",
     "RopeConfig",
@@ -64,6 +77,7 @@ __all__ = [
     "TileVisionConfig",
     "TokenConfig",
     "Tower",
+    "ViewConnectorConfig",
     "VisionConfig",
     "WindowVisionConfig",
 ]

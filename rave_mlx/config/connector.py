@@ -177,6 +177,31 @@ class PoolConnectorConfig(Part):
 
 
 @dataclass(frozen=True)
+class MeanConnectorConfig(Part):
+    """Gemma 4: the mean of the patches of a cell, an RMS norm without a weight, and a matrix.
+
+    Attributes:
+        input_size: width of a feature of the tower.
+        merge_size: patches a side of a cell.
+        output_size: width of the decoder.
+        norm_eps: epsilon of the norm.
+        standardize: whether an offset is taken away before the norm, and what is left is multiplied with a vector.
+        widen: whether the mean is multiplied with the square root of its width.
+    """
+
+    input_size: int
+    merge_size: int
+    output_size: int
+    norm_eps: float = 1e-6
+    standardize: bool = False
+    widen: bool = True
+    kind: Literal["means"] = "means"
+
+    def __post_init__(self) -> None:
+        positive(self, "input_size", "merge_size", "output_size")
+
+
+@dataclass(frozen=True)
 class RowConnectorConfig(Part):
     """HunyuanOCR: norm, one linear layer that joins the patches of a cell (a convolution whose stride is its size), an
     activation, a second linear layer; a learned feature at the end of every row of cells; a third linear layer, learned
@@ -264,6 +289,24 @@ class PathConnectorConfig(Part):
         return self.scale if self.path == "coarse" else self.scale // 2
 
 
+@dataclass(frozen=True)
+class ViewConnectorConfig(Part):
+    """DeepSeek-OCR 2 (arXiv 2601.20552): one linear layer on the visual tokens of all views of an image, and a learned
+    vector after them, which ends the image.
+
+    Attributes:
+        input_size: width of a feature of the tower.
+        output_size: width of the decoder.
+    """
+
+    input_size: int
+    output_size: int
+    kind: Literal["views"] = "views"
+
+    def __post_init__(self) -> None:
+        positive(self, "input_size", "output_size")
+
+
 Connector = (
     ConnectorConfig
     | MlpConnectorConfig
@@ -275,4 +318,6 @@ Connector = (
     | RowConnectorConfig
     | ConvConnectorConfig
     | PathConnectorConfig
+    | MeanConnectorConfig
+    | ViewConnectorConfig
 )

@@ -38,8 +38,11 @@ class ImageConfig(Part):
         grow_sides: whether sides shorter than a visual token are first taken for as long as one, the other side in
             proportion, which decides how strips are rounded: one side after the other, "rounded" (PaddleOCR-VL), or
             both by one factor, "truncated" (GLM-4V).
+        fill: whether every image is scaled, small ones up, until it fills the largest area, and both sides are then
+            rounded down (Gemma 4); `min_pixels` counts for nothing.
         row_tokens: whether one more visual token ends every row, and one stands before and after all of them
             (HunyuanOCR); they show nothing, and a budget of tokens does not count them.
+        image_start: text of the token before the visual ones; empty for none.
         row_end, image_end: text of the tokens after every row of visual tokens and, in the place of the last one,
             after the image; empty for none.
     """
@@ -55,7 +58,9 @@ class ImageConfig(Part):
     max_sides: tuple[int, ...] | None = None
     step: int | None = None
     grow_sides: Literal["never", "rounded", "truncated"] = "never"
+    fill: bool = False
     row_tokens: bool = False
+    image_start: str = ""
     row_end: str = ""
     image_end: str = ""
     kind: Literal["native"] = "native"
@@ -97,6 +102,31 @@ class DenseTiles(Part):
 
 
 @dataclass(frozen=True)
+class Overview(Part):
+    """A view of the whole image, of another size than the tiles (DeepSeek-OCR 2): the image is scaled until its longer
+    side is `size` pixels, and stands in the middle of a square of one colour.
+
+    Attributes:
+        size: in pixels.
+        tokens: visual tokens of the view.
+        color: levels of red, green and blue around the image, from 0 to 255.
+        alone: whether there are no tiles beside it, however large the image.
+    """
+
+    size: int
+    tokens: int
+    color: tuple[int, ...] = (127, 127, 127)
+    alone: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self, "size", "tokens")
+        if self.size > _LARGEST_SIDE:
+            raise ConfigError(f"image.overview.size {self.size}: at most {_LARGEST_SIDE} pixels")
+        if len(self.color) != 3 or not all(0 <= level <= 255 for level in self.color):
+            raise ConfigError(f"image.overview.color {list(self.color)}: three levels from 0 to 255 are needed")
+
+
+@dataclass(frozen=True)
 class TileConfig(Part):
     """Square tiles of `tile_size` pixels, each cut into patches of `patch_size`; `tile_tokens` visual tokens a tile.
 
@@ -109,11 +139,14 @@ class TileConfig(Part):
                 the whole image if there are several (InternVL).
             "split": longest side to `longest_edge`, sides up to multiples of a tile, then one tile with the whole
                 image if there are several (Idefics3, SmolVLM).
+            "views": of an image larger than a tile the arrangement of min_tiles to max_tiles tiles whose aspect is
+                closest; then `overview`, and one token that ends the image and shows nothing (DeepSeek-OCR 2).
         fit: of a single tile: "stretch" to a square, "crop" (shortest side to the tile, centre cut out) or "pad"
             (square by padding with the mean colour, then resized).
         tile_tokens: visual tokens a tile.
         max_features: pinpoints: more tiles' worth of features than this are scaled down (LLaVA-OneVision); None: never.
         max_side: closest: most tiles a side; None: any number.
+        overview: views: the view of the whole image.
         dense: closest: pages with more tiles than max_tiles; None: there are none.
         markers: what stands around visual tokens in a prompt: "none"; "tags", <img> and </img>; "grid", Idefics3's
             tokens for rows, columns and the whole image; "page", the same with a row and a column for an image of one
@@ -124,7 +157,7 @@ class TileConfig(Part):
     tile_size: int
     patch_size: int
     tile_tokens: int
-    plan: Literal["single", "pinpoints", "closest", "split"] = "single"
+    plan: Literal["single", "pinpoints", "closest", "split", "views"] = "single"
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     pinpoints: tuple[tuple[int, ...], ...] = ()
     max_features: int | None = None
@@ -132,6 +165,7 @@ class TileConfig(Part):
     max_tiles: int = 12
     longest_edge: int | None = None
     max_side: int | None = None
+    overview: Overview | None = None
     dense: DenseTiles | None = None
     markers: Literal["none", "tags", "grid", "page"] = "none"
     before: str = ""
@@ -150,6 +184,10 @@ class TileConfig(Part):
             raise ConfigError(f"image.pinpoints: pairs of multiples of tile_size {self.tile_size} are needed")
         if self.plan == "split" and (self.longest_edge is None or not 1 <= self.longest_edge <= _LARGEST_SIDE):
             raise ConfigError(f"image: the split plan needs longest_edge, from 1 to {_LARGEST_SIDE}")
+        if (self.plan == "views") != (self.overview is not None):
+            raise ConfigError("image: overview belongs to the plan 'views', which needs one")
+        if self.plan == "views" and self.tile_size > _LARGEST_SIDE:
+            raise ConfigError(f"image.tile_size {self.tile_size}: at most {_LARGEST_SIDE} pixels")
         if self.min_tiles > self.max_tiles:
             raise ConfigError(f"image: min_tiles {self.min_tiles} is more than max_tiles {self.max_tiles}")
 

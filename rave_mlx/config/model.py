@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rave_mlx.config.connector import CellConnectorConfig, Connector
+from rave_mlx.config.connector import CellConnectorConfig, Connector, MeanConnectorConfig
 from rave_mlx.config.image import Images
 from rave_mlx.config.part import Part
+from rave_mlx.config.query_vision import QueryVisionConfig, check_views
 from rave_mlx.config.sink_gate import SinkGateConfig
 from rave_mlx.config.text import TextConfig
-from rave_mlx.config.vision import GridVisionConfig, Tower
+from rave_mlx.config.tower import Tower
 from rave_mlx.errors import ConfigError
 
 FORMAT = 1
@@ -30,8 +31,11 @@ _MODES = {
 _FITTING: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "native": ("native", ("merger", "downsample", "rows"), ("patch_size", "merge_size", "temporal_patch_size")),
     "grid": ("native", ("cells",), ("patch_size", "merge_size")),
+    "axial": ("native", ("means",), ("patch_size", "merge_size")),
+    "patches": ("native", ("means",), ("patch_size", "merge_size")),
     "tiles": ("tiles", ("mlp", "shuffle", "resampler", "pool", "paths"), ("patch_size", "tile_size")),
     "windows": ("tiles", ("convolutions",), ("patch_size", "tile_size")),
+    "queries": ("tiles", ("views",), ("patch_size",)),
 }
 """By kind of tower: the images it reads, the connectors that follow it, and the sizes it shares with the images."""
 
@@ -195,6 +199,8 @@ class LMMConfig(Part):
         attention: the policy, as after `--attention`, that a conversation uses unless another is chosen.
         mask: "mutual": the tokens of an image also see the rest of their turn, up to the token `tokens.answer`
             (modality-mutual attention, arXiv 2503.02597). "image": the tokens of an image see each other (Gemma 3).
+            "windows": they do so in layers with a sliding window alone (Gemma 4). "whole": they do so in all layers, in
+            windows too short for the image as well (Gemma 4's unified models).
         format: version of the directory's layout.
     """
 
@@ -209,7 +215,7 @@ class LMMConfig(Part):
     quantization: QuantizationConfig | None = None
     turns: Literal["all", "last"] = "all"
     attention: str | None = None
-    mask: Literal["causal", "mutual", "image"] = "causal"
+    mask: Literal["causal", "mutual", "image", "windows", "whole"] = "causal"
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -251,7 +257,7 @@ class LMMConfig(Part):
 
     def gates_layer(self, layer: int) -> bool:
         """Whether decoder layer `layer` has a pair gate."""
-        return self.gate is not None and self.gate.gates_layer(layer) and not self.text.is_linear(layer)
+        return self.gate is not None and self.gate.gates_layer(layer) and layer in self.text.key_layers
 
     def _check_images(self, vision: Tower, image: Images, connector: Connector) -> None:
         """Refuse parts that do not fit each other."""
@@ -263,16 +269,20 @@ class LMMConfig(Part):
         for name in same:
             if getattr(vision, name) != getattr(image, name):
                 raise ConfigError(f"vision.{name} and image.{name} differ")
-        if isinstance(vision, GridVisionConfig) and isinstance(connector, CellConnectorConfig):
-            if vision.merge_size != connector.merge_size:
+        if isinstance(vision, QueryVisionConfig) and image.kind == "tiles":
+            check_views(vision, image)
+        if isinstance(connector, CellConnectorConfig | MeanConnectorConfig):
+            if getattr(vision, "merge_size", None) != connector.merge_size:
                 raise ConfigError("vision.merge_size and connector.merge_size differ")
             if image.kind == "native" and image.temporal_patch_size != 1:
-                raise ConfigError("image.temporal_patch_size must be 1 for a grid tower")
+                raise ConfigError(f"image.temporal_patch_size must be 1 for a tower of kind {vision.kind}")
 
     def _check_gate(self, gate: GateConfig) -> None:
-        outside = [g for g in gate.groups(self.text.num_kv_heads) if not 0 <= g < self.text.num_kv_heads]
+        counts = [self.text.kv_heads_of(i) for i in range(self.text.num_layers) if self.gates_layer(i)]
+        fewest = min(counts, default=self.text.num_kv_heads)
+        outside = [g for g in gate.groups(fewest) if not 0 <= g < fewest]
         if outside:
-            raise ConfigError(f"gate.kv_groups {outside}: the model has KV groups 0 to {self.text.num_kv_heads - 1}")
+            raise ConfigError(f"gate.kv_groups {outside}: the model has KV groups 0 to {fewest - 1}")
         if isinstance(gate.layers, tuple):
             outside = [i for i in gate.layers if not 0 <= i < self.text.num_layers]
             if outside:
@@ -281,13 +291,17 @@ class LMMConfig(Part):
             if linear:
                 known = ", ".join(map(str, self.text.attention_layers))
                 raise ConfigError(f"gate.layers {linear}: linear attention has no scores to gate; layers with: {known}")
+            borrowed = [i for i in gate.layers if i not in self.text.key_layers]
+            if borrowed:
+                known = ", ".join(map(str, self.text.key_layers))
+                raise ConfigError(f"gate.layers {borrowed} use the keys of other layers; those with their own: {known}")
 
     def _check_sink_gate(self, gate: SinkGateConfig) -> None:
         if self.vision is None:
             raise ConfigError("config.sink_gate: the model reads text only and has no visual keys to scale")
-        outside = [i for i in gate.layers if i not in self.text.attention_layers]
+        outside = [i for i in gate.layers if i not in self.text.key_layers]
         if outside:
-            known = ", ".join(map(str, self.text.attention_layers))
+            known = ", ".join(map(str, self.text.key_layers))
             raise ConfigError(f"sink_gate.layers {outside}: the model's layers with attention are {known}")
 
 

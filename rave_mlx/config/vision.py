@@ -244,7 +244,50 @@ class WindowVisionConfig(Part):
 
     def window(self, layer: int) -> int:
         """Patches a side of what layer `layer` attends over."""
-        return self.side if not self.window_size or layer in self.full_attention_layers else self.window_size
+        return self.side if self.sees_all(layer) else self.window_size
+
+    def sees_all(self, layer: int) -> bool:
+        """Whether layer `layer` attends over the whole tile."""
+        return not self.window_size or layer in self.full_attention_layers
 
 
-Tower = VisionConfig | TileVisionConfig | GridVisionConfig | WindowVisionConfig
+@dataclass(frozen=True)
+class AxialVisionConfig(Part):
+    """A tower of the Gemma 4 shape: patches at native resolution, RMS norms before and after both parts of a layer and
+    of every head, gated MLPs, no biases, attention over the whole image. A learned position of the column and one of
+    the row are added to a patch; half of a head turns with the column, the other half with the row.
+
+    Attributes:
+        num_kv_heads: heads of keys and values, each of which serves several of queries.
+        head_dim: width of a head, a multiple of 4.
+        patch_size: in pixels.
+        merge_size: patches a side of the square that becomes one visual token; here it only says in which order the
+            patches come.
+        positions: learned positions of each axis, and so the most patches a side.
+        clipped: whether what enters and leaves a matrix is clipped to bounds of its own.
+    """
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    patch_size: int
+    positions: int
+    merge_size: int = 3
+    channels: int = 3
+    rope_theta: float = 100.0
+    norm_eps: float = 1e-6
+    activation: Activation = "gelu_tanh"
+    clipped: bool = False
+    kind: Literal["axial"] = "axial"
+
+    def __post_init__(self) -> None:
+        positive(self, "depth", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim")
+        positive(self, "patch_size", "positions", "merge_size", "channels")
+        if self.num_heads % self.num_kv_heads or self.head_dim % 4:
+            raise ConfigError(
+                f"vision: {self.num_heads} heads over {self.num_kv_heads} of keys, each of {self.head_dim} numbers: "
+                "a multiple, and one of 4, are needed"
+            )

@@ -7,7 +7,7 @@ so. Its weights, under canonical names after `decoder.layers.N.mlp.`:
     experts.gate_proj.weight, experts.up_proj.weight     (experts, width, hidden)
     experts.down_proj.weight                             (experts, hidden, width)
     shared.{gate_proj,up_proj,down_proj}.weight          an MLP for every token, where `shared_size` says so
-    shared_gate.weight                                   (1, hidden), what that MLP's output is multiplied with
+    shared_gate.weight                                   (1, hidden), what its output is multiplied with, if anything
 
 The experts are mlx-lm's switch layers, which read only the chosen experts' weights, and, of many tokens, each expert's
 one after the other.
@@ -36,6 +36,12 @@ class _Gated(nn.Module):
         return gated(self._activation, gate, up)
 
 
+def switch(text: TextConfig, experts: ExpertsConfig) -> nn.Module:
+    """A layer's experts without a router, called with states (B, L, hidden) and the chosen experts (B, L, chosen)."""
+    made: nn.Module = SwitchGLU(text.hidden_size, experts.intermediate_size, experts.count, _Gated(text.activation))
+    return made
+
+
 class Experts(nn.Module):
     """The chosen experts' outputs, each times its share, added up, and an MLP for every token where there is one."""
 
@@ -43,28 +49,46 @@ class Experts(nn.Module):
         super().__init__()
         hidden = text.hidden_size
         self.router = nn.Linear(hidden, experts.count, bias=False)
-        self.experts = SwitchGLU(hidden, experts.intermediate_size, experts.count, _Gated(text.activation))
+        self.experts = switch(text, experts)
         if experts.shared_size is not None:
             self.shared = MLP(text, experts.shared_size)
-            self.shared_gate = nn.Linear(hidden, 1, bias=False)
-        self._chosen, self._normalize = experts.chosen, experts.normalize
+            if experts.shared_gate:
+                self.shared_gate = nn.Linear(hidden, 1, bias=False)
+        self._config = experts
 
     def __call__(self, x: mx.array) -> mx.array:
         """What the layer adds to the stream, from normalized states x (B, L, hidden)."""
         chosen, shares = self.route(x)
         out: mx.array = (self.experts(x, chosen) * shares[..., None]).sum(axis=-2)
-        if "shared" in self:
-            out = out + mx.sigmoid(self.shared_gate(x)) * self.shared(x)
-        return out
+        if "shared" not in self:
+            return out
+        shared = self.shared(x)
+        return out + (mx.sigmoid(self.shared_gate(x)) * shared if "shared_gate" in self else shared)
 
     def route(self, x: mx.array) -> tuple[mx.array, mx.array]:
         """The experts chosen for every token (B, L, chosen), in no order, and their shares, in the type of x.
 
         The softmax is of float32 numbers. The choice itself has no gradient, the shares have.
         """
+        config = self._config
         scores = mx.softmax(self.router(x), axis=-1, precise=True)
-        chosen = mx.stop_gradient(mx.argpartition(scores, kth=-self._chosen, axis=-1)[..., -self._chosen :])
+        chosen = largest(self._allowed(scores), config.chosen)
         shares = mx.take_along_axis(scores, chosen, axis=-1)
-        if self._normalize:
+        if config.normalize:
             shares = shares / shares.sum(axis=-1, keepdims=True)
-        return chosen, shares
+        return chosen, shares if config.scale == 1 else shares * config.scale
+
+    def _allowed(self, scores: mx.array) -> mx.array:
+        """Scores (B, L, experts), below 0 for the experts of groups that a token does not choose among."""
+        groups, chosen = self._config.groups, self._config.chosen_groups
+        if groups == chosen:
+            return scores
+        grouped = scores.reshape(*scores.shape[:2], groups, -1)
+        best = largest(grouped.max(axis=-1), chosen)
+        allowed = (best[..., None] == mx.arange(groups)).any(axis=-2)
+        return mx.where(allowed[..., None], grouped, -1.0).reshape(scores.shape)
+
+
+def largest(scores: mx.array, count: int) -> mx.array:
+    """Where the largest of the last axis are, in no order; without a gradient."""
+    return mx.stop_gradient(mx.argpartition(scores, kth=-count, axis=-1)[..., -count:])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from rave_mlx.config import ImageConfig, Images
@@ -97,9 +98,20 @@ def seen(patches: ImagePatches, config: Images) -> list[Image.Image]:
         split = patches.pixels.reshape(rows * columns, 3, -1, side, side)[:, :, 0]
         grid = in_reading_order(split, rows, columns, config.merge_size)
         levels = grid.transpose(0, 3, 1, 4, 2).reshape(1, rows * side, columns * side, 3)
-    else:
-        split = patches.pixels.reshape(tiles, rows, columns, 3, side, side)
-        levels = split.transpose(0, 1, 4, 2, 5, 3).reshape(tiles, rows * side, columns * side, 3)
+        return _pictures(levels, config)
+    first, found = tiles * rows * columns, []
+    views = [(rows, columns, patches.pixels[:first])]
+    if config.overview is not None:
+        across = config.overview.size // side
+        views.append((across, across, patches.pixels[first:]))
+    for down, across, pixels in views:
+        split = pixels.reshape(-1, down, across, 3, side, side)
+        found += _pictures(split.transpose(0, 1, 4, 2, 5, 3).reshape(-1, down * side, across * side, 3), config)
+    return found
+
+
+def _pictures(levels: NDArray[np.float32], config: Images) -> list[Image.Image]:
+    """Pictures of normalised pixels (tiles, height, width, 3)."""
     unit = levels * np.array(config.std, np.float32) + np.array(config.mean, np.float32)
     return [Image.fromarray(tile) for tile in (unit * 255).round().clip(0, 255).astype(np.uint8)]
 

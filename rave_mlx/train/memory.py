@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from rave_mlx import backend
-from rave_mlx.config import LMMConfig, TextConfig
+from rave_mlx.config import LMMConfig, PatchVisionConfig, QueryVisionConfig, TextConfig, TileConfig
 from rave_mlx.models.delta_rule import CHUNK
 from rave_mlx.models.lmm import LMM
 from rave_mlx.train.config import TrainConfig
@@ -126,7 +126,8 @@ def _decoder(lmm: LMM, config: TrainConfig, tokens: int, scored: int) -> int:
 
 def _heads(text: TextConfig) -> float:
     """The width of all queries, keys and values, of linear attention with what they are made of; mean over layers."""
-    attention = (text.num_heads * (1 + text.output_gate) + 2 * text.num_kv_heads) * text.head_dim
+    queries = text.num_heads * (1 + text.output_gate) * sum(map(text.head_dim_of, text.attention_layers))
+    attention = (queries + 2 * text.key_numbers) / len(text.attention_layers)
     if text.linear is None:
         return attention
     linear = _LINEAR * (text.linear.channels + text.linear.value_heads * text.linear.value_dim)
@@ -150,7 +151,16 @@ def _tower(config: LMMConfig, visual: int, layers: int | None) -> int:
     vision = config.vision
     if vision is None or not visual:
         return 0
-    patches = visual * getattr(config.image, "merge_size", 1) ** 2
+    image = config.image
+    if isinstance(image, TileConfig):
+        patches = -(-visual * (image.tile_size // image.patch_size) ** 2 // image.tile_tokens)
+    else:
+        patches = visual * getattr(image, "merge_size", 1) ** 2
+    if isinstance(vision, QueryVisionConfig):
+        # An encoder of queries, which are few, follows a tower of patches.
+        vision = vision.patches
+    if isinstance(vision, PatchVisionConfig):
+        return 4 * patches * (vision.channels * vision.patch_size**2 + 4 * vision.hidden_size)
     layer = _wide(_TOWER, (vision.hidden_size, vision.intermediate_size, 3 * vision.hidden_size))
     scores = min(_TOWER_BLOCK, vision.num_heads * patches * patches)
     return round(4 * patches * layer * (layers or vision.depth)) + 4 * _TOWER_BLOCKS * scores

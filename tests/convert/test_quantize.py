@@ -365,7 +365,17 @@ def test_packed_and_expanded_models_answer_alike(tmp_path, monkeypatch, name, mo
 @pytest.mark.parametrize("keep", [True, False], ids=["packed", "expanded"])
 @pytest.mark.parametrize(
     "name",
-    ["llava_next", "internvl", "idefics3", "qwen3_vl", "paddleocr_vl", "glm4v", "mistral3", "got_ocr2"],
+    [
+        "llava_next",
+        "internvl",
+        "idefics3",
+        "qwen3_vl",
+        "paddleocr_vl",
+        "glm4v",
+        "mistral3",
+        "got_ocr2",
+        "deepseek_ocr2-grouped",
+    ],
 )
 def test_quantized_towers_and_connectors(tmp_path, monkeypatch, name, keep):
     """Positions, class tokens, newlines and layer scales stand beside packed weights, and are none."""

@@ -12,11 +12,13 @@ from PIL import Image
 from support import form, tiny_model
 
 import rave_mlx
+from rave_mlx.config import ImageConfig
 from rave_mlx.documents.pages import open_document
 from rave_mlx.documents.sources import find_documents
 from rave_mlx.documents.transcription.answer_formats import Shown, read_answer
 from rave_mlx.documents.transcription.page_reader import PageReader
 from rave_mlx.errors import PromptError, UsageError
+from rave_mlx.inputs.images.tiling import least_tokens
 
 WITH_IMAGES = {name: case for name, case in cases().items() if case.processor}
 LINES = ["Invoice 2291", "Date: 3 May 2024", "Total: 13.60"]
@@ -38,7 +40,9 @@ def built_in():
 @pytest.mark.parametrize("name", sorted(WITH_IMAGES))
 def test_every_family_reads_two_pages(name, tmp_path, two_pages):
     lmm = rave_mlx.load(write_checkpoint(WITH_IMAGES[name], tmp_path / name))
-    (found,) = rave_mlx.read(two_pages, lmm, max_tokens=8, image_tokens=64)
+    image = lmm.config.image
+    least = 0 if isinstance(image, ImageConfig) else least_tokens(image)
+    (found,) = rave_mlx.read(two_pages, lmm, max_tokens=8, image_tokens=max(64, least))
     assert [page.page for page in found.pages] == [1, 2]
     assert all(page.ending in ("stop", "length") for page in found.pages)
     row = json.loads(found.as_json())

@@ -78,7 +78,9 @@ def adapted(base, kind, **options):
     """Our model with random updates, which alone train."""
     lmm = rave_mlx.load(base, **options)
     lmm.freeze()
-    config = AdapterConfig(rank=4, scale=1.5, modules=MODULES, kind=kind)
+    # Where a layer has experts, they take no updates; the first one has an MLP.
+    modules = MODULES if lmm.config.text.experts is None else (*MODULES[:3], "decoder.layers.0.mlp.down_proj")
+    config = AdapterConfig(rank=4, scale=1.5, modules=modules, kind=kind)
     adapters.attach(lmm, config)
     rng = np.random.default_rng(7)
     weights = lmm.named_weights()
@@ -117,7 +119,19 @@ def their_gradients(case, model, adapter, examples, batch):
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 @pytest.mark.parametrize(
-    "name", ["qwen2_5_vl", "paddleocr_vl", "glm_ocr", "glm4v", "hunyuan_vl", "mistral3", "gemma3", "got_ocr2"]
+    "name",
+    [
+        "qwen2_5_vl",
+        "paddleocr_vl",
+        "glm_ocr",
+        "glm4v",
+        "hunyuan_vl",
+        "mistral3",
+        "gemma3",
+        "got_ocr2",
+        "gemma4",
+        "deepseek_ocr2",
+    ],
 )
 def test_gradients_are_pefts(name, kind, tmp_path):
     case = CASES[name]

@@ -24,7 +24,8 @@ from rave_mlx.policies.runtime import attach
 
 ONE_EACH = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl",
             "qwen3_vl_moe", "paddleocr_vl", "glm_ocr", "glm4v", "hunyuan_vl", "pixtral", "mistral3", "lighton_ocr",
-            "gemma3", "got_ocr2", "qwen3_5-tied", "granite_docling"]  # fmt: skip
+            "gemma3", "gemma4", "gemma4-vision", "got_ocr2", "qwen3_5-tied", "granite_docling",
+            "deepseek_ocr2-grouped"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*ONE_EACH, "smolvlm", "qwen2"])
@@ -53,6 +54,8 @@ def test_every_method_answers_or_says_why_not(name, tmp_path):
     ):
         takes = (sees or isinstance(policy, ACT | IRI)) and (not isinstance(policy, PAINT) or name == "llava")
         takes = takes and not (isinstance(policy, VFlowOpt) and sees and lmm.config.vision.kind != "tiles")
+        drops = isinstance(policy, DyVTE | Debias | VisionDrop)
+        takes = takes and not (drops and lmm.config.text.borrowed_layers)
         if not takes:
             with pytest.raises(UsageError, match=f"^--attention {policy.name}: .*this") as caught:
                 Session(lmm, policy=policy)

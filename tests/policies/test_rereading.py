@@ -39,7 +39,7 @@ from rave_mlx.policies.runtime import attach
 
 FAMILIES = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl",
             "paddleocr_vl", "glm_ocr", "glm4v", "hunyuan_vl", "pixtral", "mistral3", "lighton_ocr", "gemma3",
-            "got_ocr2"]  # fmt: skip
+            "gemma4", "got_ocr2"]  # fmt: skip
 GATE = GateConfig(rank=4, kv_groups=0.5)
 BOTH = pytest.mark.parametrize("policy", [CARVE(), CARVE.preset("released"), VisualFunnel(size=24)], ids=str)
 
@@ -473,7 +473,12 @@ def test_every_family_takes_a_closer_look(name, policy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("qwen2", "this model reads text only"), ("aki", "this model reads the whole image")]
+    ("name", "reason"),
+    [
+        ("qwen2", "this model reads text only"),
+        ("aki", "this model reads the whole image"),
+        ("deepseek_ocr2-grouped", "this model is a learned query that reads a whole tile"),
+    ],
 )
 @pytest.mark.parametrize("policy", ["carve", "funnel"])
 def test_a_model_that_cannot_is_refused_in_one_line(name, reason, policy, tmp_path):

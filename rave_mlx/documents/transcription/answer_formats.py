@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from rave_mlx.documents.transcription.blocks import Block, Box
 from rave_mlx.documents.transcription.doclang import read_doclang
 from rave_mlx.documents.transcription.doctags import read_doctags
+from rave_mlx.documents.transcription.grounded import read_grounded
 from rave_mlx.documents.transcription.html_blocks import read_html
 from rave_mlx.documents.transcription.layout_json import read_layout_json
 from rave_mlx.documents.transcription.markdown_blocks import read_markdown, strip_fence
 from rave_mlx.documents.transcription.prompt_file import Format, Units
 
 _FRONT = re.compile(r"\s*---[ \t]*\n(.*?)(?:\n---[ \t]*(?:\n|\Z)|\Z)", re.DOTALL)
+_STEPS = {"thousandths": 1000, "999ths": 999, "loc500": 500}
+"""Steps of a side of the page, by what boxes count."""
 _THOUGHT = re.compile(r".*</think(?:ing)?>", re.DOTALL)
 
 
@@ -49,8 +52,8 @@ def _on_page(box: Box | None, units: Units, written: Format, shown: Shown) -> Bo
     if box is None or units == "none":
         return None
     if written not in ("doctags", "doclang"):  # whose boxes are fractions already
-        scale = shown.size if units == "read_pixels" else (1000, 1000) if units == "thousandths" else (500, 500)
-        box = (box[0] / scale[0], box[1] / scale[1], box[2] / scale[0], box[3] / scale[1])
+        across, down = shown.size if units == "read_pixels" else (_STEPS[units],) * 2
+        box = (box[0] / across, box[1] / down, box[2] / across, box[3] / down)
     if min(box) < -0.05 or max(box) > 1.05:
         return None
     left, top, right, bottom = (min(1.0, max(0.0, side)) for side in box)
@@ -105,6 +108,11 @@ def _read_thinking(text: str) -> list[Block]:
     return _moved(_read_markdown(body), start)
 
 
+def _read_grounded(text: str) -> list[Block]:
+    body, start = strip_fence(text)
+    return _moved(read_grounded(body), start)
+
+
 def _read_html(text: str) -> list[Block]:
     body, start = strip_fence(text)
     return _moved(read_html(body), start)
@@ -121,4 +129,5 @@ _READERS: dict[Format, Callable[[str], list[Block]]] = {
     "doclang": read_doclang,
     "layout_json": read_layout_json,
     "got": _read_markdown,
+    "grounded": _read_grounded,
 }

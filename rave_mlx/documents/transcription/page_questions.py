@@ -23,6 +23,7 @@ from rave_mlx.generation.job import Failed, Job
 from rave_mlx.generation.page_alignment import PageIndex
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.images.pdf_text import PageText
+from rave_mlx.inputs.prompt.message import TextPart
 from rave_mlx.models.lmm import LMM
 
 
@@ -158,9 +159,9 @@ class Asker:
 
     def _job(self, asked: PageQuestions, number: int, again: bool, **rest: Any) -> Job:
         question = asked.questions[number]
-        content: list[dict[str, Any]] = [{"type": "image", "image": question.picture}]
+        content: list[dict[str, Any] | TextPart] = [{"type": "image", "image": question.picture}]
         if question.ask.text:
-            content.insert(question.ask.image == "before", {"type": "text", "text": question.ask.text})
+            content.insert(question.ask.image == "before", self._text(question.ask.text))
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if question.ask.system:
             messages.insert(0, {"role": "system", "content": question.ask.system})
@@ -189,6 +190,11 @@ class Asker:
             asked.size = asked.size or image.size
         asked.shown[number] = Shown(seen, question.part)
         return job
+
+    def _text(self, text: str) -> dict[str, Any] | TextPart:
+        """A question as part of a message. In the words of this package, unlike a user's, control tokens count."""
+        ids = self.lmm.tokenizer.encode_own(text)
+        return {"type": "text", "text": text} if ids is None else TextPart(text, tuple(ids))
 
     @staticmethod
     def _index(page: Page) -> PageIndex | None:

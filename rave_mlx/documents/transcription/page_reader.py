@@ -229,7 +229,7 @@ class PageReader:
         return "stop", None
 
     def _text(self, answer: Answer) -> AnswerText:
-        return answer_text(self.lmm, answer, control=self.asker.ask.format in ("doctags", "doclang"))
+        return answer_text(self.lmm, answer, control=self.asker.ask.format in ("doctags", "doclang", "grounded"))
 
     @staticmethod
     def _loops(answer: Answer, text: AnswerText) -> bool:

@@ -18,11 +18,21 @@ from rave_mlx.config.part import Part
 from rave_mlx.errors import ConfigError
 
 Format = Literal[
-    "lines", "text", "markdown", "front_matter", "thinking", "html", "doctags", "doclang", "layout_json", "got"
+    "lines",
+    "text",
+    "markdown",
+    "front_matter",
+    "thinking",
+    "html",
+    "doctags",
+    "doclang",
+    "layout_json",
+    "got",
+    "grounded",
 ]
 """What an answer is written in; `answer_formats` reads each of them."""
-Units = Literal["none", "read_pixels", "thousandths", "loc500"]
-"""What boxes count: pixels of the picture that the model reads, thousandths or 500ths of the page's sides."""
+Units = Literal["none", "read_pixels", "thousandths", "999ths", "loc500"]
+"""What boxes count: pixels of the picture that the model reads; thousandths, 999ths or 500ths of the page's sides."""
 
 GENERAL = "general"
 """The file for models of which nothing is known."""
@@ -33,7 +43,7 @@ class Ask(Part):
     """What is asked of a page, and what comes back.
 
     Attributes:
-        text: the question; empty where the page alone is shown.
+        text: the question; empty where the page alone is shown. Control tokens of the model count in it.
         format: what the answer is written in.
         system: a system message; empty for none.
         image: whether the page stands before or after the text.

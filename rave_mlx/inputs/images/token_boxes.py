@@ -1,7 +1,8 @@
 """Where on the page every visual token comes from.
 
 The way from an image to visual tokens, walked backwards: cells of a native grid, squares of tiles (stretched, cropped
-or padded), the rows of an unpadded LLaVA-NeXT image with their newline tokens, the latents of a resampler.
+or padded), the rows of an unpadded LLaVA-NeXT image with their newline tokens, the latents of a resampler. Learned
+queries have no place of their own: each reads a whole tile.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from rave_mlx.config import (
     ConvConnectorConfig,
     ImageConfig,
     Images,
+    Overview,
     PoolConnectorConfig,
     ResamplerConfig,
     TileConfig,
 )
 from rave_mlx.inputs.images.patches import ImagePatches
 from rave_mlx.inputs.images.tiling.pinpoint_grid import fit_inside
+from rave_mlx.inputs.images.tiling.views import inner_size
 
 Boxes = NDArray[np.float64]
 
@@ -61,6 +64,8 @@ def locate_tokens(image: ImagePatches, config: Images, connector: Connector) -> 
         return _finish(boxes, np.zeros(len(boxes), bool), image)
     if config.plan == "pinpoints":
         return _finish(*_pinpoints(image, config), image)
+    if config.overview is not None:
+        return _finish(*_views(image, config, config.overview), image)
     (rows, columns), per_tile = image.arrangement, _of_tile(config, connector)
     if image.grid[0] == 1:
         return _finish(_single(per_tile, image.size, config), np.zeros(len(per_tile), bool), image)
@@ -121,6 +126,20 @@ def _single(tile: Boxes, size: tuple[int, int], config: TileConfig) -> Boxes:
     offset = [(edge - side) // 2 for edge in scaled]
     boxes: Boxes = (tile * side + np.tile(offset, 2)) * np.tile([width / scaled[0], height / scaled[1]], 2)
     return boxes
+
+
+def _views(image: ImagePatches, config: TileConfig, overview: Overview) -> tuple[Boxes, NDArray[np.bool_]]:
+    """Every token of a tile shows the tile, those of the view of the whole image all of it, the last one nothing."""
+    (rows, columns), (width, height) = image.arrangement, image.size
+    tiles = _grid(np.linspace(0, width, columns + 1), np.linspace(0, height, rows + 1))[: image.grid[0]]
+    inner = inner_size(image.size, overview.size)
+    margins = [(overview.size - side) // 2 for side in inner]
+    square = np.tile([overview.size, overview.size], 2) * [0, 0, 1, 1] - np.tile(margins, 2)
+    whole = square * np.tile([width / inner[0], height / inner[1]], 2)
+    boxes = np.concatenate([
+        np.repeat(tiles, config.tile_tokens, axis=0), np.tile(whole, (overview.tokens, 1)), np.full((1, 4), np.nan)
+    ])  # fmt: skip
+    return boxes, (np.arange(len(boxes)) >= len(tiles) * config.tile_tokens) & (len(tiles) > 0)
 
 
 def _pinpoints(image: ImagePatches, config: TileConfig) -> tuple[Boxes, NDArray[np.bool_]]:

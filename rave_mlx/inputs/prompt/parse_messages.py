@@ -82,6 +82,8 @@ class _Reader:
         return Message(role, tuple(self.part(part, f"{where}, part {i + 1}") for i, part in enumerate(content)))
 
     def part(self, part: Any, where: str) -> TextPart | ImagePart:
+        if isinstance(part, TextPart):
+            return part
         parsed = parse_part(part, where)
         if isinstance(parsed, str):
             return TextPart(parsed)

@@ -120,6 +120,15 @@ class Tokenizer:
             yield start, stop, token
             position = stop
 
+    def encode_own(self, text: str) -> list[int] | None:
+        """Ids of a text that this package wrote itself, in which control tokens count; None where it has none."""
+        ids: list[int] = []
+        position = 0
+        for start, stop, control in self.find_control(text):
+            ids += [*self.encode(text[position:start], first=False)[0], control.id]
+            position = stop
+        return [*ids, *self.encode(text[position:], first=False)[0]] if ids else None
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, control tokens left out."""
         return self._core.decode(list(ids), skip_special_tokens=True)

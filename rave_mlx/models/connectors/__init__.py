@@ -10,6 +10,7 @@ from rave_mlx.config import (
     ConnectorConfig,
     ConvConnectorConfig,
     DownsampleConnectorConfig,
+    MeanConnectorConfig,
     MlpConnectorConfig,
     PathConnectorConfig,
     PoolConnectorConfig,
@@ -17,11 +18,13 @@ from rave_mlx.config import (
     ShuffleConnectorConfig,
     TileVisionConfig,
     Tower,
+    ViewConnectorConfig,
     VisionConfig,
 )
 from rave_mlx.models.connectors.cells import CellConnector
 from rave_mlx.models.connectors.convolutions import ConvConnector
 from rave_mlx.models.connectors.downsample import DownsampleConnector
+from rave_mlx.models.connectors.means import MeanConnector
 from rave_mlx.models.connectors.merger import PatchMerger
 from rave_mlx.models.connectors.mlp import MlpConnector
 from rave_mlx.models.connectors.paths import PathConnector
@@ -29,6 +32,7 @@ from rave_mlx.models.connectors.pool import PoolConnector
 from rave_mlx.models.connectors.resampler import Resampler
 from rave_mlx.models.connectors.rows import RowConnector
 from rave_mlx.models.connectors.shuffle import ShuffleConnector
+from rave_mlx.models.connectors.views import ViewConnector
 
 
 def build_connector(config: Connector, vision: Tower) -> nn.Module:
@@ -46,9 +50,13 @@ def build_connector(config: Connector, vision: Tower) -> nn.Module:
         return ConvConnector(config)
     if isinstance(config, PoolConnectorConfig):
         return PoolConnector(config)
+    if isinstance(config, MeanConnectorConfig):
+        return MeanConnector(config)
     if isinstance(config, PathConnectorConfig):
         assert isinstance(vision, TileVisionConfig)
         return PathConnector(config, vision)
+    if isinstance(config, ViewConnectorConfig):
+        return ViewConnector(config)
     if isinstance(config, RowConnectorConfig):
         return RowConnector(config)
     return ShuffleConnector(config) if isinstance(config, ShuffleConnectorConfig) else Resampler(config)

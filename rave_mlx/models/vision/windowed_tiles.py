@@ -16,6 +16,7 @@ from rave_mlx.backend.activations import ACTIVATIONS
 from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import WindowVisionConfig
 from rave_mlx.models.convolution import Convolution
+from rave_mlx.models.vision.rescale import rescaled_line, rescaled_square
 
 Grid = tuple[int, int, int]
 
@@ -31,35 +32,39 @@ class WindowAttention(nn.Module):
         if config.relative_positions:
             self.rows = mx.zeros((2 * side - 1, width // config.num_heads))
             self.columns = mx.zeros((2 * side - 1, width // config.num_heads))
-        self._heads, self._side, self._relative = config.num_heads, side, config.relative_positions
+        self._heads, self._relative = config.num_heads, config.relative_positions
 
-    def __call__(self, qkv: mx.array) -> mx.array:
+    def __call__(self, qkv: mx.array, side: int) -> mx.array:
         """(squares, side^2, 3 * hidden) -> heads side by side (squares, side^2, hidden)."""
         squares, patches, _ = qkv.shape
         q, k, v = qkv.reshape(squares, patches, 3, self._heads, -1).transpose(2, 0, 3, 1, 4)
         scale = q.shape[-1] ** -0.5
         if self._relative:
-            q, k, scale = self._lengthened(q, k, scale), self._marked(k), 1.0
+            q, k, scale = self._lengthened(q, side, scale), _marked(k, side), 1.0
         out = attend(q, k, v, scale=scale)
         return out.swapaxes(1, 2).reshape(squares, patches, -1)
 
-    def _lengthened(self, q: mx.array, k: mx.array, scale: float) -> mx.array:
-        """Scaled queries (squares, heads, side^2, d + 2 side) with their biases for every row and column of keys."""
-        side, place = self._side, np.arange(self._side)
+    def _lengthened(self, q: mx.array, side: int, scale: float) -> mx.array:
+        """Scaled queries (squares, heads, side^2, d + 2 side) with their biases for every row and column of keys.
+
+        Squares of another side than the learned distances are for have these scaled.
+        """
+        place = np.arange(side)
         between = mx.array((place[:, None] - place + side - 1).astype(np.int32))
         grid = q.reshape(*q.shape[:2], side, side, -1)
-        rows = grid @ self.rows[between].swapaxes(1, 2)
-        columns = (grid.swapaxes(2, 3) @ self.columns[between].swapaxes(1, 2)).swapaxes(2, 3)
+        down, across = (rescaled_line(x, 2 * side - 1)[between].swapaxes(1, 2) for x in (self.rows, self.columns))
+        rows = grid @ down
+        columns = (grid.swapaxes(2, 3) @ across).swapaxes(2, 3)
         biases = mx.concatenate([rows, columns], axis=-1).reshape(*q.shape[:3], 2 * side)
         return mx.concatenate([q * scale, biases], axis=-1)
 
-    def _marked(self, k: mx.array) -> mx.array:
-        """Keys (squares, heads, side^2, d + 2 side) with marks of their row and column."""
-        side = self._side
-        row, column = np.divmod(np.arange(side * side), side)
-        marks = np.concatenate([row[:, None] == np.arange(side), column[:, None] == np.arange(side)], axis=1)
-        shown = mx.broadcast_to(mx.array(marks).astype(k.dtype), (*k.shape[:3], 2 * side))
-        return mx.concatenate([k, shown], axis=-1)
+
+def _marked(k: mx.array, side: int) -> mx.array:
+    """Keys (squares, heads, side^2, d + 2 side) with marks of their row and column."""
+    row, column = np.divmod(np.arange(side * side), side)
+    marks = np.concatenate([row[:, None] == np.arange(side), column[:, None] == np.arange(side)], axis=1)
+    shown = mx.broadcast_to(mx.array(marks).astype(k.dtype), (*k.shape[:3], 2 * side))
+    return mx.concatenate([k, shown], axis=-1)
 
 
 class WindowLayer(nn.Module):
@@ -73,18 +78,19 @@ class WindowLayer(nn.Module):
         self.attention = WindowAttention(config, config.window(layer))
         self.fc1 = nn.Linear(width, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, width)
-        self._window, self._activate = config.window(layer), ACTIVATIONS[config.activation]
+        self._window = None if config.sees_all(layer) else config.window_size
+        self._activate = ACTIVATIONS[config.activation]
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(tiles, rows, columns, hidden) -> the same."""
+        """(tiles, rows, columns, hidden) -> the same; tiles are squares."""
         tiles, rows, columns, hidden = x.shape
-        side = self._window
+        side = rows if self._window is None else self._window
         down, across = -(-rows // side), -(-columns // side)
         filled = [(0, 0), (0, down * side - rows), (0, across * side - columns), (0, 0)]
         normed = mx.pad(self.norm1(x), filled).reshape(tiles, down, side, across, side, hidden)
         squares = normed.swapaxes(2, 3).reshape(-1, side * side, hidden)
         (qkv,) = by_rows(lambda x: [self.attention.qkv(x)], squares, axis=0)
-        attended = self.attention(qkv).reshape(tiles, down, across, side, side, hidden).swapaxes(2, 3)
+        attended = self.attention(qkv, side).reshape(tiles, down, across, side, side, hidden).swapaxes(2, 3)
         attended = attended.reshape(tiles, down * side, across * side, hidden)[:, :rows, :columns]
         flat = by_rows(self._finish, x.reshape(-1, hidden), attended.reshape(-1, hidden), axis=0)[0]
         return flat.reshape(x.shape)
@@ -113,11 +119,12 @@ class WindowVision(nn.Module):
     def __call__(self, pixels: mx.array, grid: Grid) -> mx.array:
         """pixels (tiles * patches, channels * patch^2) of one image -> (tiles, patches, feature size).
 
-        `grid`: tiles, patch rows and patch columns of a tile.
+        `grid`: tiles, patch rows and patch columns of a tile, which is a square. Where it is not as large as the
+        learned positions are for, they are scaled.
         """
         tiles, rows, columns = grid
         x = self.patch_embed(pixels).reshape(tiles, rows * columns, -1)
-        x = x + self.positions if self._positions else x
+        x = x + rescaled_square(self.positions, rows) if self._positions else x
         x = x.reshape(tiles, rows, columns, -1)
         for layer in self.layers:
             x = layer(x)

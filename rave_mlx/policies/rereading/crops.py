@@ -10,12 +10,11 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from rave_mlx.config import Connector, ImageConfig, Images, LMMConfig, ResamplerConfig
+from rave_mlx.config import Connector, ImageConfig, Images, LMMConfig, ResamplerConfig, TileConfig, ViewConnectorConfig
 from rave_mlx.errors import UsageError
 from rave_mlx.inputs.images.patches import RESAMPLE, ImagePatches
 from rave_mlx.inputs.images.preprocess import cut_patches, fit_size
-from rave_mlx.inputs.images.tiling import TILED_IMAGE_TOKENS
-from rave_mlx.inputs.images.tiling.unpad import visual_tokens
+from rave_mlx.inputs.images.tiling import TILED_IMAGE_TOKENS, least_tokens
 from rave_mlx.inputs.prompt.message import ImagePart, Message, Original, TextPart
 from rave_mlx.policies.rereading.regions import Mask
 
@@ -38,6 +37,11 @@ def check_locatable(name: str, config: LMMConfig) -> None:
     if isinstance(connector, ResamplerConfig):
         raise UsageError(
             f"--attention {name}: every visual token of this model reads the whole image (a resampler's), so it "
+            "cannot tell where to cut"
+        )
+    if isinstance(connector, ViewConnectorConfig):
+        raise UsageError(
+            f"--attention {name}: every visual token of this model is a learned query that reads a whole tile, so it "
             "cannot tell where to cut"
         )
 
@@ -108,7 +112,9 @@ def is_reduced(patches: ImagePatches, config: Images) -> bool:
 
 def reading_scale(patches: ImagePatches, config: Images) -> float:
     """How large the model reads a page: the side of what it sees, as a share of the side of the original."""
-    _, rows, columns = patches.grid
+    tiles, rows, columns = patches.grid
+    if not tiles and isinstance(config, TileConfig) and config.overview is not None:
+        return config.overview.size / max(patches.size)
     side = config.patch_size if isinstance(config, ImageConfig) else config.tile_size / rows
     cells = patches.arrangement[0] * patches.arrangement[1] * rows * columns
     if patches.region is not None:
@@ -171,7 +177,7 @@ def resized(original: Original, box: Box, side: int, config: Images) -> ImagePar
     sides = max(1, round(cut.width * scale)), max(1, round(cut.height * scale))
     tokens = original.image_tokens
     if not isinstance(config, ImageConfig):
-        tokens = visual_tokens(config, None) if config.plan == "pinpoints" else config.tile_tokens
+        tokens = least_tokens(config)
     return ImagePart(cut_patches(cut.resize(sides, RESAMPLE[config.resample]), config, tokens), Original(cut, tokens))
 
 

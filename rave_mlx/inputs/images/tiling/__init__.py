@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from rave_mlx.config import TileConfig
@@ -22,6 +23,7 @@ from rave_mlx.inputs.images.tiling.pinpoint_grid import pinpoints
 from rave_mlx.inputs.images.tiling.plan import Tiling
 from rave_mlx.inputs.images.tiling.split_grid import split
 from rave_mlx.inputs.images.tiling.unpad import visual_tokens
+from rave_mlx.inputs.images.tiling.views import views
 
 __all__ = ["PLANS", "TILED_IMAGE_TOKENS", "Tiling", "cut_tiles", "least_tokens"]
 
@@ -34,11 +36,14 @@ PLANS: dict[str, Callable[[Image.Image, TileConfig, int], Tiling]] = {
     "pinpoints": pinpoints,
     "closest": closest,
     "split": split,
+    "views": views,
 }
 
 
 def least_tokens(config: TileConfig) -> int:
     """Visual tokens of an image that is one tile: no image takes fewer."""
+    if config.overview is not None:
+        return config.overview.tokens + 1
     return visual_tokens(config, None) if config.plan == "pinpoints" else config.tile_tokens
 
 
@@ -61,10 +66,9 @@ def cut_tiles(image: Image.Image, config: TileConfig, image_tokens: int | None =
     if min(rgb.size) < 1:
         raise ImageError(f"the image has no pixels ({rgb.width} x {rgb.height}); pass one with both sides above 0")
     tiling = PLANS[config.plan](rgb, config, budget)
-    patch, side = config.patch_size, config.tile_size // config.patch_size
-    used = side * patch
-    levels = tiling.levels[:, :used, :used].reshape(-1, side, patch, side, patch, 3)
-    levels = np.ascontiguousarray(levels.transpose(0, 1, 3, 5, 2, 4)).reshape(-1, 3, patch**2)
+    side, levels = config.tile_size // config.patch_size, _patches(tiling.levels, config.patch_size)
+    if tiling.whole is not None:
+        levels = np.concatenate([levels, _patches(tiling.whole[None], config.patch_size)])
     pixels = np.empty(levels.shape, np.float32)
     for channel, table in enumerate(normalised(config)):
         pixels[:, channel] = np.take(table, levels[:, channel])
@@ -78,3 +82,11 @@ def cut_tiles(image: Image.Image, config: TileConfig, image_tokens: int | None =
         region=tiling.region,
         original=rgb,
     )
+
+
+def _patches(levels: NDArray[np.uint8], patch: int) -> NDArray[np.uint8]:
+    """Squares (tiles, size, size, 3) cut into patches of `patch` pixels a side (patches, 3, patch^2), row by row."""
+    side = levels.shape[1] // patch
+    used = side * patch
+    grid = levels[:, :used, :used].reshape(-1, side, patch, side, patch, 3)
+    return np.ascontiguousarray(grid.transpose(0, 1, 3, 5, 2, 4)).reshape(-1, 3, patch**2)

@@ -20,6 +20,8 @@ def layout(tiling: Tiling, config: TileConfig, size: tuple[int, int]) -> tuple[s
     if config.markers in ("grid", "page"):
         return _grid(tiling, config.tile_tokens, named=config.markers == "page")
     count = len(tiling.levels) * config.tile_tokens
+    if config.overview is not None:
+        count += config.overview.tokens + 1
     if config.before or config.after:
         return (config.before, count, config.after)
     return ("<img>", count, "</img>") if config.markers == "tags" else (count,)

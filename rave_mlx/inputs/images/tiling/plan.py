@@ -17,6 +17,7 @@ class Tiling:
     Attributes:
         levels: uint8 (tiles, tile_size, tile_size, 3), in the order in which the model reads them, the tile with the
             whole image (if any) included.
+        whole: uint8 (size, size, 3), a last view of the whole image that is of another size; None: there is none.
         rows, columns: how the others are arranged.
         region: the part of the others that shows the image, where the features of padding are dropped; else None.
     """
@@ -25,6 +26,7 @@ class Tiling:
     rows: int
     columns: int
     region: Region | None = None
+    whole: NDArray[np.uint8] | None = None
 
     @property
     def overview(self) -> bool:
