@@ -12,9 +12,11 @@ scipy_stats = pytest.importorskip("scipy.stats")
 
 from support import TEXT  # noqa: E402
 
+import rave_mlx  # noqa: E402
 from rave_mlx.attention.gate import PairGate, squash  # noqa: E402
 from rave_mlx.config import GateConfig  # noqa: E402
 from recipes.ablation import runs  # noqa: E402
+from recipes.ablation.at_test_time import answered, as_checkpoint  # noqa: E402
 from recipes.ablation.measure import held_out, measure  # noqa: E402
 from recipes.ablation.model import SHAPE, Gate, add, make  # noqa: E402
 from recipes.ablation.pages import KINDS, LAYOUTS, QUESTION_TOKENS, make_batch, with_fewer  # noqa: E402
@@ -113,10 +115,13 @@ def greedy(model, image, grid, question, most):
     return ids[start:]
 
 
-def test_an_answer_counts_when_greedy_decoding_writes_it():
+def test_an_answer_counts_when_greedy_decoding_writes_it(tmp_path):
     model = tiny(2)
     train(model, Variant(), Plan(30, pages=8, seed=5), kinds=("easy",))
     measured = measure(model, Variant(), "easy", 8)
+    as_checkpoint(model, tmp_path / "reader")
+    by_package = answered(rave_mlx.load(tmp_path / "reader"), "easy", "none", 8)
+    assert by_package == [np.mean(page) for page in measured.right]
     batch = next(iter(held_out("easy", 8)))
     grid = batch.rows.shape[1:]
     for page in range(8):
