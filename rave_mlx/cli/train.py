@@ -296,6 +296,11 @@ def _summary(outcome: Outcome) -> str:
         f"{g.visual:.1%} with it ({g.moved:.1%} moved)"
         for g in outcome.gates
     ]
+    lines += [
+        f"layer {g.layer}: sink gate: keys of visual sinks x {g.sink:.3f}, of other visual tokens x {g.rest:.3f} (+- "
+        f"{g.spread:.3f}; {g.sinks:.1%} are sinks)"
+        for g in outcome.sink_gates
+    ]
     if outcome.best_loss is not None:
         lines.append(f"lowest validation loss {outcome.best_loss:.4f}, after step {outcome.best_step}")
     peak, estimate = outcome.peak_bytes / 1e9, outcome.estimated_bytes / 1e9

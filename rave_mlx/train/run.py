@@ -40,6 +40,7 @@ from rave_mlx.train.optimizer import Optimizer
 from rave_mlx.train.options import write_options
 from rave_mlx.train.parameters import prepare, trained_parameters, trained_weights
 from rave_mlx.train.report import Listener
+from rave_mlx.train.sink_gate_report import SinkGateFigures, sink_gate_report, write_sink_report
 from rave_mlx.train.sink_gates import use_sink_gates
 from rave_mlx.train.sink_loss import check_sink_loss
 from rave_mlx.train.sources import has_split
@@ -61,7 +62,7 @@ class Outcome:
         steps: updates of the whole run.
         best_step, best_loss: the update with the lowest validation loss; None without held-out rows.
         estimated_bytes, peak_bytes: memory as it was estimated before, and as it was.
-        gates: figures of the gates; empty without any.
+        gates, sink_gates: figures of the gates; empty without any.
     """
 
     steps: int
@@ -70,6 +71,7 @@ class Outcome:
     estimated_bytes: int
     peak_bytes: int
     gates: list[GateFigures]
+    sink_gates: list[SinkGateFigures]
 
 
 @dataclass(frozen=True)
@@ -162,12 +164,12 @@ def run(
         )
         with wired_memory():
             trainer.run()
-        gates: list[GateFigures] = []
+        gates, sink_gates = list[GateFigures](), list[SinkGateFigures]()
         with world.together():
             if world.is_writer:
-                gates = _finish(setup.lmm, out, trainer, validator)
+                gates, sink_gates = _finish(setup.lmm, out, trainer, validator)
         best = trainer.state.best_step, trainer.state.best_loss
-        return Outcome(trainer.steps, *best, setup.estimated_bytes, mx.get_peak_memory(), gates)
+        return Outcome(trainer.steps, *best, setup.estimated_bytes, mx.get_peak_memory(), gates, sink_gates)
 
 
 def _set_up(lmm: LMM, data: str | Path, config: TrainConfig, world: World) -> _Setup:
@@ -257,16 +259,21 @@ def _note_data(listeners: Sequence[Listener], setup: _Setup) -> None:
             listener.note(note)
 
 
-def _finish(lmm: LMM, out: Path, trainer: Trainer, validator: Validator | None) -> list[GateFigures]:
-    """Put the result, the curve and the gate report into place."""
+def _finish(
+    lmm: LMM, out: Path, trainer: Trainer, validator: Validator | None
+) -> tuple[list[GateFigures], list[SinkGateFigures]]:
+    """Put the result, the curve and the reports of gates into place."""
     assert trainer.last is not None
     try:
         checkpoint.write_result(out, trainer.last)
         draw_curve(read(out), out / CURVE)
         lmm.eval()
-        figures = gate_report(lmm, validator.prompts(_REPORTED)) if validator is not None else []
+        prompts = [] if validator is None else validator.prompts(_REPORTED)
+        figures, sinks = gate_report(lmm, prompts), sink_gate_report(lmm, prompts)
         if figures:
             write_report(figures, out)
+        if sinks:
+            write_sink_report(sinks, out)
     except OSError as error:
         raise ModelError(f"{error.filename or out}: cannot be written ({error.strerror})") from None
-    return figures
+    return figures, sinks

@@ -39,6 +39,7 @@ from rave_mlx.train.forward import hidden_states
 from rave_mlx.train.loss import loss
 from rave_mlx.train.parameters import prepare
 from rave_mlx.train.run import run
+from rave_mlx.train.sink_gate_report import sink_gate_report
 
 EXACT = 3e-6
 SETTING = SinkGateConfig((1, 2), width=8, outlier=1.1)
@@ -101,6 +102,10 @@ def test_keys_of_visual_tokens_are_scaled_by_what_the_last_token_says(lmm, promp
         found = np.array(cache.layers[1].first(len(prompt))[0] / plain.layers[1].first(len(prompt))[0])
         np.testing.assert_allclose(found, np.broadcast_to(expected[:, None], found.shape), rtol=2e-4)
         assert abs(rho[0] - 0.5) > 0.02
+        figures = sink_gate_report(lmm, [prompt, lmm.prepare([ask("Hello")])])
+        assert [row.layer for row in figures] == [1, 2]
+        assert (figures[0].sink, figures[0].rest) == pytest.approx((rho[0], rho[1]), rel=1e-4)
+        assert figures[0].sinks == pytest.approx(sink.sum() / tokens.visual.sum())
 
 
 def test_a_fresh_gate_halves_every_visual_key_and_has_the_published_size():
@@ -273,6 +278,9 @@ def test_only_the_gates_train_and_an_adapter_brings_them(trained, base):
     assert relative(adapted.logits(prompt), plain.logits(prompt)) > 1e-3
     assert mx.array_equal(adapted.logits(prompt, gate=False), plain.logits(prompt))
     assert "sink gates in 1" in repr(adapted)
+    (figures,) = json.loads((trained / "sink_gates.json").read_text())
+    assert figures["layer"] == layer[0]
+    assert figures["sink"] + figures["rest"] == pytest.approx(1)
 
 
 def test_fusing_keeps_the_gates_and_exports_refuse_them(trained, base, tmp_path):
