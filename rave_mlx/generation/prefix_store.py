@@ -141,5 +141,7 @@ def default_bytes() -> int:
 
 def _without_pixels(prompt: Prompt) -> Prompt:
     """The prompt for comparisons: images are told apart by their digests."""
-    images = tuple(replace(image, pixels=image.pixels[:0].copy(), original=None) for image in prompt.images)
+    images = tuple(
+        replace(image, pixels=image.pixels[:0].copy(), original=None, features=None) for image in prompt.images
+    )
     return replace(prompt, images=images)

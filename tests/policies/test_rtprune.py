@@ -31,10 +31,8 @@ def lmm():
 
 
 def revised(lmm, policy, *pictures, text="What is the total?"):
-    """The prompt with pruned images, and their features."""
-    features = {}
-    messages = policy.revise(lmm, read_messages([ask(text, *pictures)], lmm.config.image), None, features)
-    return lmm.prompt(messages), features
+    """The prompt with pruned images."""
+    return lmm.prompt(policy.revise(lmm, read_messages([ask(text, *pictures)], lmm.config.image), None, {}))
 
 
 def logsumexp(x, axis):
@@ -104,9 +102,9 @@ def test_what_is_dropped_is_merged(lmm):
     rest = np.setdiff1d(np.arange(len(x)), stay)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     expected = x[stay] + 0.1 * exact_transport(unit[stay] @ unit[rest].T) @ x[rest]
-    pruned, features = revised(lmm, RTPrune(keep=0.6), picture(72, 56))
+    pruned = revised(lmm, RTPrune(keep=0.6), picture(72, 56))
     assert pruned.images[0].kept.tolist() == stay.tolist()
-    np.testing.assert_allclose(features[pruned.images[0].digest], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(pruned.images[0].features, expected, rtol=1e-4, atol=1e-5)
     assert relative(expected, x[stay]) > 1e-3
     np.testing.assert_allclose(np.array(merge(mx.array(x[stay]), mx.array(x[rest]), 0.0, 5)), x[stay], rtol=1e-6)
 
@@ -124,7 +122,7 @@ def test_a_pruned_prompt_is_the_whole_one_with_tokens_hidden(lmm, pictures):
     """Positions stay, so without merging only the keys of dropped tokens are missing."""
     shown = [picture(72, 56), picture(40, 48, 1)][:pictures]
     prompt = lmm.prepare([ask("What is the total?", *shown)])
-    pruned, features = revised(lmm, RTPrune(keep=0.6, merge=0.0), *shown)
+    pruned = revised(lmm, RTPrune(keep=0.6, merge=0.0), *shown)
     hidden = np.zeros(len(prompt), bool)
     for index, image in enumerate(pruned.images):
         own = np.flatnonzero(prompt.token_map.image == index)
@@ -132,8 +130,8 @@ def test_a_pruned_prompt_is_the_whole_one_with_tokens_hidden(lmm, pictures):
         assert len(image.kept) == int(len(own) * 0.6)
     np.testing.assert_array_equal(pruned.token_map.positions, prompt.token_map.positions[:, ~hidden])
     assert pruned.token_map.next_position == prompt.token_map.next_position
-    cache = lmm.make_cache()
-    found = prefill(lmm, pruned, cache, features=features, chunk=7)
+    found = prefill(lmm, pruned, lmm.make_cache(), chunk=7)
+    assert relative(lmm.logits([pruned, prompt])[0, -1:], found) < model_rounding(lmm, len(prompt))
     expected = lmm.logits(prompt, hooks=attach(lmm, [Hide(tuple(np.flatnonzero(hidden).tolist()), after=-1)]))[:, -1]
     assert relative(found, expected) < model_rounding(lmm, len(prompt))
 
@@ -143,14 +141,14 @@ def test_every_kind_of_family(name, tmp_path):
     lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
     question = ask("What is the total?", picture(100, 60))
     whole = lmm.prepare([question])
-    prompt, features = revised(lmm, RTPrune(keep=0.5), picture(100, 60))
+    prompt = revised(lmm, RTPrune(keep=0.5), picture(100, 60))
     image = prompt.images[0]
     fixed = np.flatnonzero(fixed_tokens(lmm, image))
     assert bool(fixed.size) == (name in ("llava_next", "hunyuan_vl"))
     free = image.tokens - fixed.size
     assert free // 2 <= len(image.kept) <= free // 2 + fixed.size
     assert np.isin(image.kept, fixed).sum() > 0 or not fixed.size
-    assert features[image.digest].shape[0] == len(image.kept) == prompt.visual_tokens
+    assert image.features.shape[0] == len(image.kept) == prompt.visual_tokens
     assert len(prompt) == len(whole) - whole.visual_tokens + prompt.visual_tokens
     session = Session(lmm, policy=RTPrune(keep=0.5), max_tokens=3)
     first = list(session.answer([question]))

@@ -81,7 +81,7 @@ class RTPrune(RereadingPolicy):
         return [replace(message, parts=tuple(map(revised, message.parts))) for message in messages]
 
     def _pruned(self, lmm: LMM, prompt: Prompt, index: int, features: MutableMapping[str, mx.array]) -> ImagePatches:
-        """An image with fewer visual tokens, whose features are put beside the others."""
+        """An image with fewer visual tokens, and what the decoder reads of them."""
         image, tokens = prompt.images[index], prompt.token_map
         if image.kept is not None:
             return image
@@ -103,9 +103,8 @@ class RTPrune(RereadingPolicy):
             merged = merge(x[mx.array(stay)], x[mx.array(dropped)], self.merge, self.iterations)
             x = x.at[mx.array(stay)].add(merged - x[mx.array(stay)])
             kept = without_runs(np.setdiff1d(np.arange(len(free)), dropped), free, np.array(x.astype(mx.float32)))
-            features[name] = x[mx.array(kept)]
-            mx.eval(features[name])
-        return replace(image, digest=name, kept=kept)
+            found = np.array(x[mx.array(kept)].astype(mx.float32))
+        return replace(image, digest=name, kept=kept, features=found)
 
 
 def fixed_tokens(lmm: LMM, image: ImagePatches) -> NDArray[np.bool_]:
