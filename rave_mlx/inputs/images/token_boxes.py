@@ -25,7 +25,7 @@ from rave_mlx.config import (
 )
 from rave_mlx.inputs.images.patches import ImagePatches
 from rave_mlx.inputs.images.tiling.pinpoint_grid import fit_inside
-from rave_mlx.inputs.images.tiling.views import inner_size
+from rave_mlx.inputs.images.tiling.view_grid import inner_size
 
 Boxes = NDArray[np.float64]
 

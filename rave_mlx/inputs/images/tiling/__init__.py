@@ -23,7 +23,7 @@ from rave_mlx.inputs.images.tiling.pinpoint_grid import pinpoints
 from rave_mlx.inputs.images.tiling.plan import Tiling
 from rave_mlx.inputs.images.tiling.split_grid import split
 from rave_mlx.inputs.images.tiling.unpad import visual_tokens
-from rave_mlx.inputs.images.tiling.views import views
+from rave_mlx.inputs.images.tiling.view_grid import views
 
 __all__ = ["PLANS", "TILED_IMAGE_TOKENS", "Tiling", "cut_tiles", "least_tokens"]
 
