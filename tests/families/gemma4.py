@@ -12,7 +12,7 @@ from rave_mlx.inputs.images.patch_order import in_reading_order
 BOI, EOI, IMAGE = 272, 273, 274
 TEXT = {
     "model_type": "gemma4_text", "vocab_size": 280, "hidden_size": 64, "intermediate_size": 48,
-    "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 16,
+    "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 8,
     "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
     "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0, "attention_bias": False, "sliding_window": 9,
     "tie_word_embeddings": True, "final_logit_softcapping": 5.0, "use_bidirectional_attention": None,
@@ -20,7 +20,7 @@ TEXT = {
     "num_kv_shared_layers": 3, "use_double_wide_mlp": True, "enable_moe_block": False,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention",
                     "sliding_attention", "full_attention"],
-    "per_layer_config": {"1": {"head_dim": 32}, "5": {"head_dim": 32}},
+    "per_layer_config": {"1": {"head_dim": 16}, "5": {"head_dim": 16}},
     "rope_parameters": {
         "full_attention": {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25},
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},

@@ -25,7 +25,8 @@ from rave_mlx.convert import convert  # noqa: E402
 from rave_mlx.convert.adapters import export_peft  # noqa: E402
 from rave_mlx.train.batch import collate  # noqa: E402
 
-FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3", "llava", "idefics3", "mistral3", "paddleocr_vl")
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3", "llava", "idefics3", "mistral3", "paddleocr_vl",
+            "gemma4-vision", "deepseek_ocr2-grouped")  # fmt: skip
 LIMIT = 4.0
 
 

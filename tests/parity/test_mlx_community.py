@@ -7,6 +7,7 @@ channels-last convolutions and configuration as in version 0.7.10.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import mlx.core as mx
@@ -124,9 +125,14 @@ def lighton_name(name):
     return llava_name(name.replace("model.vision_projection.", "model.multi_modal_projector."))
 
 
+def gemma4_name(name):
+    name = qwen_name(name).replace(".experts.", ".experts.switch_glu.")
+    return re.sub(r"^model\.(vision_tower|embed_vision)\.", r"\1.", name)
+
+
 LAYOUTS = {"qwen2_5_vl": qwen_name, "qwen2_vl": qwen_name, "llava": llava_name, "llava_next": llava_name,
            "idefics3": idefics_name, "pixtral": llava_name, "mistral3": llava_name, "gemma3": llava_name,
-           "lighton_ocr": lighton_name}  # fmt: skip
+           "lighton_ocr": lighton_name, "gemma4": gemma4_name, "gemma4-vision": gemma4_name}  # fmt: skip
 
 
 def mlx_vlm_checkpoint(name, folder, quantization=None, chosen=lambda path: True):
@@ -169,7 +175,7 @@ def expanded_checkpoint(name, folder, packed):
 
 
 def decoder_only(path):
-    return not path.startswith(("vision", "multi_modal_projector"))
+    return not path.startswith(("vision", "multi_modal_projector", "embed_vision"))
 
 
 @pytest.mark.parametrize("expand", [True, False], ids=["expanded", "packed"])

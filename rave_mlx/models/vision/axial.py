@@ -156,4 +156,5 @@ def _table(config: AxialVisionConfig, places: NDArray[np.int32]) -> RotaryTable:
     """The rotary table of half a head, for one axis of patches."""
     quarter = config.head_dim // 4
     angles = places[:, None] * config.rope_theta ** (-np.arange(quarter, dtype=np.float64) / quarter)
-    return RotaryTable(*(mx.array(turn(angles)[None, None].astype(np.float32)) for turn in (np.cos, np.sin)))
+    cos, sin = (mx.array(turn(angles)[None, None].astype(np.float32)) for turn in (np.cos, np.sin))
+    return RotaryTable(cos, sin)
