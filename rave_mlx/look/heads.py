@@ -50,6 +50,8 @@ class LayerHeads:
         first: how dormant its heads are.
         output_gate: (H,) mean of the model's own output gate; None for a model without.
         bias: (H,) mean bias of the pair gate on visual keys, NaN for heads that it leaves alone; None without one.
+        scales: what a sink gate multiplies keys of the encoder's sinks and of other visual tokens with; None without
+            one.
     """
 
     layer: int
@@ -57,6 +59,7 @@ class LayerHeads:
     first: LayerDormancy
     output_gate: Floats | None
     bias: Floats | None
+    scales: tuple[float, float] | None
 
 
 def head_figures(
@@ -105,8 +108,8 @@ def head_figures(
 
 def _gates(
     lmm: LMM, index: int, x: mx.array, visual: mx.array, span: tuple[int, int], *, used: bool
-) -> tuple[Floats | None, Floats | None]:
-    """`output_gate` and `bias` of `LayerHeads` from a layer's input (1, L, hidden)."""
+) -> tuple[Floats | None, Floats | None, tuple[float, float] | None]:
+    """`output_gate`, `bias` and `scales` of `LayerHeads` from a layer's input (1, L, hidden)."""
     layer = lmm.decoder.layers[index]
     attention = layer.attention
     assert not isinstance(attention, LinearAttention)
@@ -124,7 +127,11 @@ def _gates(
         pairs = squash(u @ mx.repeat(v, ratio, axis=0).swapaxes(-1, -2), terms.squash, terms.limit)
         bias = np.full(heads, np.nan)
         bias[[g * ratio + i for g in terms.groups for i in range(ratio)]] = np.array(mx.mean(pairs, axis=(1, 2)))
-    return output, bias
+    scales = None
+    if used and "sink_gate" in layer:
+        sink, rest = np.asarray(layer.sink_gate.shares(x[0, -1])).tolist()
+        scales = sink, rest
+    return output, bias, scales
 
 
 def head_table(figures: Sequence[LayerHeads], *, threshold: float = DORMANT) -> str:
@@ -158,6 +165,12 @@ def head_table(figures: Sequence[LayerHeads], *, threshold: float = DORMANT) -> 
             values = getattr(row, field)
             cells = ["-" if values is None or np.isnan(x) else form.format(x) for x in _padded(values, _heads(figures))]
             lines.append(f"{row.layer:>5}  {name:<16}" + "".join(f"{cell:>7}" for cell in cells))
+    scaled = [(row.layer, row.scales) for row in figures if row.scales is not None]
+    lines += [""] if scaled else []
+    for layer, (sink, rest) in scaled:
+        lines.append(
+            f"{layer:>5}  sink gate: keys of the encoder's sinks x {sink:.3f}, of other visual tokens x {rest:.3f}"
+        )
     return "\n".join(lines)
 
 

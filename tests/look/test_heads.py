@@ -11,8 +11,8 @@ from policy_watch import Watch, layers_of
 from support import HYBRID, ask, picture, relative, tiny_model
 
 import rave_mlx
-from rave_mlx.checkpoint.adapters import with_gates
-from rave_mlx.config import GateConfig
+from rave_mlx.checkpoint.adapters import with_gates, with_sink_gates
+from rave_mlx.config import GateConfig, SinkGateConfig
 from rave_mlx.errors import PromptError
 from rave_mlx.generation.prefill import prefill
 from rave_mlx.look import head_figures, head_table
@@ -137,5 +137,13 @@ def test_models_without_gates_show_none(lmm):
     assert table.splitlines()[0] == "layer  visual sinks  their share  image heads  dormant  value of first"
     with pytest.raises(PromptError, match="no image with a question behind it"):
         head_figures(lmm, [ask("Hello")])
+    sinks = with_sink_gates(lmm, SinkGateConfig((2,), width=4), None)
+    sinks.decoder.sink_gates[2].fc2.bias = mx.array([2.0**0.5, 0.0])
+    figures = head_figures(sinks, [ask(QUESTION, picture(56, 40))])
+    assert [row.scales is None for row in figures] == [True, True, False]
+    # 1 / (1 + exp(-sqrt 2))
+    assert "    2  sink gate: keys of the encoder's sinks x 0.804, of other visual tokens x 0.196" in head_table(
+        figures
+    )
     hybrid = tiny_model(**HYBRID)
     assert [row.layer for row in head_figures(hybrid, [ask(QUESTION, picture(56, 40))])] == [0, 1]

@@ -31,6 +31,7 @@ from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.models.lmm import LMM
 from rave_mlx.models.sink_gate import VisualGroups, outliers
 from rave_mlx.policies.methods.debias import Debias
+from rave_mlx.policies.methods.visiondrop import VisionDrop
 from rave_mlx.policies.runtime import attach
 from rave_mlx.policies.sink_tokens import _Recorder
 from rave_mlx.train.batch import collate
@@ -202,6 +203,19 @@ def test_what_pruning_leaves_is_scaled_as_before(lmm, prompts):
         prefill(lmm, prompt, each)
     ratio = np.array(cache.layers[1].arrays[0] / plain.layers[1].arrays[0])[0, 0, : len(prompt) - 1, 0]
     assert len(set(ratio[ratio < 0.99].round(4))) == 2
+
+
+def test_answers_that_are_written_together_are_those_written_alone(lmm):
+    page = picture(56, 40)
+    asked = [[ask("What is the total?", page)], [ask("And the date?", page)], [ask("Hello, how are you today?")]]
+    alone = [rave_mlx.generate(lmm, each, max_tokens=5) for each in asked]
+    assert rave_mlx.generate(lmm, asked, max_tokens=5) == alone
+    assert rave_mlx.generate(lmm, asked[0], max_tokens=5, policy="none") != alone[0]
+
+
+def test_visiondrop_is_refused(lmm):
+    with pytest.raises(UsageError, match="visiondrop: this model has sink gates"):
+        attach(lmm, [VisionDrop()])
 
 
 # Training

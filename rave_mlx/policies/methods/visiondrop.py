@@ -71,6 +71,8 @@ class VisionDrop(Policy):
         if len(config.text.attention_layers) < 2:
             raise UsageError("--attention visiondrop: this model has one layer; none is left for fewer tokens")
         refuse_borrowed(self.name, config)
+        if config.sink_gate is not None:
+            raise UsageError("--attention visiondrop: this model has sink gates, which scale the keys it scores by")
 
     def layers(self, count: int) -> Collection[int]:
         return sorted(self._stages(count))
