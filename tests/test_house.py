@@ -22,7 +22,7 @@ FLOORS = (
     {"attention"},
     {"models"},
     {"checkpoint", "generation"},
-    {"policies", "split"},
+    {"policies"},
     {"chat"},
     {"convert"},
     {"api"},

@@ -15,9 +15,9 @@ import typer
 
 if TYPE_CHECKING:
     from rave_mlx.backend.distributed import World
+    from rave_mlx.convert.open_part import Processes
+    from rave_mlx.generation.follower import Follower
     from rave_mlx.models.lmm import LMM
-    from rave_mlx.split.follower import Follower
-    from rave_mlx.split.load import Processes
 
 
 class Split(enum.StrEnum):
@@ -48,7 +48,7 @@ def begin() -> Processes | None:
     world = _join()
     if world.size == 1:
         return None
-    from rave_mlx.split.load import Processes
+    from rave_mlx.convert.open_part import Processes
 
     processes = Processes.of(world)
     if world.rank == 0:
@@ -170,8 +170,8 @@ def _open(processes: Processes, model: str | None, mmproj: str | None) -> tuple[
     from rave_mlx.backend.channel import encoded
     from rave_mlx.convert.notes import print_note
     from rave_mlx.convert.open import find, open_stored
-    from rave_mlx.split.load import open_part
-    from rave_mlx.split.shares import check_split
+    from rave_mlx.convert.open_part import open_part
+    from rave_mlx.models.split.shares import check_split
 
     backend.prepare()
     folder = find(model)

@@ -19,8 +19,8 @@ from rave_mlx.config import ExpertsConfig, GateConfig, LinearAttentionConfig, Qu
 from rave_mlx.convert.open import open_stored
 from rave_mlx.errors import ModelError
 from rave_mlx.models.decoder import Decoder
-from rave_mlx.split.shares import check_split, part_config, share_of, units_of
-from rave_mlx.split.tensors import Parts, parts_of, take
+from rave_mlx.models.split.shares import check_split, part_config, share_of, units_of
+from rave_mlx.models.split.tensors import Parts, parts_of, take
 
 GATED = GateConfig(rank=3, kv_groups=(1,))
 

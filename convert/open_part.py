@@ -12,12 +12,12 @@ from rave_mlx.backend.channel import Link, meet
 from rave_mlx.backend.distributed import World
 from rave_mlx.checkpoint import build
 from rave_mlx.checkpoint.safetensors_part import Place, read_part
+from rave_mlx.generation.follower import Follower
 from rave_mlx.models.lmm import LMM
-from rave_mlx.split.decoder import PartDecoder
-from rave_mlx.split.follower import Follower
-from rave_mlx.split.leader import Followers, LeadingDecoder, SplitLMM
-from rave_mlx.split.shares import part_config, share_of, units_of
-from rave_mlx.split.tensors import Part, Parts, parts_of
+from rave_mlx.models.split.decoder import PartDecoder
+from rave_mlx.models.split.leader import Followers, LeadingDecoder, SplitLMM
+from rave_mlx.models.split.shares import part_config, share_of, units_of
+from rave_mlx.models.split.tensors import Part, Parts, parts_of
 
 Find = Callable[[str], Place | None]
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from rave_mlx.config import LMMConfig
 from rave_mlx.errors import ModelError
-from rave_mlx.split.shares import Share, Spans, Units
+from rave_mlx.models.split.shares import Share, Spans, Units
 
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
 _WHOLE = re.compile(

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from rave_mlx import backend
 from rave_mlx.backend.channel import Link, Message
 from rave_mlx.backend.gpu_memory import CLEAR_EVERY, clear_cache, wired_memory
-from rave_mlx.checkpoint.build import DTYPES
 from rave_mlx.config import TextConfig
 from rave_mlx.generation.batch_cache import CachedRow, layers_side_by_side
 from rave_mlx.generation.prefix_store import fork
 from rave_mlx.models.kv_cache import Cache
-from rave_mlx.split.decoder import PartDecoder, positions_from, unpacked_input
+from rave_mlx.models.split.decoder import PartDecoder, positions_from, unpacked_input
 
 _MANY_TOKENS = 32
 
@@ -49,7 +48,7 @@ class Follower:
     def _pass(self, message: Message, arrays: dict[str, NDArray[Any]]) -> None:
         """Run the decoder over what process 0 sends along."""
         given = {name: mx.array(x) for name, x in arrays.items()}
-        sent = mx.zeros(message["shape"], DTYPES[message["type"]])
+        sent = mx.zeros(message["shape"], getattr(mx, message["type"]))
         # In the order of the passes, as in process 0.
         sent = sent if self._last is None else mx.depends([sent], [self._last])[0]
         x, deepstack = unpacked_input(self._decoder.shared(sent))

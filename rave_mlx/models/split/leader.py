@@ -27,8 +27,8 @@ from rave_mlx.models.kv_cache import Cache, Mirror
 from rave_mlx.models.lmm import LMM
 from rave_mlx.models.rope import Consecutive, Positions
 from rave_mlx.models.sink_gate import VisualGroups
+from rave_mlx.models.split.decoder import PartDecoder, packed_input, unpacked_input
 from rave_mlx.models.step import Step
-from rave_mlx.split.decoder import PartDecoder, packed_input, unpacked_input
 
 NOT_SPLIT = (
     "attention policies that look into layers, and `look`, need all heads of a layer, which no process of a split "
