@@ -86,6 +86,7 @@ def examine() -> Iterator[Finding]:
     yield _memory(backend.memory())
     if found.kind == "cpu":
         yield _compiler(found)
+        yield _kernels(found)
     yield _built_in_model()
     for name, (module, package, purpose) in _OPTIONS.items():
         yield _option(name, module, package, purpose)
@@ -163,6 +164,16 @@ def _compiler(found: Backend) -> Finding:
         "slow",
         _install_compiler(found.jit_note),
     )
+
+
+def _kernels(found: Backend) -> Finding:
+    """Whether packed weights are multiplied with as they are, or expanded."""
+    from rave_mlx.backend.cpu.packed_products import COMMAND
+
+    if found.kernels is not None:
+        return Finding("kernels", f"{found.kernels.name}: packed weights stay packed ({found.kernels.file})")
+    value = f"{found.kernels_note}: quantized models are expanded to float32"
+    return Finding("kernels", value, "missing", COMMAND) if COMMAND in found.kernels_note else Finding("kernels", value)
 
 
 def _built_in_model() -> Finding:

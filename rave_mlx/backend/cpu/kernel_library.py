@@ -22,11 +22,11 @@ import mlx.core as mx
 from rave_mlx.backend.cpu import own_file
 
 SOURCES = Path(__file__).parent / "kernels"
-_UNITS = {"portable": [], "avx2": [], "avx512": [], "neon": [], "matrix": [], "mlx_products": []}
+_UNITS = ("mlx_products", "mlx_layer", "portable", "avx2", "avx512", "neon", "matrix")
 _X86 = {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": ["-mavx512f"]}
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-w", "-fvisibility=hidden")
 _EXPORTED = ("-std=c++20", "-O2", "-fPIC", "-w")
-"""Of the file that MLX's headers are in: the hash of a type must be MLX's own, which hidden names would change."""
+"""Of the files that MLX's headers are in: types must be MLX's own, which hidden names would change."""
 _SECONDS = 900
 
 
@@ -99,7 +99,7 @@ def compile_to(compiler: str, place: Path) -> Path:
 
     def unit(stem: str) -> str:
         out = str(place / f"{stem}.o")
-        flags = [*(_EXPORTED if stem == "mlx_products" else _FLAGS), *special.get(stem, [])]
+        flags = [*(_EXPORTED if stem.startswith("mlx_") else _FLAGS), *special.get(stem, [])]
         _run([compiler, *flags, f"-I{home / 'include'}", "-c", str(SOURCES / f"{stem}.cpp"), "-o", out])
         return out
 

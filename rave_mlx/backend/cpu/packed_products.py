@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 import numpy as np
 
-from rave_mlx.backend.cpu import elf_import_table, kernel_library
+from rave_mlx.backend.cpu import elf_import_table, kernel_library, layer_steps
 
 VARIABLE = "RAVE_MLX_KERNELS"
 COMMAND = "rave-mlx build-kernels"
@@ -34,10 +36,24 @@ class Kernels:
     Attributes:
         name: the instructions that they use.
         file: the library's file.
+        steps: its functions for whole layers (`layer_steps`); None where this MLX's arrays are not found.
+        before, after: addresses of MLX's functions and of ours, by the place where MLX looks for them.
     """
 
     name: str
     file: str
+    steps: ctypes.PyDLL | None
+    before: Mapping[int, int] = field(repr=False)
+    after: Mapping[int, int] = field(repr=False)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """MLX's own products while the block runs, for comparison. Not for use beside other computing threads."""
+        elf_import_table.store(self.before)
+        try:
+            yield
+        finally:
+            elf_import_table.store(self.after)
 
 
 def load(threads: int, sgemm: int | None) -> tuple[Kernels | None, str]:
@@ -77,11 +93,13 @@ def _bind(library: ctypes.CDLL, wanted: str, threads: int, sgemm: int | None) ->
     places = (ctypes.c_uint64 * 4)()
     if library.rave_slots(places):
         return None, "this MLX computes its products in another way"
-    before = elf_import_table.store({places[0]: places[1], places[2]: places[3]})
+    after = {places[0]: places[1], places[2]: places[3]}
+    before = elf_import_table.store(after)
     if not _products_are_right():
         elf_import_table.store(before)
         return None, f"the kernels give wrong products; run {COMMAND} again"
-    return Kernels(chosen.decode(), str(kernel_library.folder() / kernel_library.name())), ""
+    file = str(kernel_library.folder() / kernel_library.name())
+    return Kernels(chosen.decode(), file, layer_steps.find(library), before, after), ""
 
 
 def _products_are_right() -> bool:

@@ -44,7 +44,7 @@ inline F brains(const uint16_t* p) {
 #include "products.inl"
 
 const rave::Kernels* rave::vector_kernels() {
-    static const Kernels kernels{"AVX2", kWords, arrange, packed, expand, half, widen};
+    static const Kernels kernels{"AVX2", kWords, arrange, packed, expand, half, widen, attend};
     bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     return has ? &kernels : nullptr;
 }

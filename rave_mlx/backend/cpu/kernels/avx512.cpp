@@ -43,7 +43,7 @@ inline F brains(const uint16_t* p) {
 #include "products.inl"
 
 const rave::Kernels* rave::wide_vector_kernels() {
-    static const Kernels kernels{"AVX-512", kWords, arrange, packed, expand, half, widen};
+    static const Kernels kernels{"AVX-512", kWords, arrange, packed, expand, half, widen, attend};
     return __builtin_cpu_supports("avx512f") ? &kernels : nullptr;
 }
 #else

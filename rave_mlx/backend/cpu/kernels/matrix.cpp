@@ -77,7 +77,7 @@ void few_packed(const Packed& w, int64_t count, const float* x, int64_t rows, fl
         starts.push_back(first);
     }
     pool->each(count, grain(count, w.width * rows), [&](int64_t first, int64_t last) {
-        float* scales = scratch(2, 2 * (groups + kGroup));
+        float* scales = scratch(2, 4 * (groups + kGroup));
         // A few rows of weights at a time, so that they are still in the first cache for the next rows of x.
         int64_t lines = parts == 1 ? last - first : 8;
         for (int64_t n = first; n < last; n += lines)
@@ -92,7 +92,7 @@ const float* expanded(const Packed& w, int64_t first, int64_t last) {
     float* block = scratch(3, std::min(last - first, block_rows(w.width)) * w.width);
     int64_t groups = w.width / kGroup;
     pool->each(last - first, grain(last - first, w.width), [&](int64_t from, int64_t to) {
-        chosen->expand(w, first + from, first + to, block + from * w.width, scratch(2, 2 * (groups + kGroup)));
+        chosen->expand(w, first + from, first + to, block + from * w.width, scratch(2, 4 * (groups + kGroup)));
     });
     return block;
 }
@@ -133,6 +133,43 @@ void packed_product_plain(const Packed& w, int64_t count, const Operand& x, floa
         gemm(kRowMajor, kNoTrans, kNoTrans, (int)x.rows, (int)w.width, (int)(last - first), 1, rows + first, (int)count,
              block, (int)w.width, first > 0 ? 1.0f : 0.0f, y, (int)w.width);
     }
+}
+
+void packed_outputs(const Output* outputs, int number, const float* x) {
+    int64_t width = outputs[0].w.width, groups = width / kGroup, total = 0;
+    // Laid out for 4 and for 8 bits, whichever are needed.
+    const float* arranged[2] = {nullptr, nullptr};
+    const float* sums = nullptr;
+    for (int i = 0; i < number; ++i) {
+        total += outputs[i].count;
+        int eight = outputs[i].w.bits == 8;
+        if (arranged[eight]) continue;
+        int64_t block = (int64_t)chosen->words * (32 / outputs[i].w.bits), padded = (width + block - 1) / block * block;
+        float* values = scratch(eight, padded + groups);
+        chosen->arrange(x, 1, width, outputs[i].w.bits, values, values + padded);
+        arranged[eight] = values;
+        sums = values + padded;
+    }
+    pool->each(total, grain(total, width), [&](int64_t first, int64_t last) {
+        float* scales = scratch(2, 4 * (groups + kGroup));
+        for (int i = 0; i < number && first < last; ++i) {
+            const Output& out = outputs[i];
+            int64_t stop = std::min(last, out.count);
+            if (first < stop) {
+                chosen->packed(out.w, {arranged[out.w.bits == 8], sums, 1}, first, stop, out.y, 0, scales);
+                if (out.bias)
+                    for (int64_t n = first; n < stop; ++n) out.y[n] += out.bias[n];
+            }
+            first = std::max<int64_t>(0, first - out.count);
+            last -= out.count;
+        }
+    });
+}
+
+void each_head(int64_t heads, int64_t cost, const void* context, void (*body)(const void* context, int64_t head)) {
+    pool->each(heads, heads * cost < kAlone ? heads : 1, [&](int64_t first, int64_t last) {
+        for (int64_t head = first; head < last; ++head) body(context, head);
+    });
 }
 
 void plain_product(const Operand& a, const Operand& b, float* y) {

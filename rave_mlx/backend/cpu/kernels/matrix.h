@@ -21,6 +21,19 @@ bool has_blas();
 void packed_product(const Packed& w, int64_t count, const Operand& x, float* y);
 // y (x.rows, w.width) = x (x.rows, count) times w (count, width); needs a BLAS.
 void packed_product_plain(const Packed& w, int64_t count, const Operand& x, float* y);
+// One of several matrices over the same row x: y (count), with a bias added where there is one.
+struct Output {
+    Packed w;
+    int64_t count;
+    const float* bias;
+    float* y;
+};
+
+// All y = x w^T + bias for one row x; the matrices have the same width.
+void packed_outputs(const Output* outputs, int number, const float* x);
+// body(head) for every head, shared out over the threads; `cost` in multiplications a head.
+void each_head(int64_t heads, int64_t cost, const void* context, void (*body)(const void* context, int64_t head));
+
 // y (a.rows, b.rows) = a (rows, width) times the transpose of b (count, width).
 void plain_product(const Operand& a, const Operand& b, float* y);
 

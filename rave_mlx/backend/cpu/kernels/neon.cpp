@@ -36,7 +36,7 @@ inline F brains(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vl
 #include "products.inl"
 
 const rave::Kernels* rave::vector_kernels() {
-    static const Kernels kernels{"NEON", kWords, arrange, packed, expand, half, widen};
+    static const Kernels kernels{"NEON", kWords, arrange, packed, expand, half, widen, attend};
     return &kernels;
 }
 #endif

@@ -38,7 +38,7 @@ inline F brains(const uint16_t* p) { F out; EACH out.at[i] = scalar_brain(p[i]);
 }  // namespace
 
 const Kernels* portable_kernels() {
-    static const Kernels kernels{"portable", kWords, arrange, packed, expand, half, widen};
+    static const Kernels kernels{"portable", kWords, arrange, packed, expand, half, widen, attend};
     return &kernels;
 }
 }  // namespace rave

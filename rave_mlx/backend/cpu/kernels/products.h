@@ -42,7 +42,7 @@ struct Kernels {
     int words;  // Words of codes in a vector.
     // x (rows, width) of float32 into words * (32 / bits) * rows * blocks floats; zeros behind the width.
     void (*arrange)(const float* x, int rows, int64_t width, int bits, float* values, float* sums);
-    // y[row * y_step + n] for first <= n < last; `scratch` holds 2 * (width / 32 + 32) floats.
+    // y[row * y_step + n] for first <= n < last; `scratch` holds 4 * (width / 32 + 32) floats.
     void (*packed)(const Packed&, const Arranged&, int64_t first, int64_t last, float* y, int64_t y_step, float* scratch);
     // The numbers of rows first <= n < last as (last - first, width).
     void (*expand)(const Packed&, int64_t first, int64_t last, float* out, float* scratch);
@@ -50,6 +50,10 @@ struct Kernels {
     void (*half)(const Half&, const float* x, int rows, int64_t x_step, int64_t first, int64_t last, float* y,
                  int64_t y_step);
     void (*widen)(const uint16_t* from, Type type, int64_t count, float* to);
+    // One head's answer (width) to a scaled query over `count` keys and values (rows `step` apart), and one more of each;
+    // `scores` holds count + 1 floats. The width is a multiple of 16, up to 256.
+    void (*attend)(const float* query, const float* keys, const float* values, int64_t count, int64_t key_step,
+                   int64_t value_step, const float* key, const float* value, int64_t width, float* scores, float* out);
 };
 
 const Kernels* portable_kernels();

@@ -3,6 +3,7 @@
 //   zero(), load(p), store(p, F), add(F, F), mul(F, F), fma(a, b, c) = a * b + c, sum(F), spread(x);
 //   words(p), some_words(p, count) with zeros behind; keep(I, mask), high(I, shift): a logical shift to the right;
 //   number(I): to float; halves(p), brains(p): kWords floats from float16 and bfloat16.
+#include <cmath>
 #include <cstring>
 
 namespace rave {
@@ -41,6 +42,9 @@ void widen(const uint16_t* from, Type type, int64_t count, float* to) {
         for (; i < count; ++i) to[i] = scalar_brain(from[i]);
     }
 }
+
+constexpr int kLines = 2;    // Rows of weights at a time, for one row of x.
+constexpr int kAhead = 256;  // Words by which the weights are fetched before they are read.
 
 // Code j of a word is read where it lies, as code * 2^(j * bits): x is divided by that power, which is exact. Only the
 // last code is shifted, since its place is that of the sign.
@@ -102,43 +106,61 @@ inline F factors_of(const float* factors, int64_t block) {
     else return spread_groups<kWords / words>(factors + block * (kWords / words));
 }
 
-template <int BITS, int ROWS>
-void packed_rows(const Packed& w, const Arranged& x, int64_t first, int64_t last, float* y, int64_t y_step,
-                 float* scratch) {
+// LINES rows of weights at a time: their loads and sums do not wait for each other, and x is loaded once.
+template <int BITS, int ROWS, int LINES>
+inline void packed_lines(const Packed& w, const Arranged& x, int64_t n, float* y, int64_t y_step, float* scratch) {
     constexpr int codes = kCodes<BITS>, block = codes * kWords, stride = block * ROWS;
     int64_t groups = w.width / kGroup, padded = groups + kWords, whole = w.width / block;
     int rest = (int)((w.width - whole * block) / codes);
-    float *factors = scratch, *shifts = scratch + padded;
-    for (int64_t n = first; n < last; ++n) {
-        const uint32_t* words_of_row = w.codes + n * w.code_step;
-        read_scales(w.factors, w.type, n * w.factor_step, groups, w.group / kGroup, padded, factors);
-        read_scales(w.shifts, w.type, n * w.shift_step, groups, w.group / kGroup, padded, shifts);
-        F total[ROWS];
-        for (int row = 0; row < ROWS; ++row) total[row] = zero();
-        const float* values = x.values;
-        for (int64_t b = 0; b < whole + (rest > 0); ++b, values += stride) {
-            I word = b < whole ? words(words_of_row + b * kWords) : some_words(words_of_row + b * kWords, rest);
-            F part[ROWS];
-            F one = code<BITS>(word, 0);
-            for (int row = 0; row < ROWS; ++row) part[row] = mul(one, load(values + row * kWords));
-#pragma GCC unroll 8
-            for (int j = 1; j < codes; ++j) {
-                one = code<BITS>(word, j);
-                for (int row = 0; row < ROWS; ++row)
-                    part[row] = fma(one, load(values + (j * ROWS + row) * kWords), part[row]);
-            }
-            F factor = factors_of<BITS>(factors, b);
-            for (int row = 0; row < ROWS; ++row) total[row] = fma(part[row], factor, total[row]);
+    const uint32_t* line = w.codes + n * w.code_step;
+    F total[LINES][ROWS];
+    for (int l = 0; l < LINES; ++l) {
+        float* scales = scratch + 2 * l * padded;
+        read_scales(w.factors, w.type, (n + l) * w.factor_step, groups, w.group / kGroup, padded, scales);
+        read_scales(w.shifts, w.type, (n + l) * w.shift_step, groups, w.group / kGroup, padded, scales + padded);
+        for (int row = 0; row < ROWS; ++row) total[l][row] = zero();
+    }
+    const float* values = x.values;
+    for (int64_t b = 0; b < whole + (rest > 0); ++b, values += stride) {
+        I word[LINES];
+        for (int l = 0; l < LINES; ++l) {
+            const uint32_t* at = line + l * w.code_step + b * kWords;
+            __builtin_prefetch(at + kAhead);
+            word[l] = b < whole ? words(at) : some_words(at, rest);
         }
-        for (int row = 0; row < ROWS; ++row) {
-            const float* sums = x.sums + row * groups;
-            int64_t g = 0;
-            for (; g + kWords <= groups; g += kWords) total[row] = fma(load(shifts + g), load(sums + g), total[row]);
-            float out = sum(total[row]);
-            for (; g < groups; ++g) out += shifts[g] * sums[g];
-            y[row * y_step + n] = out;
+        F part[LINES][ROWS];
+#pragma GCC unroll 8
+        for (int j = 0; j < codes; ++j)
+            for (int l = 0; l < LINES; ++l) {
+                F one = code<BITS>(word[l], j);
+                for (int row = 0; row < ROWS; ++row) {
+                    F at = load(values + (j * ROWS + row) * kWords);
+                    part[l][row] = j == 0 ? mul(one, at) : fma(one, at, part[l][row]);
+                }
+            }
+        for (int l = 0; l < LINES; ++l) {
+            F factor = factors_of<BITS>(scratch + 2 * l * padded, b);
+            for (int row = 0; row < ROWS; ++row) total[l][row] = fma(part[l][row], factor, total[l][row]);
         }
     }
+    for (int l = 0; l < LINES; ++l)
+        for (int row = 0; row < ROWS; ++row) {
+            const float *shifts = scratch + (2 * l + 1) * padded, *sums = x.sums + row * groups;
+            int64_t g = 0;
+            for (; g + kWords <= groups; g += kWords) total[l][row] = fma(load(shifts + g), load(sums + g), total[l][row]);
+            float out = sum(total[l][row]);
+            for (; g < groups; ++g) out += shifts[g] * sums[g];
+            y[row * y_step + n + l] = out;
+        }
+}
+
+template <int BITS, int ROWS>
+void packed_rows(const Packed& w, const Arranged& x, int64_t first, int64_t last, float* y, int64_t y_step,
+                 float* scratch) {
+    constexpr int lines = ROWS == 1 ? kLines : 1;
+    int64_t n = first;
+    for (; n + lines <= last; n += lines) packed_lines<BITS, ROWS, lines>(w, x, n, y, y_step, scratch);
+    for (; n < last; ++n) packed_lines<BITS, ROWS, 1>(w, x, n, y, y_step, scratch);
 }
 
 template <int BITS>
@@ -224,6 +246,32 @@ void half_as(const Half& w, const float* x, int rows, int64_t x_step, int64_t fi
 void half(const Half& w, const float* x, int rows, int64_t x_step, int64_t first, int64_t last, float* y, int64_t step) {
     if (w.type == Type::bf16) half_as<true>(w, x, rows, x_step, first, last, y, step);
     else half_as<false>(w, x, rows, x_step, first, last, y, step);
+}
+
+void attend(const float* query, const float* keys, const float* values, int64_t count, int64_t key_step,
+            int64_t value_step, const float* key, const float* value, int64_t width, float* scores, float* out) {
+    constexpr int most = 256 / kWords;
+    int64_t parts = width / kWords;
+    F q[most], total[most];
+    for (int64_t i = 0; i < parts; ++i) q[i] = load(query + i * kWords), total[i] = zero();
+    float top = 0;
+    for (int64_t n = 0; n <= count; ++n) {
+        const float* k = n < count ? keys + n * key_step : key;
+        F dot = zero();
+        for (int64_t i = 0; i < parts; ++i) dot = fma(q[i], load(k + i * kWords), dot);
+        scores[n] = sum(dot);
+        top = n == 0 || scores[n] > top ? scores[n] : top;
+    }
+    float weights = 0;
+    for (int64_t n = 0; n <= count; ++n) {
+        const float* v = n < count ? values + n * value_step : value;
+        float weight = std::exp(scores[n] - top);
+        weights += weight;
+        F spreaded = spread(weight);
+        for (int64_t i = 0; i < parts; ++i) total[i] = fma(spreaded, load(v + i * kWords), total[i]);
+    }
+    F share = spread(1.0f / weights);
+    for (int64_t i = 0; i < parts; ++i) store(out + i * kWords, mul(total[i], share));
 }
 
 }  // namespace
