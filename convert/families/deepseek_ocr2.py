@@ -164,7 +164,7 @@ def origin(canonical: str, config: LMMConfig, hub: HubConfig) -> Origin:
         sizes = {"1": (vision.middle_size, vision.patches.output_size), "2": (vision.hidden_size, vision.middle_size)}
         return Origin(f"{_SAM}proj.conv{path[5]}.weight", (*sizes[path[5]], 3, 3))
     if path.startswith("queries."):
-        return Origin(f"{_TOWER}{_QUERIES[int(path[8:])]}.weight")
+        return Origin(f"{_TOWER}{_QUERIES[int(path.split('.')[1])]}.weight")
     return Origin(f"{_TOWER}vision_encoder.{'.'.join(_ENCODER.get(name, name) for name in path.split('.'))}")
 
 

@@ -29,7 +29,7 @@ MEMORY = 1_500_000_000
 CASES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl-deep", "llava", "llava_next", "llava_onevision", "smolvlm", "internvl",
          "paddleocr_vl-tied", "glm_ocr-bare", "glm46v", "hunyuan_vl",
          "pixtral-states", "mistral3", "lighton_ocr-patches", "gemma3", "gemma4", "gemma4-moe", "gemma4_unified",
-         "got_ocr2", "deepseek_ocr2-grouped",
+         "got_ocr2", "deepseek_ocr2",
          "qwen2-sliding", "phi3-longrope-long", "llama-llama3", "qwen2-yarn")  # fmt: skip
 SETTINGS = ("config.json", "preprocessor_config.json", "generation_config.json", "model.safetensors.index.json")
 VALUES = [0, 1, -1, 2, 3, 7, 16, 64, 255, 2**31 - 1, 2**31, 2**32, 2**40, 2**63, -(2**63), 10**9, 10**30, 0.0, -0.5,
@@ -188,8 +188,13 @@ class Trial:
     def _answer(self, lmm, name):
         import numpy as np
 
+        from rave_mlx.config import TileConfig
+        from rave_mlx.inputs.images.tiling import least_tokens
+
         kind = "one image" if self.images[name] else "text"
-        prompt = lmm.prepare(self.conversations[kind], image_tokens=64)
+        tiles = lmm.config.image if isinstance(lmm.config.image, TileConfig) else None
+        budget = 64 if tiles is None else max(64, least_tokens(tiles))
+        prompt = lmm.prepare(self.conversations[kind], image_tokens=budget)
         logits = np.array(lmm.logits(prompt))
         assert np.isfinite(logits).all(), "logits that are no numbers"
 

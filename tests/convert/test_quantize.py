@@ -374,7 +374,7 @@ def test_packed_and_expanded_models_answer_alike(tmp_path, monkeypatch, name, mo
         "glm4v",
         "mistral3",
         "got_ocr2",
-        "deepseek_ocr2-grouped",
+        "deepseek_ocr2",
     ],
 )
 def test_quantized_towers_and_connectors(tmp_path, monkeypatch, name, keep):

@@ -12,10 +12,10 @@ SAM = {
     "model_type": "deepseek_ocr2_sam_vision_model", "hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_channels": 3, "image_size": 208, "patch_size": 4, "hidden_act": "gelu",
     "layer_norm_eps": 1e-6, "qkv_bias": True, "mlp_ratio": 2.5, "use_abs_pos": True, "use_rel_pos": True,
-    "window_size": 5, "global_attn_indexes": [1], "downsample_channels": [24, 40],
+    "window_size": 5, "global_attn_indexes": [1], "downsample_channels": [24, 48],
 }  # fmt: skip
 ENCODER = {
-    "model_type": "deepseek_ocr2_encoder", "hidden_size": 40, "intermediate_size": 56, "num_hidden_layers": 2,
+    "model_type": "deepseek_ocr2_encoder", "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu", "rms_norm_eps": 1e-6, "vocab_size": 8,
     "max_position_embeddings": 1024, "use_sliding_window": False,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
@@ -67,9 +67,10 @@ def hf_inputs(prompts, patch=4):
 
 
 PLAIN = Case(
-    "deepseek_ocr2", CONFIG, PROCESSOR, image_text="<image>\n", special=("<image>",), hf_inputs=hf_inputs,
-    conversations=("image between words", "one image", "text"),
+    "deepseek_ocr2-large", CONFIG, PROCESSOR, image_text="<image>\n", special=("<image>",), hf_inputs=hf_inputs,
+    conversations=("one image", "text"),
 )  # fmt: skip
+"""A view of the whole image with so many features that it is read with more queries; large, so seldom."""
 GROUPED = CONFIG | {
     "tie_word_embeddings": True,
     "text_config": TEXT | {
@@ -95,7 +96,7 @@ CASES = [
     PLAIN,
     replace(
         PLAIN,
-        name="deepseek_ocr2-grouped",
+        name="deepseek_ocr2",
         config=GROUPED,
         processor=PROCESSOR | {
             "size": {"height": 88, "width": 88}, "tile_size": 128, "max_patches": 2, "background_color": [0, 200, 64]

@@ -14,7 +14,7 @@ from rave_mlx.inputs.prompt.message import Role
 
 FAMILIES = ("idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl",
             "paddleocr_vl", "glm_ocr", "glm4v", "pixtral", "mistral3", "lighton_ocr",
-            "got_ocr2", "deepseek_ocr2-grouped")  # fmt: skip
+            "got_ocr2", "deepseek_ocr2")  # fmt: skip
 READERS = [name for name, case in cases().items() if name in FAMILIES and len(case.conversations) > 1]
 
 

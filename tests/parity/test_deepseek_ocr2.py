@@ -38,7 +38,12 @@ from rave_mlx.inputs.images.token_boxes import locate_tokens  # noqa: E402
 from rave_mlx.models.connectors import build_connector  # noqa: E402
 from rave_mlx.models.decoder import Decoder  # noqa: E402
 from rave_mlx.models.vision import build_tower  # noqa: E402
+from rave_mlx.train.batch import collate  # noqa: E402
 from rave_mlx.train.config import AdapterSettings, TrainConfig  # noqa: E402
+from rave_mlx.train.dataset import open_dataset  # noqa: E402
+from rave_mlx.train.draw import seen  # noqa: E402
+from rave_mlx.train.features import FeatureCache  # noqa: E402
+from rave_mlx.train.loss import loss  # noqa: E402
 from rave_mlx.train.parameters import prepare, trained_weights  # noqa: E402
 
 PUBLISHED = {
@@ -383,6 +388,28 @@ def test_gradients_of_tower_and_experts_are_those_of_torch(base):
     model.zero_grad()
 
 
+@pytest.mark.parametrize("settings", [TrainConfig(), TrainConfig(gates=False, adapter=None, full=("vision",))])
+def test_training_changes_what_it_should(base, settings, tmp_path):
+    """Gates and updates, or the whole tower with its queries; images are known before they are read."""
+    picture(120, 60).save(tmp_path / "a.png")
+    row = {"image": "a.png", "question": "What?", "answer": "Words."}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
+    lmm, _ = prepare(rave_mlx.load(base[0]), settings)
+    dataset = open_dataset(tmp_path, lmm)
+    assert dataset.stats[0].visual == 2 * 144 + 257
+    batch = collate(list(dataset))
+    features = None if settings.full else FeatureCache(lmm).read(batch.images)
+    grads = nn.value_and_grad(lmm, lambda: loss(lmm, batch, features)[0])()[1]
+    moved = {name for name, x in tree_flatten(grads) if float(mx.abs(x).max()) > 1e-6}
+    if settings.full:
+        assert {n.split(".")[0] for n in moved} == {"vision"}
+        assert {"vision.queries.0.vectors", "vision.patches.positions", "vision.halve2.proj.weight"} <= moved
+    else:
+        assert moved and not any(".mlp.experts." in name or ".router." in name for name in moved)
+    (shown,) = {len(seen(image, lmm.config.image)) for image in batch.images}
+    assert shown == 3  # two tiles and the whole image
+
+
 def with_text(**changes):
     return CONFIG | {"text_config": TEXT | changes}
 
@@ -431,7 +458,7 @@ def without(config, *path):
         (with_encoder(use_sliding_window=True), {}, "use_sliding_window True"),
         (with_encoder(layer_types=["sliding_attention"] * 2), {}, "layer_types"),
         (with_encoder(model_type="qwen2"), {}, "model_type 'qwen2'"),
-        (with_encoder(hidden_size=48), {}, "downsample_channels ends in 40"),
+        (with_encoder(hidden_size=40), {}, "downsample_channels ends in 48"),
         (with_sam(downsample_channels=[24]), {}, "downsample_channels [24]"),
         (with_sam(model_type="sam"), {}, "model_type 'sam'"),
         (with_sam(image_size=[208, 104]), {}, "image_size [208, 104]"),

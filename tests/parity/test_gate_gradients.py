@@ -26,7 +26,7 @@ from rave_mlx.convert.adapters import export_peft  # noqa: E402
 from rave_mlx.train.batch import collate  # noqa: E402
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3", "llava", "idefics3", "mistral3", "paddleocr_vl",
-            "gemma4-vision", "deepseek_ocr2-grouped")  # fmt: skip
+            "gemma4-vision", "deepseek_ocr2")  # fmt: skip
 LIMIT = 4.0
 
 

@@ -78,9 +78,7 @@ def adapted(base, kind, **options):
     """Our model with random updates, which alone train."""
     lmm = rave_mlx.load(base, **options)
     lmm.freeze()
-    # Where a layer has experts, they take no updates; the first one has an MLP.
-    modules = MODULES if lmm.config.text.experts is None else (*MODULES[:3], "decoder.layers.0.mlp.down_proj")
-    config = AdapterConfig(rank=4, scale=1.5, modules=modules, kind=kind)
+    config = AdapterConfig(rank=4, scale=1.5, modules=MODULES, kind=kind)
     adapters.attach(lmm, config)
     rng = np.random.default_rng(7)
     weights = lmm.named_weights()

@@ -25,7 +25,7 @@ from rave_mlx.policies.runtime import attach
 ONE_EACH = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl",
             "qwen3_vl_moe", "paddleocr_vl", "glm_ocr", "glm4v", "hunyuan_vl", "pixtral", "mistral3", "lighton_ocr",
             "gemma3", "gemma4", "gemma4-vision", "got_ocr2", "qwen3_5-tied", "granite_docling",
-            "deepseek_ocr2-grouped"]  # fmt: skip
+            "deepseek_ocr2"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*ONE_EACH, "smolvlm", "qwen2"])

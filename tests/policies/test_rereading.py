@@ -477,7 +477,7 @@ def test_every_family_takes_a_closer_look(name, policy, tmp_path):
     [
         ("qwen2", "this model reads text only"),
         ("aki", "this model reads the whole image"),
-        ("deepseek_ocr2-grouped", "this model is a learned query that reads a whole tile"),
+        ("deepseek_ocr2", "this model is a learned query that reads a whole tile"),
     ],
 )
 @pytest.mark.parametrize("policy", ["carve", "funnel"])

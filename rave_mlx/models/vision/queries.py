@@ -18,6 +18,14 @@ from rave_mlx.models.step import Step
 from rave_mlx.models.vision.windowed_tiles import Grid, WindowVision
 
 
+class Queries(nn.Module):
+    """So many learned vectors, as a module of their own: MLX freezes no list of arrays."""
+
+    def __init__(self, count: int, width: int):
+        super().__init__()
+        self.vectors = mx.zeros((count, width))
+
+
 class QueryVision(nn.Module):
     """Patches of an image's views to its visual tokens, view after view."""
 
@@ -27,7 +35,7 @@ class QueryVision(nn.Module):
         self.patches = WindowVision(config.patches)
         self.halve1 = Convolution(config.patches.output_size, config.middle_size, stride=2)
         self.halve2 = Convolution(config.middle_size, width, stride=2)
-        self.queries = [mx.zeros((count, width)) for count in config.queries]
+        self.queries = [Queries(count, width) for count in config.queries]
         self.layers = [DecoderLayer(encoder, i, None) for i in range(config.depth)]
         self.norm = text_norm(encoder, width)
         self._config, self._encoder = config, encoder
@@ -50,7 +58,7 @@ class QueryVision(nn.Module):
         features = self.patches(pixels, grid).reshape(views, rows, columns, -1)
         features = self.halve2(self.halve1(features)).reshape(views, -1, self._config.hidden_size)
         seen = features.shape[1]
-        queries = self.queries[self._config.asked(seen)]
+        queries = self.queries[self._config.asked(seen)].vectors
         x = mx.concatenate([features, mx.broadcast_to(queries, (views, *queries.shape))], axis=1)
         for layer in self.layers:
             x = layer(x, self._step(x, seen), None)
