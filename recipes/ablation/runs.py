@@ -141,6 +141,7 @@ def run_one(
     model = make(start.c)
     model.load_state_dict(start.state_dict())
     plan = replace(FINE, seed=seed, steps=budget.steps[2 if variant.questions else int(variant.frozen)])
+    plan = replace(plan, muon=plan.muon * variant.rate, adamw=plan.adamw * variant.rate)
     if variant.addition is not None:
         plan = replace(plan, added=rates[variant.addition])
     before = sum(p.numel() for p in model.parameters())

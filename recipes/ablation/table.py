@@ -12,8 +12,8 @@ from rave_mlx.evaluate.statistics import mean_interval
 from recipes.ablation.pages import DENSE, KINDS
 from recipes.ablation.runs import Outcome
 
-FEWER = "few questions"
-"""What variants with few questions are compared with, and how their names begin."""
+BASES = ("few questions", "rates x3")
+"""Variants that others whose names begin so are compared with; all others with "none"."""
 Array = NDArray[np.float64]
 
 
@@ -82,9 +82,9 @@ def table(outcomes: Sequence[Outcome], start: Outcome | None = None) -> str:
         lines.append(_row("(start)", [start], None))
     for name, runs in groups.items():
         frozen = name.startswith("frozen")
-        few = name.startswith(FEWER)
-        base = [_as_seed(start, run.seed) for run in runs] if frozen and start else groups.get(FEWER if few else "none")
-        same = base is None or name in ("none", FEWER)
+        basis = next((base for base in BASES if name.startswith(base)), "none")
+        base = [_as_seed(start, run.seed) for run in runs] if frozen and start else groups.get(basis)
+        same = base is None or name == basis
         lines.append(_row(name, runs, None if same or base is None else difference(runs, base)))
     return "\n".join(lines)
 

@@ -40,6 +40,7 @@ class Variant:
         frozen: whether all that the start has stays as it is.
         seeds: how many runs.
         mutual: image tokens see the question (modality-mutual attention).
+        rate: by which the rates of what the start has are multiplied.
         questions: asked about a page; None for all. With few of them, fewer pages are measured, too.
     """
 
@@ -50,6 +51,7 @@ class Variant:
     seeds: int = 2
     mutual: bool = False
     questions: int | None = None
+    rate: float = 1.0
 
     @property
     def addition(self) -> str | None:
@@ -93,6 +95,9 @@ VARIANTS: dict[str, Variant] = {
     "frozen, pair r=1": Variant(GateForm(1), frozen=True),
     "frozen, after rope": Variant(GateForm(features="post_rope"), frozen=True),
     "frozen, all keys": Variant(GateForm(keys="all"), frozen=True),
+    "rates x3": Variant(rate=3.0, seeds=3),
+    "rates x3, pair r=14": Variant(GateForm(), rate=3.0, seeds=3),
+    "rates x3, lora": Variant(lora=MATCHED_LORA, rate=3.0, seeds=3),
 }
 """All that is run, by name. "frozen": only what is added is trained."""
 TRIED = {"gate": "frozen, pair r=14", "lora": "frozen, lora", "wider": "frozen, wider"}
