@@ -116,7 +116,27 @@ def left_out(name: str, config: LMMConfig, hub: HubConfig) -> bool:
     return is_unused(name, config, stem_of(config, hub))
 
 
+_ERAS = (("vision_embedder.", "model.vision_embedder."), *ERAS)
+"""Names of mlx-vlm."""
+RENAMES = (
+    (r"^model\.vision_embedder\.", "model.embed_vision."),
+    (r"^model\.embed_vision\.embedding_projection\.", "model.embed_vision.multimodal_embedder.embedding_projection."),
+)
+"""Names that transformers reads and writes, which are not those of its parameters."""
+PUBLISHED = (
+    (r"^model\.embed_vision\.multimodal_embedder\.", "model.embed_vision."),
+    (r"^model\.embed_vision\.(?!embedding_projection)", "model.vision_embedder."),
+)
 IGNORED = (r"model\.embed_audio\..*",)
 """The way from sound to the decoder, which is not taken."""
-FAMILY = Family(config, origin, ERAS, IGNORED, left_out=left_out, unexported=UNEXPORTED)
+FAMILY = Family(
+    config,
+    origin,
+    _ERAS,
+    IGNORED,
+    renames=RENAMES,
+    left_out=left_out,
+    unexported=UNEXPORTED,
+    published=PUBLISHED,
+)
 TEXT_FAMILY = Family(text_config, origin, left_out=left_out)

@@ -31,6 +31,9 @@ class LayerInputs(nn.Module):
         """
         ids = ids if visual is None else mx.where(visual, self._visual, ids)
         own = (self.embed(ids).astype(x.dtype) * self._width**0.5).reshape(*ids.shape, -1, self._width)
+        if visual is not None:
+            # The row that stands for them never trains, as in torch.
+            own = mx.where(visual[..., None, None], mx.stop_gradient(own), own)
         projected = self.norm((self.proj(x) * self._scale).reshape(*ids.shape, -1, self._width))
         both = (projected + own) * 2**-0.5
         return tuple(both[:, :, layer] for layer in range(both.shape[2]))

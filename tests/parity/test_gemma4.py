@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import replace
 
 import mlx.core as mx
@@ -284,3 +285,47 @@ def test_a_model_without_a_tower_reads_text(tmp_path):
     prompt = lmm.prepare(CONVERSATIONS["text"])
     assert lmm.config.vision is None
     assert relative(lmm.logits(prompt), reference.hf_logits(bare, model, [prompt])) <= 1e-5
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_experts_as_mlx_vlm_writes_them(packed, tmp_path):
+    """`switch_glu`, halves of the fused matrix by themselves, routers in eight bits."""
+    source = write_checkpoint(cases()["gemma4-moe"], tmp_path / "hf")
+    tensors = dict(mx.load(str(source / "model.safetensors")))
+    written, plain, settings = {}, dict(tensors), {"group_size": 32, "bits": 4}
+    for name, tensor in tensors.items():
+        stem = re.sub(r"^model\.(language_model)?", lambda m: "language_model.model" if m[1] else "", name)
+        parts = {stem: tensor}
+        if ".experts." in stem:
+            at = stem.rpartition(".")[0] + ".switch_glu."
+            halves = (
+                {"gate_proj": tensor[:, :40], "up_proj": tensor[:, 40:]} if "gate_up" in stem else {"down_proj": tensor}
+            )
+            parts = {f"{at}{half}.weight": mx.contiguous(x) for half, x in halves.items()}
+        for part, x in parts.items():
+            bits = 8 if "router.proj" in part else 4
+            if (
+                not packed
+                or x.shape[-1] % 32
+                or not part.endswith(".weight")
+                or not re.search("router|switch_glu", part)
+            ):
+                written[part] = x
+                continue
+            module = part.removesuffix(".weight")
+            codes = mx.quantize(x, 32, bits)
+            written |= dict(zip((part, f"{module}.scales", f"{module}.biases"), codes, strict=True))
+            settings |= {module: {"group_size": 32, "bits": bits}}
+            parts[part] = mx.dequantize(*codes, 32, bits)
+        plain[name] = mx.concatenate(list(parts.values()), axis=1) if len(parts) > 1 else next(iter(parts.values()))
+    mx.save_safetensors(str(source / "model.safetensors"), plain, {"format": "pt"})
+    expected = rave_mlx.load(source)
+    mlx = write_checkpoint(cases()["gemma4-moe"], tmp_path / "mlx")
+    mx.save_safetensors(str(mlx / "model.safetensors"), written, {"format": "mlx"})
+    if packed:
+        hub = json.loads((mlx / "config.json").read_text())
+        (mlx / "config.json").write_text(json.dumps(hub | {"quantization": settings}))
+    lmm = rave_mlx.load(mlx)
+    assert (lmm.config.quantization is not None) == packed
+    prompt = lmm.prepare(CONVERSATIONS["two images, two turns"])
+    assert relative(lmm.logits(prompt), expected.logits(prompt)) <= 1e-5
