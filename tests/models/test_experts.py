@@ -37,26 +37,39 @@ def mlp(w, stem, x, index=...):
     return down @ (gate / (1 + np.exp(-gate)) * (up @ x))
 
 
-def expected(w, x, chosen, normalize):
+def expected(w, x, fields):
     """Of one token, in float64."""
     scores = np.exp(w["router.weight"] @ x)
     scores /= scores.sum()
-    best = np.argsort(scores)[-chosen:]
-    total = scores[best].sum() if normalize else 1.0
-    out = sum(scores[e] / total * mlp(w, "experts", x, e) for e in best)
-    if "shared_gate.weight" in w:
-        out = out + mlp(w, "shared", x) / (1 + np.exp(-(w["shared_gate.weight"] @ x)))
+    groups = scores.reshape(fields.get("groups", 1), -1).copy()
+    groups[np.argsort(groups.max(axis=1))[: -fields.get("chosen_groups", 1)]] = 0
+    best = np.argsort(groups.ravel())[-fields.get("chosen", 3) :]
+    total = scores[best].sum() if fields.get("normalize", True) else 1.0
+    out = fields.get("scale", 1.0) * sum(scores[e] / total * mlp(w, "experts", x, e) for e in best)
+    if "shared_size" in fields:
+        gate = 1 / (1 + np.exp(-(w["shared_gate.weight"] @ x))) if fields.get("shared_gate", True) else 1.0
+        out = out + gate * mlp(w, "shared", x)
     return out
 
 
 @pytest.mark.parametrize("length", [1, MANY])
-@pytest.mark.parametrize("fields", [{}, {"normalize": False, "shared_size": 20}, {"chosen": 1}, {"chosen": 6}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"normalize": False, "shared_size": 20},
+        {"chosen": 1},
+        {"chosen": 6},
+        {"normalize": False, "shared_size": 20, "shared_gate": False, "scale": 2.5},
+        {"groups": 3, "chosen_groups": 2, "scale": 0.5},
+        {"groups": 3, "chosen_groups": 1, "chosen": 2, "normalize": False},
+    ],
+)
 def test_the_sum_over_the_chosen_experts(fields, length):
     """Of few tokens as they come, of many in the order of the experts."""
     made, w = part(**fields)
     x = np.random.default_rng(2).normal(size=(2, length, HIDDEN)).astype(np.float32)
-    right = [[expected(w, t.astype(np.float64), fields.get("chosen", 3), fields.get("normalize", True)) for t in row]
-             for row in x]  # fmt: skip
+    right = [[expected(w, token.astype(np.float64), fields) for token in row] for row in x]
     assert relative(made(mx.array(x)), np.array(right)) < 2e-6
 
 
@@ -128,6 +141,8 @@ def test_checkpointed_gradients(call):
         ({"chosen": 6}, "a token cannot pass through 6 of 5 experts"),
         ({"chosen": 0}, "ExpertsConfig.chosen must be at least 1, found 0"),
         ({"shared_size": 0}, "ExpertsConfig.shared_size must be at least 1, found 0"),
+        ({"groups": 2}, "1 of 2 groups cannot be chosen of 5 experts"),
+        ({"count": 6, "groups": 3, "chosen": 3}, "1 of 3 groups have fewer than 3 experts"),
         ({"layers": (0, 7)}, r"text.experts.layers \[7\]"),
         ({"layers": ()}, r"text.experts.layers \[\]"),
     ],

@@ -38,6 +38,7 @@ from rave_mlx.inputs.images.token_boxes import locate_tokens  # noqa: E402
 from rave_mlx.models.connectors import build_connector  # noqa: E402
 from rave_mlx.models.decoder import Decoder  # noqa: E402
 from rave_mlx.models.vision import build_tower  # noqa: E402
+from rave_mlx.models.vision.rescale import rescaled_line, rescaled_square  # noqa: E402
 from rave_mlx.train.batch import collate  # noqa: E402
 from rave_mlx.train.config import AdapterSettings, TrainConfig  # noqa: E402
 from rave_mlx.train.dataset import open_dataset  # noqa: E402
@@ -481,3 +482,14 @@ def test_what_is_not_supported_is_named(hub, processor, named):
 def test_relatives_are_refused_by_name():
     with pytest.raises(ModelError, match="'deepseek_vl_v2' is not supported"):
         read(PUBLISHED | {"architectures": ["DeepseekOCRForCausalLM"]})
+
+
+@pytest.mark.parametrize(("size", "count"), [(64, 48), (11, 7), (7, 12), (52, 12)])
+def test_positions_are_scaled_as_in_torch(size, count):
+    square = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    scaled = torch.nn.functional.interpolate(square, (count, count), mode="bicubic", antialias=True)
+    found = rescaled_square(mx.array(square[0].permute(1, 2, 0).reshape(-1, 3).numpy()), count)
+    assert relative(found, scaled[0].permute(1, 2, 0).reshape(-1, 3).numpy()) < 2e-6
+    line = square[:, :, 0]
+    expected = torch.nn.functional.interpolate(line, count, mode="linear")[0].T.numpy()
+    assert relative(rescaled_line(mx.array(line[0].T.numpy()), count), expected) < 2e-6

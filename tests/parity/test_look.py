@@ -17,7 +17,8 @@ from rave_mlx.look import collect  # noqa: E402
 NAMES = [
     "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen2_vl-sliding", "llava", "llava_next", "llava_next-window",
     "llava_onevision", "internvl", "idefics3", "smolvlm", "paddleocr_vl-tied", "glm_ocr-bare", "glm4v",
-    "hunyuan_vl-untied", "pixtral", "mistral3", "lighton_ocr-patches", "gemma3", "gemma3-untied", "gemma4", "gemma4-vision", "got_ocr2-tiled",
+    "hunyuan_vl-untied", "pixtral", "mistral3", "lighton_ocr-patches", "gemma3", "gemma3-untied",
+    "gemma4", "gemma4-vision", "got_ocr2-tiled",
     "granite_docling", "deepseek_ocr2",
 ]  # fmt: skip
 
