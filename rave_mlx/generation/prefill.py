@@ -186,7 +186,7 @@ def _lengths_kept(prompt: Prompt) -> tuple[int, ...]:
 
 def _check_room(lmm: LMM, tokens: int, chunk: int) -> None:
     """Refuse a prompt whose keys, values and activations exceed the memory at hand, before starting on it."""
-    text = lmm.config.text
+    text = lmm.decoder.text
     # Of one layer at a time, the states and the three matrices of the MLP.
     passing = min(tokens, chunk) * (4 * text.hidden_size + 3 * text.intermediate_size) * _weight_size(lmm)
     backend.check_memory(
@@ -198,7 +198,7 @@ def _check_room(lmm: LMM, tokens: int, chunk: int) -> None:
 
 def kept_bytes(lmm: LMM, tokens: int) -> int:
     """Bytes of the keys and values of so many tokens, and of the states of linear attention, in every layer."""
-    linear = lmm.config.text.linear
+    linear = lmm.decoder.text.linear
     keys = tokens * token_bytes(lmm, lmm.kv_bits)
     # Now, before the newest token, and where the conversation may go on otherwise.
     return keys + (0 if linear is None else (2 + _STATES) * 4 * len(linear.layers) * linear.state_numbers)
@@ -211,7 +211,7 @@ def token_bytes(lmm: LMM, bits: int | None) -> int:
         lmm: the model.
         bits: of a number of them, as of `LMM.kv_bits`; None: they are kept whole.
     """
-    text, size = lmm.config.text, _weight_size(lmm)
+    text, size = lmm.decoder.text, _weight_size(lmm)
     if bits is None:
         return 2 * size * text.key_numbers
     # A group of packed numbers has a scale and an offset.
