@@ -13,14 +13,19 @@ from mlx.utils import tree_flatten
 from processes import written
 from support import relative, tiny_config, tiny_model
 
+from rave_mlx.backend.distributed import World
+from rave_mlx.chat.session import Session
 from rave_mlx.checkpoint.safetensors_part import Place, read_part
 from rave_mlx.checkpoint.safetensors_reader import open_files
 from rave_mlx.config import ExpertsConfig, GateConfig, LinearAttentionConfig, QuantizationConfig
 from rave_mlx.convert.open import open_stored
-from rave_mlx.errors import ModelError
+from rave_mlx.convert.open_part import Processes, open_part
+from rave_mlx.errors import ModelError, UsageError
 from rave_mlx.models.decoder import Decoder
 from rave_mlx.models.split.shares import check_split, part_config, share_of, units_of
 from rave_mlx.models.split.tensors import Parts, parts_of, take
+from rave_mlx.policies.parse import steering
+from rave_mlx.policies.runtime import attach
 
 GATED = GateConfig(rank=3, kv_groups=(1,))
 
@@ -74,6 +79,19 @@ def test_experts_add_up():
         decoder.load_weights(list(taken.items()), strict=False)
         total = total + decoder.layers[0].mlp(x)
     assert relative(total, whole.decoder.layers[0].mlp(x)) < 1e-6
+
+
+def test_what_needs_all_heads_is_refused(tmp_path):
+    stored = open_stored(written(tiny_model(GATED, num_layers=2), tmp_path / "model"))
+    alone = Processes(World(0, 1, mx.distributed.init()), ())
+    lmm, _ = open_part(stored.lmm, stored.tensors, stored.place, alone, None, "")
+    assert [piece.finish for piece in Session(lmm, policy="rave", max_tokens=1).send("So?")] == ["length"]
+    with pytest.raises(UsageError, match=r"need all heads .*: choose --attention rave or none"):
+        list(Session(lmm, policy="var:cosine").send("So?"))
+    with pytest.raises(UsageError, match="need all heads"):
+        lmm.logits(
+            lmm.prepare([{"role": "user", "content": "So?"}]), hooks=attach(lmm, steering("var:cosine").policies)
+        )
 
 
 @pytest.mark.parametrize("size", [4, 8])

@@ -31,8 +31,8 @@ from rave_mlx.models.split.decoder import PartDecoder, packed_input, unpacked_in
 from rave_mlx.models.step import Step
 
 NOT_SPLIT = (
-    "attention policies that look into layers, and `look`, need all heads of a layer, which no process of a split "
-    "model has: leave them out, or run the model in one process"
+    "attention policies that look into layers (panes among them), and `look`, need all heads of a layer, which no "
+    "process of a split model has: choose --attention rave or none, or run the model in one process"
 )
 
 
