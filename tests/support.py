@@ -64,7 +64,7 @@ def tiny_config(gate: GateConfig | None = None, **text) -> LMMConfig:
         text=replace(TEXT, **text),
         tokens=read_config(BUILT_IN).tokens,
         vision=VISION,
-        connector=ConnectorConfig(128, 48),
+        connector=ConnectorConfig(128, replace(TEXT, **text).hidden_size),
         image=IMAGE,
         gate=gate,
     )

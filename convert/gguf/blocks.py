@@ -50,6 +50,12 @@ def parts(stored: Stored) -> dict[str, mx.array]:
     Raises:
         NotImplementedError: for a type that neither this module nor the `gguf` package reads.
     """
+    found = _parts(stored)
+    stored.give_back()
+    return found
+
+
+def _parts(stored: Stored) -> dict[str, mx.array]:
     packed = packing(stored)
     if packed is None:
         return {"weight": expand(stored)}

@@ -6,6 +6,7 @@ are corrected here.
 
 from __future__ import annotations
 
+import mmap
 import re
 import struct
 from collections.abc import Mapping
@@ -31,6 +32,16 @@ class Stored:
     kind: GGMLQuantizationType
     shape: tuple[int, ...]
     data: NDArray[Any]
+
+    def give_back(self) -> None:
+        """Let go of the file's pages in memory: all of a file would else lie beside what was made of it."""
+        whole: Any = self.data
+        while isinstance(whole, np.ndarray):
+            whole = whole.base
+        if isinstance(whole, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            start = self.data.ctypes.data - np.frombuffer(whole, np.uint8).ctypes.data
+            first = start // mmap.PAGESIZE * mmap.PAGESIZE
+            whole.madvise(mmap.MADV_DONTNEED, first, start + self.data.nbytes - first)
 
 
 @dataclass(frozen=True)

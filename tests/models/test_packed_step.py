@@ -15,17 +15,24 @@ from support import ask, model_rounding, picture, relative, tiny_model
 
 from rave_mlx import backend
 from rave_mlx.backend.cpu.layer_steps import LayerStep
-from rave_mlx.config import GateConfig
+from rave_mlx.config import GateConfig, RopeConfig
 from rave_mlx.generation.decode import step
 from rave_mlx.generation.job import Job
 from rave_mlx.generation.prefill import prefill
+from rave_mlx.models.packed_step import PackedStep
 
 pytestmark = pytest.mark.skipif(not CPU, reason="for Linux without a GPU")
 FORMS = {
     "biases": {},
     "query norms, 8 bits": {"qk_norm": True, "qkv_bias": False, "tie_embeddings": True, "bits": 8},
-    "window, wide heads": {"sliding_window": 9, "head_dim": 32, "num_kv_heads": 1, "mlp_bias": True},
+    "wide heads": {
+        "head_dim": 32,
+        "num_kv_heads": 1,
+        "mlp_bias": True,
+        "rope": RopeConfig(theta=10000.0, sections=(4, 6, 6)),
+    },
     "gelu": {"activation": "gelu_tanh"},
+    "window": {"sliding_window": 9},
 }
 TOKENS = 5
 
@@ -57,7 +64,7 @@ def logits(lmm, tokens, **prompt) -> np.ndarray:
     cache = lmm.make_cache()
     found = [prefill(lmm, read, cache)[0]]
     for i, token in enumerate(tokens):
-        found.append(step(lmm, read, cache, mx.array([[token]]), i)[0])
+        found.append(step(lmm, cache, mx.array([token]), read.token_map.next_position + i))
     return np.stack([np.array(x).reshape(-1) for x in found])
 
 
@@ -66,6 +73,7 @@ def without(kernels, call):
     found = backend.current
     with kernels.suspended(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "current", lambda: replace(found(), kernels=None))
+        patch.setattr(PackedStep, "__call__", lambda *given: None)
         return call()
 
 
@@ -73,7 +81,7 @@ def without(kernels, call):
 def test_logits_are_those_of_the_layers(kernels, calls, form):
     lmm, tokens = packed_model(**FORMS[form]), [3, 250, 17, 80, 5][:TOKENS]
     found, used = logits(lmm, tokens), len(calls)
-    assert used == (0 if form == "gelu" else TOKENS * 3)
+    assert used == (0 if form in ("gelu", "window") else TOKENS * 3)
     expected = without(kernels, lambda: logits(lmm, tokens))
     assert len(calls) == used
     assert relative(found, expected) < model_rounding(lmm, 40)
@@ -86,7 +94,7 @@ def test_gates_that_act_take_the_usual_way(kernels, calls):
     def run():
         cache = lmm.make_cache()
         prefill(lmm, read, cache)
-        return np.array(step(lmm, read, cache, mx.array([[7]]), 0))
+        return np.array(step(lmm, cache, mx.array([7]), read.token_map.next_position))
 
     found = run()
     assert len(calls) == 2

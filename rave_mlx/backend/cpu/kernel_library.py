@@ -13,6 +13,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -83,7 +84,20 @@ def build(compiler: str) -> Path:
         own_file.load(folder(), name(), lambda: made)
     except OSError as error:
         raise CannotBuild(f"{folder()}: {error}") from None
+    _try(folder() / name())
     return folder() / name()
+
+
+def _try(file: Path) -> None:
+    """Use the kernels in a process of their own, which may crash, before every process takes them."""
+    code = "from rave_mlx import backend; raise SystemExit(backend.prepare().kernels_note or 0)"
+    environment = {key: value for key, value in os.environ.items() if key != "RAVE_MLX_KERNELS"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        file.unlink(missing_ok=True)
+        lines = done.stderr.strip().splitlines()
+        raise CannotBuild(f"the kernels do not work here: {lines[-1] if lines else f'exit code {done.returncode}'}")
 
 
 def compile_to(compiler: str, place: Path) -> Path:

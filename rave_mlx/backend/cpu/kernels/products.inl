@@ -114,10 +114,16 @@ inline void packed_lines(const Packed& w, const Arranged& x, int64_t n, float* y
     int rest = (int)((w.width - whole * block) / codes);
     const uint32_t* line = w.codes + n * w.code_step;
     F total[LINES][ROWS];
+    const float *factors[LINES], *shifts[LINES];
+    // In place where they are floats already, and no block reaches beyond them.
+    bool ready = w.type == Type::f32 && w.group == kGroup;
     for (int l = 0; l < LINES; ++l) {
         float* scales = scratch + 2 * l * padded;
-        read_scales(w.factors, w.type, (n + l) * w.factor_step, groups, w.group / kGroup, padded, scales);
-        read_scales(w.shifts, w.type, (n + l) * w.shift_step, groups, w.group / kGroup, padded, scales + padded);
+        int64_t factor_at = (n + l) * w.factor_step, shift_at = (n + l) * w.shift_step;
+        factors[l] = ready && rest == 0 ? (const float*)w.factors + factor_at : scales;
+        shifts[l] = ready ? (const float*)w.shifts + shift_at : scales + padded;
+        if (factors[l] == scales) read_scales(w.factors, w.type, factor_at, groups, w.group / kGroup, padded, scales);
+        if (!ready) read_scales(w.shifts, w.type, shift_at, groups, w.group / kGroup, padded, scales + padded);
         for (int row = 0; row < ROWS; ++row) total[l][row] = zero();
     }
     const float* values = x.values;
@@ -139,17 +145,17 @@ inline void packed_lines(const Packed& w, const Arranged& x, int64_t n, float* y
                 }
             }
         for (int l = 0; l < LINES; ++l) {
-            F factor = factors_of<BITS>(scratch + 2 * l * padded, b);
+            F factor = factors_of<BITS>(factors[l], b);
             for (int row = 0; row < ROWS; ++row) total[l][row] = fma(part[l][row], factor, total[l][row]);
         }
     }
     for (int l = 0; l < LINES; ++l)
         for (int row = 0; row < ROWS; ++row) {
-            const float *shifts = scratch + (2 * l + 1) * padded, *sums = x.sums + row * groups;
+            const float* sums = x.sums + row * groups;
             int64_t g = 0;
-            for (; g + kWords <= groups; g += kWords) total[l][row] = fma(load(shifts + g), load(sums + g), total[l][row]);
+            for (; g + kWords <= groups; g += kWords) total[l][row] = fma(load(shifts[l] + g), load(sums + g), total[l][row]);
             float out = sum(total[l][row]);
-            for (; g < groups; ++g) out += shifts[g] * sums[g];
+            for (; g < groups; ++g) out += shifts[l][g] * sums[g];
             y[row * y_step + n + l] = out;
         }
 }
