@@ -112,6 +112,7 @@ def test_processes_share_a_key_value_head_where_there_are_fewer_heads(size):
     [
         ({"num_heads": 12, "num_kv_heads": 4}, 5, "12 query heads of 4 .* among 5 .*; possible are: 2, 3, 4, 12"),
         ({"linear": LinearAttentionConfig((0,), 2, 4, 8, 8)}, 4, "4 query heads of 2 .* among 4 .*; possible are: 2"),
+        ({"experts": ExpertsConfig(4, 2, 8, beside=True)}, 2, "a decoder with beside .* is not split"),
         ({"value_norm": True}, 2, r"a decoder with value_norm \(qwen2_5_vl\) is not split over processes"),
     ],
 )  # fmt: skip

@@ -29,6 +29,12 @@ _KNOWN = frozenset({
 })  # fmt: skip
 """Fields of `TextConfig` that a split decoder computes as a whole one does; others must have their default."""
 
+_KNOWN_EXPERTS = frozenset({
+    "count", "chosen", "intermediate_size", "normalize", "layers", "shared_size", "shared_gate", "scale", "groups",
+    "chosen_groups",
+})  # fmt: skip
+"""The same of `ExpertsConfig`."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -211,12 +217,13 @@ def _refuse(config: LMMConfig) -> None:
     """Name what is not split, and what nothing is known of here."""
     if config.sink_gate is not None:
         raise ModelError("a model with sink gates is not split over processes; run it in one")
-    for field in fields(config.text):
-        default = None if field.default is MISSING else field.default
-        if field.name not in _KNOWN and getattr(config.text, field.name) != default:
-            raise ModelError(
-                f"a decoder with {field.name} ({config.family}) is not split over processes; run the model in one"
-            )
+    for part, known in ((config.text, _KNOWN), (config.text.experts, _KNOWN_EXPERTS)):
+        for field in () if part is None else fields(part):
+            default = None if field.default is MISSING else field.default
+            if field.name not in known and getattr(part, field.name) != default:
+                raise ModelError(
+                    f"a decoder with {field.name} ({config.family}) is not split over processes; run the model in one"
+                )
 
 
 def _part(count: int, rank: int, size: int) -> Span:
