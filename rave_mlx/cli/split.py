@@ -7,6 +7,7 @@ from __future__ import annotations
 import atexit
 import enum
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -191,6 +192,8 @@ def _follow(processes: Processes) -> None:
     from rave_mlx.errors import RaveError
 
     (link,) = processes.links
+    # Ctrl-C reaches every process of a terminal, and what it means is for process 0 to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         message, _ = link.take()
         while message["do"] == "load":

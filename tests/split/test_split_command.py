@@ -42,6 +42,7 @@ def test_a_server_answers_and_ends_with_all_processes(model, tmp_path):
     own, others = environments(tmp_path, 2)
     other = start([*COMMAND, "serve", "--model", str(model), "--port", "0"], others)
     with running("--model", model, **own) as server:
+        other.send_signal(signal.SIGINT)  # what Ctrl-C means is said by the first
         request = urllib.request.Request(
             f"{server.address}/v1/chat/completions", json.dumps(QUESTION).encode(), {"Content-Type": "application/json"}
         )
