@@ -47,8 +47,8 @@ def modern_config(source: Source) -> Mapping[str, Any]:
     widths = whole.section("vision_config").section("width")
     sam, encoder = widths.section("sam_vit_b"), widths.section("qwen2-0-5b")
     hidden = encoder.get("dim", int, 896)
-    for key, value in (("input_dim", hidden), ("n_embed", text.get("hidden_size"))):
-        projector.require(key, value)
+    projector.require("input_dim", hidden)
+    projector.require("n_embed", text.get("hidden_size"))
     # The second of its downsample_channels is that of DeepSeek-OCR; the code has the encoder's width in its place.
     middle = sam.get("downsample_channels", list, [512])[:1]
     tower: dict[str, Any] = {ours: n for key, ours in _SAM.items() if (n := sam.get(key, int, None)) is not None}
