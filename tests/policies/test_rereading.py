@@ -39,7 +39,7 @@ from rave_mlx.policies.runtime import attach
 
 FAMILIES = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl",
             "paddleocr_vl", "glm_ocr", "glm4v", "hunyuan_vl", "pixtral", "mistral3", "lighton_ocr", "gemma3",
-            "gemma4", "got_ocr2"]  # fmt: skip
+            "gemma4-vision", "got_ocr2"]  # fmt: skip
 GATE = GateConfig(rank=4, kv_groups=0.5)
 BOTH = pytest.mark.parametrize("policy", [CARVE(), CARVE.preset("released"), VisualFunnel(size=24)], ids=str)
 
