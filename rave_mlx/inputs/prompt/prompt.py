@@ -206,7 +206,8 @@ def build_prompt(
     role, message = np.array(builder.role, np.int8), np.array(builder.message, np.int32)
     if any(patches.kept is not None for patches in images):
         stay = _kept(image, images)
-        ids, role, image, message, positions = (x[..., stay] for x in (ids, role, image, message, positions))
+        ids, positions = ids[:, stay], positions[:, stay]
+        role, image, message = role[stay], image[stay], message[stay]
     token_map = TokenMap(
         role=role,
         image=image,
