@@ -20,10 +20,10 @@ from rave_mlx.models.mlp import MLP
 from rave_mlx.models.rope import RotaryTable
 
 if TYPE_CHECKING:
-    from rave_mlx.models.decoder_layer import DecoderLayer
     from rave_mlx.models.step import Step
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+_ARRAYS = ("weight", "scales", "biases", "bias")
 _HALVES = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -36,11 +36,11 @@ class PackedStep:
         self._made: LayerStep | None = None
         self._from: tuple[object, ...] = ()
 
-    def __call__(self, layer: DecoderLayer, x: mx.array, step: Step, cache: object) -> mx.array | None:
+    def __call__(self, layer: nn.Module, x: mx.array, step: Step, cache: object) -> mx.array | None:
         """What the layer makes of a token x (1, 1, hidden), its key and value in the cache; None: take the usual way.
 
         Args:
-            layer: whose steps these are.
+            layer: the `DecoderLayer` whose steps these are.
             x: its input.
             step: what the pass knows about the token.
             cache: of the layer; extended.
@@ -76,7 +76,7 @@ def _is_possible(text: TextConfig, index: int) -> bool:
     return text.activation == "silu" and not (lends or linear or more or attention or borrows or experts)
 
 
-def _is_plain(layer: DecoderLayer, step: Step, cache: LayerCache, table: RotaryTable) -> bool:
+def _is_plain(layer: nn.Module, step: Step, cache: LayerCache, table: RotaryTable) -> bool:
     """Whether nothing about this token needs more than the operation does."""
     if cache.bits is not None or cache.length == 0 or len(cache.arrays) != 2 or cache.arrays[0].dtype != mx.float32:
         return False
@@ -90,14 +90,19 @@ def _is_plain(layer: DecoderLayer, step: Step, cache: LayerCache, table: RotaryT
     return angles and table.cos.size * 2 == cache.arrays[0].shape[3]
 
 
-def _parts(layer: DecoderLayer) -> tuple[object, ...]:
+def _parts(layer: nn.Module) -> tuple[object, ...]:
     """What a step is made from, to notice when it is replaced."""
     attention, mlp = layer.attention, layer.mlp
     modules = [*(attention[name] for name in _PROJECTIONS), *(mlp[name] for name in _HALVES)]
-    return (layer.input_norm.weight, layer.post_attention_norm.weight, *modules, *[m.get("weight") for m in modules])
+    return (
+        layer.input_norm.weight,
+        layer.post_attention_norm.weight,
+        *modules,
+        *[m.get(name) for m in modules for name in _ARRAYS],
+    )
 
 
-def _made(layer: DecoderLayer, text: TextConfig) -> LayerStep | None:
+def _made(layer: nn.Module, text: TextConfig) -> LayerStep | None:
     """The steps of a layer, None where its matrices are not packed, or in a way that the kernels do not cover."""
     kernels, attention, mlp = backend.current().kernels, layer.attention, layer.mlp
     if kernels is None or kernels.steps is None or type(mlp) is not MLP:
@@ -131,7 +136,7 @@ def _matrix(module: nn.Module) -> Matrix | None:
         return None
     if not backend.multiplies_packed(module.group_size, module.bits, module.mode):
         return None
-    bias = module.get("bias")
-    if bias is not None and bias.dtype != mx.float32:
+    biases, bias = module.biases, module.get("bias")
+    if biases is None or (bias is not None and bias.dtype != mx.float32):
         return None
-    return Matrix(module.weight, module.scales, module.biases, bias, module.bits, module.group_size)
+    return Matrix(module.weight, module.scales, biases, bias, module.bits, module.group_size)

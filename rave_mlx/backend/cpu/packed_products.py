@@ -117,9 +117,9 @@ def _products_are_right() -> bool:
             y = mx.quantized_matmul(x, *packed, group_size=group, bits=bits, stream=cpu)
             right &= bool(np.abs(np.array(y) - inputs[:rows] @ exact.T).max() < 1e-4)
     halves = mx.array(weights, mx.bfloat16)
-    exact = np.array(halves.astype(mx.float32)).astype(np.float64)
+    rounded = np.array(halves.astype(mx.float32)).astype(np.float64)
     for rows in (1, 11):
         x = mx.array(inputs[:rows], mx.bfloat16)
         y = np.array(mx.matmul(x, halves.T, stream=cpu).astype(mx.float32))
-        right &= bool(np.abs(y - np.array(x.astype(mx.float32)) @ exact.T).max() < 0.2)
+        right &= bool(np.abs(y - np.array(x.astype(mx.float32)) @ rounded.T).max() < 0.2)
     return right
