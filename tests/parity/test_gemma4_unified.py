@@ -15,6 +15,7 @@ from support import picture, relative
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil  # noqa: E402
 
 import rave_mlx  # noqa: E402
 from parity.test_gemma4 import read  # noqa: E402
@@ -33,17 +34,14 @@ SMALL = PROCESSOR | {"patch_size": 3, "pooling_kernel_size": 2}
 
 @pytest.mark.parametrize("size", [(60, 42), (200, 120), (333, 77), (600, 5), (1, 1)])
 def test_pixels_equal(size):
-    """To the last level where nothing is resized; torchvision, which has no other processor, resizes otherwise."""
-    pytest.importorskip("torchvision")
-    processor = transformers.Gemma4UnifiedImageProcessor(patch_size=3, pooling_kernel_size=2, max_soft_tokens=70)
+    """Those of Gemma4ImageProcessorPil for patches as large as a token; the class itself needs torchvision."""
+    processor = Gemma4ImageProcessorPil(patch_size=6, pooling_kernel_size=1, max_soft_tokens=70)
     expected = processor(picture(*size), return_tensors="np")
     found = cut_patches(picture(*size), read(UNIFIED, SMALL).image)
     pixels, places = raster(found, 1, 6, scaled=False)
     assert len(pixels) == expected["num_soft_tokens_per_image"][0] == found.tokens
     np.testing.assert_array_equal(places, expected["image_position_ids"][0, : len(pixels)])
-    if size == (60, 42):
-        np.testing.assert_allclose(pixels, expected["pixel_values"][0, : len(pixels)], rtol=0, atol=6e-8)
-    assert np.abs(pixels - expected["pixel_values"][0, : len(pixels)]).mean() < 0.01
+    np.testing.assert_allclose(pixels, expected["pixel_values"][0, : len(pixels)], rtol=0, atol=6e-8)
 
 
 def test_masks_are_those_of_transformers():
