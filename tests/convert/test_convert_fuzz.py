@@ -28,7 +28,7 @@ SECONDS = 20
 MEMORY = 1_500_000_000
 CASES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl-deep", "llava", "llava_next", "llava_onevision", "smolvlm", "internvl",
          "paddleocr_vl-tied", "glm_ocr-bare", "glm46v", "hunyuan_vl",
-         "pixtral-states", "mistral3", "lighton_ocr-patches", "gemma3", "gemma4", "gemma4-moe", "gemma4_unified",
+         "pixtral-states", "mistral3", "lighton_ocr-patches", "gemma3", "gemma4", "gemma4_unified",
          "got_ocr2", "deepseek_ocr2",
          "qwen2-sliding", "phi3-longrope-long", "llama-llama3", "qwen2-yarn")  # fmt: skip
 SETTINGS = ("config.json", "preprocessor_config.json", "generation_config.json", "model.safetensors.index.json")
