@@ -24,7 +24,9 @@ from rave_mlx.errors import ModelError
 
 _FUSED = re.compile(r"(.*\.experts\.)(gate_up|down)_proj")
 _SINGLE = re.compile(r"(.*\.experts\.)(\d+)\.((?:gate|up|down)_proj\.(?:weight|scales|biases))")
-_MLX = re.compile(r"(.*\.mlp\.|.*\.(?=experts\.))(?:switch_mlp|experts\.switch_glu)\.((?:gate|up|down)_proj\.(?:weight|scales|biases))")
+_MLX = re.compile(
+    r"(.*\.mlp\.|.*\.(?=experts\.))(?:switch_mlp|experts\.switch_glu)\.((?:gate|up|down)_proj\.(?:weight|scales|biases))"
+)
 _OURS = re.compile(r"(.*\.experts\.)(gate|up|down)_proj\.weight")
 
 

@@ -19,8 +19,8 @@ import mlx.core as mx
 import numpy as np
 
 from rave_mlx import backend
-from rave_mlx.generation.page_folder import PageFolder, most_bytes
 from rave_mlx.config import TextConfig
+from rave_mlx.generation.page_folder import PageFolder, most_bytes
 from rave_mlx.generation.weights_identity import embedding_digest, weights_digest
 from rave_mlx.inputs.images.patches import ImagePatches
 from rave_mlx.inputs.prompt.prompt import Prompt
