@@ -120,6 +120,6 @@ def _products_are_right() -> bool:
     rounded = np.array(halves.astype(mx.float32)).astype(np.float64)
     for rows in (1, 11):
         x = mx.array(inputs[:rows], mx.bfloat16)
-        y = np.array(mx.matmul(x, halves.T, stream=cpu).astype(mx.float32))
-        right &= bool(np.abs(y - np.array(x.astype(mx.float32)) @ rounded.T).max() < 0.2)
+        found = np.array(mx.matmul(x, halves.T, stream=cpu).astype(mx.float32))
+        right &= bool(np.abs(found - np.array(x.astype(mx.float32)) @ rounded.T).max() < 0.2)
     return right
