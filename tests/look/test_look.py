@@ -254,7 +254,7 @@ def test_what_cannot_be_looked_at(tmp_path):
 
     with pytest.raises(UsageError, match="pruning drops tokens"):
         collect(lmm, TWO_IMAGES, policy=Pruning())
-    with pytest.raises(UsageError, match="no pair gates"):
+    with pytest.raises(UsageError, match="no gates"):
         compare(lmm, TWO_IMAGES, ["none", "rave"])
     with pytest.raises(UsageError, match="twice"):
         compare(lmm, TWO_IMAGES, ["none", "none"])
