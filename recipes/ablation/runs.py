@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -118,10 +119,11 @@ def _tried(start: Reader, variant: Variant, rate: float, budget: Budget) -> floa
 
 
 def outcomes(file: Path) -> list[Outcome]:
-    """The runs of a results file, in order."""
+    """The runs of a results file, in order; it may be packed by gzip."""
     if not file.is_file():
         return []
-    return [Outcome(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    return [Outcome(**json.loads(line)) for line in data.decode("utf-8").splitlines()]
 
 
 def todo(budget: Budget, done: Sequence[Outcome]) -> Iterator[tuple[str, Variant, int]]:
@@ -143,7 +145,7 @@ def run_one(
     plan = replace(FINE, seed=seed, steps=budget.steps[2 if variant.questions else int(variant.frozen)])
     plan = replace(plan, muon=plan.muon * variant.rate, adamw=plan.adamw * variant.rate)
     if variant.addition is not None:
-        plan = replace(plan, added=rates[variant.addition])
+        plan = replace(plan, added=variant.added_rate or rates[variant.addition])
     before = sum(p.numel() for p in model.parameters())
     seconds = train(model, variant, plan, DENSER)
     measured = _measured(model, variant, budget)

@@ -41,6 +41,7 @@ class Variant:
         seeds: how many runs.
         mutual: image tokens see the question (modality-mutual attention).
         rate: by which the rates of what the start has are multiplied.
+        added_rate: of what is added, in place of the one that was chosen for its kind.
         questions: asked about a page; None for all. With few of them, fewer pages are measured, too.
     """
 
@@ -52,6 +53,7 @@ class Variant:
     mutual: bool = False
     questions: int | None = None
     rate: float = 1.0
+    added_rate: float | None = None
 
     @property
     def addition(self) -> str | None:
@@ -95,9 +97,13 @@ VARIANTS: dict[str, Variant] = {
     "frozen, pair r=1": Variant(GateForm(1), frozen=True),
     "frozen, after rope": Variant(GateForm(features="post_rope"), frozen=True),
     "frozen, all keys": Variant(GateForm(keys="all"), frozen=True),
+    "frozen, lora x2": Variant(lora=(2 * MATCHED_LORA[0], 2 * MATCHED_LORA[1]), frozen=True, seeds=3),
+    "frozen, lora and pair r=14": Variant(GateForm(), lora=MATCHED_LORA, frozen=True, seeds=3),
     "rates x3": Variant(rate=3.0, seeds=3),
     "rates x3, pair r=14": Variant(GateForm(), rate=3.0, seeds=3),
     "rates x3, lora": Variant(lora=MATCHED_LORA, rate=3.0, seeds=3),
+    "rates x3, lora at 1e-2": Variant(lora=MATCHED_LORA, rate=3.0, added_rate=1e-2, seeds=3),
+    "rates x3, pair r=14 at 1e-2": Variant(GateForm(), rate=3.0, added_rate=1e-2, seeds=3),
 }
 """All that is run, by name. "frozen": only what is added is trained."""
 TRIED = {"gate": "frozen, pair r=14", "lora": "frozen, lora", "wider": "frozen, wider"}

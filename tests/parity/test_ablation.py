@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
 
 import mlx.core as mx
 import numpy as np
@@ -20,8 +22,9 @@ from recipes.ablation.at_test_time import answered, as_checkpoint  # noqa: E402
 from recipes.ablation.measure import held_out, measure  # noqa: E402
 from recipes.ablation.model import SHAPE, Gate, add, make  # noqa: E402
 from recipes.ablation.pages import KINDS, LAYOUTS, QUESTION_TOKENS, make_batch, with_fewer  # noqa: E402
+from recipes.ablation.picture import picture  # noqa: E402
 from recipes.ablation.runs import Budget, Outcome  # noqa: E402
-from recipes.ablation.table import difference, table  # noqa: E402
+from recipes.ablation.table import by_name, difference, table  # noqa: E402
 from recipes.ablation.train import PLAIN, Plan, loss_of, train  # noqa: E402
 from recipes.ablation.variants import VARIANTS, GateForm, Variant  # noqa: E402
 from recipes.builtin.data import ALPHABET  # noqa: E402
@@ -238,3 +241,23 @@ def test_fewer_questions_are_the_first_of_the_same_pages():
     assert np.array_equal(fewer.ids, batch.ids[:, :15])
     assert fewer.image is batch.image
     assert loss_of(tiny(), fewer, Plan(1), PLAIN, False).isfinite()
+
+
+def test_what_the_document_says_is_what_the_stored_runs_give():
+    folder = Path(__file__).parents[2] / "docs"
+    stored, text = runs.outcomes(folder / "evidence-runs.jsonl.gz"), (folder / "evidence.md").read_text()
+    assert len(stored) == 91
+    rows = table(stored).splitlines()[2:]
+    for row in rows:
+        # Frozen ones are compared with the start, which is not among the runs.
+        assert (
+            row.rpartition(" | ")[0] if not row.startswith("| frozen") else " | ".join(row.split(" | ")[:7])
+        ) in text
+    groups = by_name(stored)
+    against = difference(groups["pair r=14"], groups["lora"])
+    assert (
+        f"| pair r=14 − lora | {against.mean:+.4f} | {against.interval[0]:+.4f} to {against.interval[1]:+.4f} |" in text
+    )
+    shapes = ElementTree.fromstring(picture(stored))
+    assert (folder / "evidence.svg").read_text() == picture(stored)
+    assert len([shape for shape in shapes if shape.tag.endswith("circle")]) == 91
