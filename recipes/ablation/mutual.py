@@ -55,11 +55,7 @@ class Reader(Nano):
         watched: tuple[int, ...],
     ) -> tuple[Tensor, list[Tensor]]:
         """States and looks of one question behind each page."""
-        x, positions = self.prefix(tokens, grid)
-        batch, head, _ = x.shape
-        x = torch.cat([x, self.language_model.embed_tokens(ids).to(x.dtype)], 1)
-        text = place + positions[0, -1] + 1
-        cos, sin = self.rope(torch.cat([positions[:, None].expand(3, batch, -1), text[None].expand(3, -1, -1)], -1))
+        x, head, cos, sin = self.embedded(tokens, grid, ids, place)
         visual = (len(IMAGE_PREFIX), len(IMAGE_PREFIX) + tokens.shape[1])
         mask = mutual_mask(head, ids.shape[1], visual).to(x.dtype)
         looks: list[Tensor] = []

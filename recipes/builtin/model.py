@@ -251,6 +251,22 @@ class Nano(nn.Module):
         angle = torch.cat([angle, angle], -1)[:, :, None]
         return angle.cos(), angle.sin()
 
+    def embedded(
+        self, tokens: Tensor, grid: tuple[int, int], ids: Tensor, place: Tensor
+    ) -> tuple[Tensor, int, Tensor, Tensor]:
+        """What enters the decoder: embeddings (B, L, width), how many stand before the questions, and rotary tables.
+
+        Args:
+            tokens, grid, ids, place: as of `decode`.
+        """
+        x, positions = self.prefix(tokens, grid)
+        batch, head, _ = x.shape
+        x = torch.cat([x, self.language_model.embed_tokens(ids).to(x.dtype)], 1)
+        text = place + positions[0, -1] + 1
+        full = torch.cat([positions[:, None].expand(3, batch, -1), text[None].expand(3, -1, -1)], -1)
+        cos, sin = self.rope(full)
+        return x, head, cos.to(x.dtype), sin.to(x.dtype)
+
     def decode(
         self,
         tokens: Tensor,
@@ -274,12 +290,8 @@ class Nano(nn.Module):
             watched: layers whose attention to the targets is wanted.
             tapped: the layer behind which the states of visual tokens are kept.
         """
-        x, positions = self.prefix(tokens, grid)
-        batch, head, _ = x.shape
-        x = torch.cat([x, self.language_model.embed_tokens(ids).to(x.dtype)], 1)
-        text = place + positions[0, -1] + 1
-        full = torch.cat([positions[:, None].expand(3, batch, -1), text[None].expand(3, -1, -1)], -1)
-        cos, sin = self.rope(full)
+        x, head, cos, sin = self.embedded(tokens, grid, ids, place)
+        batch = len(x)
         count = ids.shape[1]
         same = segment[:, :, None] == segment[:, None, :]
         same &= torch.ones(count, count, dtype=torch.bool).tril()
@@ -289,7 +301,6 @@ class Nano(nn.Module):
         layers = self.language_model.layers
         looks: list[Tensor] = []
         kept = tokens
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         for i, layer in enumerate(layers):
             wanted = target if i in watched else None
             x, _, seen = layer(x, cos, sin, masks, visual, None, i == len(layers) - 1, wanted)

@@ -96,11 +96,10 @@ def read(source: Source) -> tuple[LMMConfig, Translation]:
 @pytest.mark.parametrize("name", FACTS)
 def test_everything_is_read(name):
     fact, source = FACTS[name], published(name)
-    config, translation = read(source)
+    _, translation = read(source)
     assert sum(math.prod(weight.shape) for weight in translation.expected.values()) == PARAMETERS[name]
     if fact["total_size"]:
         assert sum(tensor.nbytes for tensor in source.tensors.values()) == fact["total_size"]
-    assert set(translation.names.values()) <= set(source.tensors) or config.text.experts is not None
 
 
 @pytest.mark.parametrize("name", ["olmocr-7b-0225", "medgemma-27b", "qwen3.5-18b-a3b-reap", "qwen3.8-27b-mlx"])
