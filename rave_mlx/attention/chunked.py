@@ -16,7 +16,7 @@ from rave_mlx import backend
 from rave_mlx.attention.gate import GateTerms, squash
 from rave_mlx.attention.head_groups import PARALLEL_SCORES, take
 from rave_mlx.attention.masks import Mask, causal, with_a_key
-from rave_mlx.backend.activations import LOG2E, exp2, tanh_limit
+from rave_mlx.backend.activations import LOG2E, exp2, exp2_down, tanh_limit
 
 _SCORES = 1 << 21
 """Scores of one block, so that they stay in a core's cache between the softmax's passes over them."""
@@ -76,6 +76,8 @@ def chunked(
     blocks = [(i, min(i + block, num_queries)) for i in range(0, num_queries, block)]
     fused = backend.current().kind != "cpu" if fused is None else fused
     one_block = _fused_block if fused else _block
+    if not fused and num_queries > _FEW:
+        v = _with_ones(v)
     streams: Sequence[mx.ThreadLocalStream | None] = backend.streams()
     if len(streams) < 2 or q.size // q.shape[-1] * num_keys < PARALLEL_SCORES:
         streams = [None]
@@ -99,10 +101,22 @@ def chunked(
     return out.reshape(batch, num_heads, num_queries, -1)
 
 
+def _with_ones(v: mx.array) -> mx.array:
+    """Values (B, G, Lk, dv) in float32 with a column of ones, whose product with the weights is their sum.
+
+    A sum of its own is another pass over the scores. The rows lie one after the other, as MLX's products on a CPU want
+    them: it copies others for every block.
+    """
+    return mx.concatenate([v.astype(mx.float32), mx.ones((*v.shape[:3], 1))], axis=-1)
+
+
 def _block(
     q: mx.array, k: mx.array, v: mx.array, heads: _HeadSet, mask: Mask, scale: float, start: int, stop: int
 ) -> mx.array:
-    """Queries [start, stop) of one head set, in float32; q (B, G, ratio, Lq, d), k and v (B, G, Lk, d)."""
+    """Queries [start, stop) of one head set, in float32; q (B, G, ratio, Lq, d), k (B, G, Lk, d), v (B, G, Lk, dv).
+
+    The values of more than a few queries are `_with_ones`.
+    """
     batch, groups, ratio, num_queries, _ = q.shape
     rows = stop - start
     num_keys = _seen(mask, k.shape[2], num_queries, stop)
@@ -118,9 +132,13 @@ def _block(
     top = mx.max(scores, axis=-1, keepdims=True)
     # Only a boolean mask can leave a query without a key: its weights are then 0, and so is its output.
     top = mx.maximum(top, _LOWEST) if isinstance(mask, mx.array) else top
-    weights = exp2(scores - mx.stop_gradient(top))
-    total = mx.sum(weights, axis=-1, keepdims=True)
-    out = (weights @ v) / (mx.where(total > 0, total, 1.0) if isinstance(mask, mx.array) else total)
+    if num_queries > _FEW:
+        out = exp2_down(scores - mx.stop_gradient(top)) @ v
+        out, total = out[..., :-1], out[..., -1:]
+    else:
+        weights = exp2(scores - mx.stop_gradient(top))
+        out, total = weights @ v, mx.sum(weights, axis=-1, keepdims=True)
+    out = out / (mx.where(total > 0, total, 1.0) if isinstance(mask, mx.array) else total)
     return out.astype(q.dtype).reshape(batch, groups, ratio, rows, -1)
 
 

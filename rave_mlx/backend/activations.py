@@ -69,6 +69,13 @@ def exp2(x: mx.array) -> mx.array:
     return mx.power(mx.array(2.0, x.dtype), x)
 
 
+def exp2_down(x: mx.array) -> mx.array:
+    """`exp2` where nothing is above 0 (or it is NaN), as scores below the largest: a pass less."""
+    if _is_large(x, _LARGE_EXP2) and backend.current().jit:
+        return _exp2_down(x)
+    return mx.power(mx.array(2.0, x.dtype), x)
+
+
 def silu(x: mx.array) -> mx.array:
     """x * sigmoid(x), of any shape; 5e-7 of |x| where the polynomial is used."""
     return _silu(x) if _is_large(x) else _stock(_plain_silu)(x)
@@ -196,7 +203,12 @@ def _exp2_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
     return cotangent * output * LN2
 
 
+def _exp2_down_forward(x: mx.array) -> mx.array:
+    return _power_of_two(mx.maximum(x, -127.0))
+
+
 _exp2 = _with_gradient(_exp2_forward, _exp2_vjp)
+_exp2_down = _with_gradient(_exp2_down_forward, _exp2_vjp)
 
 
 def _exp_minus(x: mx.array) -> mx.array:
