@@ -4,15 +4,17 @@
 
 | path      | when                                                                                   |
 |-----------|----------------------------------------------------------------------------------------|
-| stock     | no gate, or no visual key yet: MLX's fused attention (on a CPU: chunked)               |
+| stock     | no gate, or no visual key yet: MLX's fused attention (not on a CPU)                   |
 | fold      | a linear gate, float32, and widened heads that stock attention still fuses (GPUs only) |
 | kernel    | any other gate on Metal or CUDA: the fused kernels, for what they cover                |
+| blocks    | many queries on a CPU, where its kernels are built and cover them                      |
 | chunked   | the rest: blocks of queries, memory O(block * Lk)                                      |
 | train     | only when asked for: chunked, with a gradient whose memory is linear too               |
 | reference | tests: explicit scores in float32                                                      |
 
-The kernel path has the gradient of the train path. What the kernels cover is listed in `kernels.coverage`. A query
-that may attend to no key gives zero on every path.
+The kernel and blocks paths have the gradient of the train path. What the kernels of GPUs cover is listed in
+`kernels.coverage`, what those of a CPU cover in `block_kernel`. A query that may attend to no key gives zero on every
+path.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Literal
 import mlx.core as mx
 
 from rave_mlx import backend
+from rave_mlx.attention.block_kernel import blocks, takes_blocks
 from rave_mlx.attention.chunked import chunked
 from rave_mlx.attention.fold import can_fold, fold
 from rave_mlx.attention.gate import GateTerms
@@ -36,7 +39,7 @@ from rave_mlx.attention.packed import expand, expanded
 from rave_mlx.attention.reference import reference
 from rave_mlx.attention.stock import stock
 
-Path = Literal["stock", "fold", "kernel", "chunked", "train", "reference"]
+Path = Literal["stock", "fold", "kernel", "blocks", "chunked", "train", "reference"]
 
 _FEW_QUERIES = 8
 """Queries up to which quantized keys are read in place; for more, expanding them costs less than the kernel loses."""
@@ -81,7 +84,8 @@ def attend(
 def choose_path(request: Request) -> Path:
     """The path `attend` takes for a request on the current backend."""
     if backend.current().kind == "cpu":
-        return "chunked"
+        covered = takes_blocks(request.q, request.k, request.v, request.mask, request.gate)
+        return "blocks" if covered else "chunked"
     if request.gate is None:
         return "stock"
     if can_fold(request.gate, request.q):
@@ -193,6 +197,7 @@ _PATHS: dict[Path, Callable[..., mx.array]] = {
     "stock": stock,
     "fold": fold,
     "kernel": _kernel,
+    "blocks": blocks,
     "chunked": chunked,
     "train": train,
     "reference": reference,

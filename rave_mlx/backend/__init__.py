@@ -24,7 +24,7 @@ from typing import Literal
 import mlx.core as mx
 
 from rave_mlx.backend import system
-from rave_mlx.backend.cpu import allocator, blas, compilation, packed_products
+from rave_mlx.backend.cpu import allocator, blas, block_attention, compilation, packed_products
 from rave_mlx.backend.system import Memory
 from rave_mlx.errors import MemoryLimitError
 
@@ -50,6 +50,7 @@ class Backend:
         jit_note: why `mx.compile` builds no kernels; "" where it does.
         kernels: multiply with packed weights on a CPU; None where they are expanded.
         kernels_note: why there are none; "" where there are, and on GPUs.
+        attention: attention of many queries on a CPU, of the same library; None where MLX's operations compute it.
     """
 
     kind: Literal["metal", "cuda", "cpu"]
@@ -62,6 +63,7 @@ class Backend:
     jit_note: str = ""
     kernels: packed_products.Kernels | None = None
     kernels_note: str = ""
+    attention: block_attention.BlockAttention | None = None
 
     @property
     def blas(self) -> blas.Library | None:
@@ -187,7 +189,10 @@ def _prepare() -> Backend:
     compiler = system.compiler()
     jit_note = compilation.problem(compiler)
     kernels, kernels_note = _kernels(cores, binding)
-    return Backend("cpu", device, mx.float32, cores, binding, note, compiler, jit_note, kernels, kernels_note)
+    attention = None if kernels is None else block_attention.find(kernels.file, _sgemm(binding))
+    return Backend(
+        "cpu", device, mx.float32, cores, binding, note, compiler, jit_note, kernels, kernels_note, attention
+    )
 
 
 def _kernels(cores: int, binding: blas.Binding | None) -> tuple[packed_products.Kernels | None, str]:
@@ -195,7 +200,11 @@ def _kernels(cores: int, binding: blas.Binding | None) -> tuple[packed_products.
         return None, "for Linux only"
     limits = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
     threads = next((int(limit) for limit in limits if limit.isdigit() and int(limit)), cores)
-    return packed_products.load(threads, None if binding is None else binding.library.address("cblas_sgemm"))
+    return packed_products.load(threads, _sgemm(binding))
+
+
+def _sgemm(binding: blas.Binding | None) -> int | None:
+    return None if binding is None else binding.library.address("cblas_sgemm")
 
 
 @cache
