@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
-from mlx_lm.tuner.dora import DoRALinear
-from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 
+from rave_mlx.backend.mlx_lm_file import mlx_lm_file
 from rave_mlx.checkpoint.adapter_config import EMBED, AdapterConfig
 from rave_mlx.checkpoint.packed import dequantize
 from rave_mlx.config import QuantizationConfig
 from rave_mlx.errors import ModelError
 from rave_mlx.models.lmm import LMM
 
+_LORA = mlx_lm_file("tuner.lora")
+_LoRALinear: Any = _LORA.LoRALinear
 INNER = {"linear", "embedding"}
 """Under which names an adapted layer keeps the layer that it adapts."""
 LEAVES = ("lora_a", "lora_b", "m", "lora_bias")
 """Parameters that an adapted layer adds."""
 
 
-class BiasedLoRALinear(LoRALinear):  # type: ignore[misc]  # mlx-lm is untyped
+class BiasedLoRALinear(_LoRALinear):  # type: ignore[misc]  # mlx-lm is untyped
     """A low-rank update with a vector of its own: W x + scale (B A x + lora_bias)."""
 
     lora_bias: mx.array
@@ -92,17 +95,17 @@ def _wrapped(name: str, module: nn.Module, config: AdapterConfig) -> nn.Module:
     settings = {"r": config.rank_of(name), "scale": config.scale_of(name), "dropout": config.dropout}
     adapted: nn.Module
     if name == EMBED:
-        adapted = LoRAEmbedding.from_base(module, **settings)
+        adapted = _LORA.LoRAEmbedding.from_base(module, **settings)
         return adapted
     outputs, inputs = module.weight.shape
     if isinstance(module, nn.QuantizedLinear):
         # mlx-lm's DoRALinear.from_base takes 32 // bits weights a word, which holds for 2, 4 and 8 bits only.
         inputs = inputs * 32 // module.bits
     if config.kind == "dora":
-        adapted = DoRALinear(inputs, outputs, **settings)
+        adapted = mlx_lm_file("tuner.dora").DoRALinear(inputs, outputs, **settings)
         adapted.set_linear(module)
         return adapted
-    adapted = (BiasedLoRALinear if config.update_bias else LoRALinear)(inputs, outputs, **settings)
+    adapted = (BiasedLoRALinear if config.update_bias else _LoRALinear)(inputs, outputs, **settings)
     adapted["linear"] = module
     if config.update_bias:
         adapted["lora_bias"] = mx.zeros((outputs,))

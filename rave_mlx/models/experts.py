@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.switch_layers import SwitchGLU
 
 from rave_mlx.backend.activations import gated
+from rave_mlx.backend.mlx_lm_file import mlx_lm_file
 from rave_mlx.config import ExpertsConfig, TextConfig
 from rave_mlx.config.vision import Activation
 from rave_mlx.models.mlp import MLP
@@ -38,7 +38,8 @@ class _Gated(nn.Module):
 
 def switch(text: TextConfig, experts: ExpertsConfig) -> nn.Module:
     """A layer's experts without a router, called with states (B, L, hidden) and the chosen experts (B, L, chosen)."""
-    made: nn.Module = SwitchGLU(text.hidden_size, experts.intermediate_size, experts.count, _Gated(text.activation))
+    glu = mlx_lm_file("models.switch_layers").SwitchGLU
+    made: nn.Module = glu(text.hidden_size, experts.intermediate_size, experts.count, _Gated(text.activation))
     return made
 
 
