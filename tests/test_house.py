@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def imports_of(module: str, source: str, known: set[str]) -> list[Import]:
     return found
 
 
+@cache
 def all_imports() -> list[Import]:
     return [i for module, file in MODULES.items() for i in imports_of(module, file.read_text("utf-8"), set(MODULES))]
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from command import rave
 from support import form, tiny_model
 
 from rave_mlx.checkpoint import directory
@@ -72,7 +73,14 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **more}
 
 
-def train_cli(*options: object, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+def train_cli(*options: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `rave-mlx train` in this process, and check how it exits."""
+    done = rave("train", *options)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def train_process(*options: object, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `rave-mlx train` in a process of its own, with more environment variables, and check how it exits."""
     env = environment(**variables)
     done = subprocess.run(command(*options), capture_output=True, text=True, env=env, check=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import typer
-from command import rave
+from command import rave, rave_process
 
 from rave_mlx.cli.aliases import DIFFERENT, SAME, translate
 from rave_mlx.cli.main import app
@@ -51,7 +51,7 @@ def test_our_own_options_stay():
 
 
 def test_an_alias_works_in_a_process():
-    done = rave("chat", "--prompt", "hi", "--temp", "0", "--max-new-tokens", "2")
+    done = rave_process("chat", "--prompt", "hi", "--temp", "0", "--max-new-tokens", "2")
     assert done.returncode == 0, done.stderr
     done = rave("convert", "--hf-path", "x")
     assert (done.returncode, done.stdout) == (2, "")

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from tests.command import rave
+from tests.command import rave, rave_process
 from tests.support import form, write_image
 
 
@@ -21,7 +21,7 @@ def answers(place):
     asked = [("What is the total?", ()), ("What is the date?", ()), ("What is the date?", ("--no-page-cache",))]
     found = []
     for question, options in asked:
-        done = rave("chat", "--image", page, "--prompt", question, "--json", *options, **environment(place))
+        done = rave_process("chat", "--image", page, "--prompt", question, "--json", *options, **environment(place))
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout))
     return found

@@ -1,4 +1,4 @@
-"""The command line as a person uses it: real processes, real files, the built-in model."""
+"""The command line as a person uses it: real files, the built-in model, processes where they matter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import COMMAND, rave
+from command import COMMAND, rave, rave_process
 from PIL import Image
 from support import form, write_image
 
@@ -29,7 +29,7 @@ DOCUMENTS = EXAMPLES / "documents"
 
 
 def test_the_first_command_of_the_readme_answers():
-    done = rave("chat", "--image", DOCUMENTS / "receipt.png", "--prompt", "What is the total?")
+    done = rave_process("chat", "--image", DOCUMENTS / "receipt.png", "--prompt", "What is the total?")
     assert (done.returncode, done.stdout) == (0, "13.60\n")
     assert done.stderr.count("\n") == 2
     assert "receipt.png: 320 x 190 pixels, 240 visual tokens" in done.stderr
@@ -81,7 +81,7 @@ def test_json_and_pipes():
     lines = (
         f"What is the total?\n/image {DOCUMENTS / 'invoice.png'}\nBill to?\nWhat is the amount?\n/stats\n/exit\nnever\n"
     )
-    done = rave("chat", "--image", DOCUMENTS / "receipt.png", "--json", stdin=lines)
+    done = rave_process("chat", "--image", DOCUMENTS / "receipt.png", "--json", stdin=lines)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [a["text"] for a in answers] == ["13.60", "Marco Rossi", "862.40 EUR"]
     assert [a["images_encoded"] for a in answers] == [1, 1, 0]
@@ -160,7 +160,7 @@ def test_mistakes_are_one_line(arguments, code, error):
 
 def test_convert_refuses_what_is_converted_and_what_exists(tmp_path):
     model = BUILT_IN
-    done = rave("convert", model, tmp_path / "out")
+    done = rave_process("convert", model, tmp_path / "out")
     assert (done.returncode, "is a rave directory already" in done.stderr) == (1, True)
 
 

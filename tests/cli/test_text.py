@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import COMMAND, rave
+from command import COMMAND, rave, rave_process
 
 RECEIPT = Path(__file__).parents[2] / "examples" / "documents" / "receipt.png"
 INSTALLED = Path(sys.executable).with_name("rave-mlx")
@@ -52,7 +52,7 @@ def test_characters_that_the_output_does_not_have_are_escaped(encoding, shown):
 
 
 def test_a_command_is_asked_for_where_there_is_none():
-    done = rave()
+    done = rave_process()
     assert done.returncode == 2
     assert "Commands" in done.stdout
     assert done.stderr == "rave-mlx: give a command, for example: rave-mlx chat --image page.png\n"

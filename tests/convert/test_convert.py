@@ -16,6 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from command import COMMAND, rave
 from families import CONVERSATIONS, cases, write_checkpoint
 from hub_server import files_of
 from safetensors.numpy import load_file, save_file
@@ -26,19 +27,10 @@ from rave_mlx.config import GateConfig, QuantizationConfig
 from rave_mlx.convert import Options, convert, plan
 from rave_mlx.convert.card import Origin, card
 
-COMMAND = [sys.executable, "-c", "from rave_mlx.cli.main import run; run()"]
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return write_checkpoint(cases()["qwen2_5_vl"], tmp_path_factory.mktemp("checkpoint"))
-
-
-def rave(*arguments, **options):
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
-        check=False, env=os.environ | {"COLUMNS": "200"}, **options,
-    )  # fmt: skip
 
 
 def edit(folder, change):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import mlx.core as mx
 import numpy as np
 import pytest
+from command import rave, rave_process
 from families import CONVERSATIONS, cases, write_checkpoint
 from support import relative
 
@@ -97,11 +95,10 @@ def test_an_adapter_of_another_base_is_refused(checkpoint, tmp_path):
 
 def test_the_command_line(checkpoint, tmp_path):
     adapter = trained(checkpoint, tmp_path / "adapter")
-    command = [sys.executable, "-c", "from rave_mlx.cli.main import run; run()", "fuse"]
-    arguments = ["--model", checkpoint, "--adapter", adapter, tmp_path / "fused"]
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120)
+    arguments = ("fuse", "--model", checkpoint, "--adapter", adapter, tmp_path / "fused")
+    done = rave_process(*arguments)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'fused'}\n"), done.stderr
     assert relative(logits(tmp_path / "fused"), logits(checkpoint, adapter=adapter)) <= 1e-5
-    again = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120)
+    again = rave(*arguments)
     assert again.returncode == 1
     assert "already exists" in again.stderr

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from command import rave
 from families import CONVERSATIONS, TEMPLATE, Case, cases, draw, golden, write_checkpoint
 from gguf_files import save, settings, text_tensors, vocabulary
 from support import relative
@@ -301,17 +300,13 @@ def test_the_command_line(tmp_path):
     tower = file.with_name("mmproj-model-f32.gguf")
     shutil.copy(tower, tower.with_name("mmproj-other.gguf"))
 
-    def run(*arguments):
-        command = [sys.executable, "-c", "from rave_mlx.cli.main import run; run()", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-
     ask = ("chat", "--model", file, "--prompt", "Hi", "--max-tokens", "2")
-    done = run(*ask)
+    done = rave(*ask)
     assert (done.returncode, done.stdout) == (1, "")
     assert "several vision towers lie beside it" in done.stderr
-    assert run(*ask, "--mmproj", tower).returncode == 0
-    done = run("convert", file, tmp_path / "rave", "--mmproj", tower)
+    assert rave(*ask, "--mmproj", tower).returncode == 0
+    done = rave("convert", file, tmp_path / "rave", "--mmproj", tower)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'rave'}\n"), done.stderr
     assert rave_mlx.load(tmp_path / "rave").config.family == "qwen2_vl"
-    planned = run("convert", file, "--dry-run", "--mmproj", tower)
+    planned = rave("convert", file, "--dry-run", "--mmproj", tower)
     assert "qwen2_vl" in planned.stdout

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from command import rave
+from command import rave_process
 from families import cases, write_checkpoint
 from hub_server import TOKEN, files_of, running
 
@@ -170,12 +170,12 @@ def test_push_uploads_the_model_and_nothing_else(rave_folder, tmp_path):
         (rave_folder / name).write_bytes(SECRET)
     with running() as hub:
         environment = hub.environment(tmp_path / "home", TOKEN)
-        done = rave("convert", rave_folder, "--push", "me/tiny", **environment)
+        done = rave_process("convert", rave_folder, "--push", "me/tiny", **environment)
         assert done.returncode == 0, done.stderr
         found = {n: c for n, c in hub.repos["me/tiny"].files.items() if n != ".gitattributes"}
         assert found == expected
         lead_outside(rave_folder / "README.md", tmp_path)
-        done = rave("convert", rave_folder, "--push", "me/other", **environment)
+        done = rave_process("convert", rave_folder, "--push", "me/other", **environment)
         assert done.returncode == 1
         assert "README.md: is a link to" in done.stderr
         assert "me/other" not in hub.repos

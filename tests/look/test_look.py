@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from command import rave
 from families import cases, write_checkpoint
 from look_reference import attention_rows
 from PIL import Image
@@ -453,18 +451,14 @@ def test_names_of_files():
 # The command
 
 
-def rave(*arguments, **environment):
-    command = [sys.executable, "-c", "from rave_mlx.cli.main import run; run()", "look"]
-    return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False,
-        stdin=subprocess.DEVNULL, env=os.environ | environment,
-    )  # fmt: skip
+def look(*arguments):
+    return rave("look", *arguments)
 
 
 def test_the_command(tmp_path):
     image = tmp_path / "receipt.png"
     image.write_bytes((DOCUMENTS / "receipt.png").read_bytes())
-    done = rave("--image", image, "--prompt", "What is the total?", "--compare", "none,rave", "--table")
+    done = look("--image", image, "--prompt", "What is the total?", "--compare", "none,rave", "--table")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "receipt-look"
     files = {f.name for f in folder.iterdir()}
@@ -475,14 +469,14 @@ def test_the_command(tmp_path):
     assert "attention rave: What is the total? -> 13.60" in done.stdout
     with Image.open(folder / "rave.png") as drawn:
         assert drawn.width == 1400
-    again = rave("--image", image, "--prompt", "What is the total?")
+    again = look("--image", image, "--prompt", "What is the total?")
     assert again.returncode == 1
     assert again.stderr == f"rave-mlx: {folder}: already exists; choose another place or remove it first\n"
 
 
 def test_json_says_where_the_peak_is(tmp_path):
     out = tmp_path / "seen"
-    done = rave("--image", DOCUMENTS / "receipt.png", "--prompt", "What is the total?", "--json", "--out", out)
+    done = look("--image", DOCUMENTS / "receipt.png", "--prompt", "What is the total?", "--json", "--out", out)
     found = json.loads(done.stdout)
     assert [run["attention"] for run in found["runs"]] == ["none", "rave"]
     gated = found["runs"][1]
@@ -511,7 +505,7 @@ def test_json_says_where_the_peak_is(tmp_path):
 def test_mistakes_are_one_line_and_leave_nothing(arguments, code, message, tmp_path):
     image = write_image(picture(64, 48), tmp_path / "page.png")
     given = [part for a in arguments for part in (["--image", image] if a == "IMAGE" else [a])]
-    done = rave(*given)
+    done = look(*given)
     assert done.returncode == code, done.stderr
     assert message in done.stderr.splitlines()[-1]
     assert not done.stdout

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from command import rave
 from support import relative
 
 torch = pytest.importorskip("torch")
@@ -193,8 +192,7 @@ def test_the_command_line_converts_an_adapter(tmp_path):
     made = make(tmp_path, "qwen2", target_modules=Q)
 
     def run(*arguments):
-        command = [sys.executable, "-c", "from rave_mlx.cli.main import run; run()", "convert", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        return rave("convert", *arguments)
 
     done = run(made.adapter, tmp_path / "ours", "--base", made.base)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'ours'}\n"), done.stderr

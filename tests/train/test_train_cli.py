@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+from command import rave
 from PIL import Image
-from training import environment, history, losses, result, train_cli, write_data, write_model
+from training import history, losses, result, train_cli, train_process, write_data, write_model
 
 from rave_mlx import load
 from rave_mlx.cli import main
@@ -37,8 +36,8 @@ def here(capfd):
 
 def test_what_a_run_leaves_is_an_adapter(tmp_path, data, model):
     out = tmp_path / "out"
-    done = train_cli("--data", data, "--out", out, "--model", model, "--steps", 4, "--batch-size", 3, "--lr", 0.001,
-                     "--save-every", 2, "--seed", 7, "--rank", 2, "--log", "csv")  # fmt: skip
+    done = train_process("--data", data, "--out", out, "--model", model, "--steps", 4, "--batch-size", 3, "--lr", 0.001,
+                         "--save-every", 2, "--seed", 7, "--rank", 2, "--log", "csv")  # fmt: skip
     assert done.stdout == f"{out}\n"
     for expected in ("step 4/4: loss ", "step 2: validation loss ", " answers exact", "saved ", "peak memory"):
         assert expected in done.stderr
@@ -51,21 +50,14 @@ def test_what_a_run_leaves_is_an_adapter(tmp_path, data, model):
     for adapter in (out, out / "best", out / "checkpoints" / "step-00000002"):
         lmm = load(model, adapter=adapter)
         assert lmm.config.gate is not None and not lmm.training
-    chat = subprocess.run(
-        [sys.executable, "-c", "from rave_mlx.cli.main import run; run()", "chat", "--model", str(model), "--adapter",
-         str(out), "--image", str(data / "valid0.png"), "--prompt", "Total?", "--max-tokens", "3"],
-        capture_output=True, text=True, env=environment(), check=False,
-    )  # fmt: skip
+    asked = ("--image", data / "valid0.png", "--prompt", "Total?", "--max-tokens", 3)
+    chat = rave("chat", "--model", model, "--adapter", out, *asked)
     assert chat.returncode == 0, chat.stderr
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path, data, model):
     train_cli("--data", data, "--out", tmp_path / "out", "--model", model, "--steps", 1, "--rank", 2)
-    done = subprocess.run(
-        [sys.executable, "-c", "from rave_mlx.cli.main import run; run()", "chat", "--adapter", str(tmp_path / "out"),
-         "--prompt", "Hello"],
-        capture_output=True, text=True, env=environment(), check=False,
-    )  # fmt: skip
+    done = rave("chat", "--adapter", tmp_path / "out", "--prompt", "Hello")
     assert done.returncode == 1
     assert done.stderr.startswith("rave-mlx: ") and "trained on another base model (fingerprint " in done.stderr
 

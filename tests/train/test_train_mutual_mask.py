@@ -6,19 +6,18 @@ The rule itself, token by token, is held in `test_mutual_mask` and `test_train_c
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from command import rave
 from families import CONVERSATIONS, aki, cases, write_checkpoint
 from families.aki import write_released
 from support import ask, picture, relative, tiny_model
 from test_train_resume import stopped
-from training import LORA, config, environment, history, losses, result, train_cli, write_data, write_model
+from training import LORA, config, history, losses, result, train_cli, write_data, write_model
 
 import rave_mlx
 from rave_mlx.attention import attend
@@ -331,10 +330,6 @@ def test_from_the_command_line(tmp_path, data):
     found = json.loads((out / "adapter_config.json").read_text())
     assert (found["mask"], found["answer"]) == ("mutual", START)
     for policy in ((), ("--attention", "mma")):
-        said = subprocess.run(
-            [sys.executable, "-c", "from rave_mlx.cli.main import run; run()", "chat", "--model", str(model),
-             "--adapter", str(out), *policy, "--image", str(data / "valid0.png"), "--prompt", "Total?", "--max-tokens",
-             "3"],
-            capture_output=True, text=True, env=environment(), check=False,
-        )  # fmt: skip
+        asked = ("--image", data / "valid0.png", "--prompt", "Total?", "--max-tokens", 3)
+        said = rave("chat", "--model", model, "--adapter", out, *policy, *asked)
         assert said.returncode == 0, said.stderr

@@ -9,7 +9,7 @@ import sys
 import pytest
 from support import tiny_model
 from test_train_resume import stopped
-from training import config, history, train_cli, write_data, write_model
+from training import config, history, train_process, write_data, write_model
 
 from rave_mlx.errors import UsageError
 from rave_mlx.train.run import run
@@ -101,7 +101,7 @@ def test_wandb_has_the_figures_of_the_log(tmp_path, data, model):
     pytest.importorskip("wandb")
     out = tmp_path / "my-run"
     options = ("--steps", 3, "--rank", 2, "--sink-loss", 10, "--save-every", 2, "--wandb")
-    train_cli("--data", data, "--out", out, "--model", model, *options, WANDB_MODE="offline")
+    train_process("--data", data, "--out", out, "--model", model, *options, WANDB_MODE="offline")
     records = wandb_records(out)
     begun = next(r.run for r in records if r.WhichOneof("record_type") == "run")
     assert (begun.project, begun.display_name) == ("rave-mlx", "my-run")
@@ -129,7 +129,7 @@ def test_wandb_without_an_account_is_one_line(tmp_path, data, model):
         "WANDB_BASE_URL": "http://127.0.0.1:9",
     }
     options = ("--data", data, "--out", tmp_path / "out", "--model", model, "--steps", 1, "--rank", 2, "--wandb")
-    said = train_cli(*options, code=2, **nowhere).stderr
+    said = train_process(*options, code=2, **nowhere).stderr
     (line,) = [line for line in said.splitlines() if line.startswith("rave-mlx: ")]
     assert line.startswith("rave-mlx: --wandb: No API key configured")
     assert line.endswith("set WANDB_MODE=offline to upload later, or leave --wandb out")
