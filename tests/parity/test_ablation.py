@@ -188,7 +188,9 @@ def test_the_interval_is_that_of_scipy():
         difference([fake("a", 1, [[True]])], [fake("b", 2, [[True]])])
 
 
-def test_runs_go_on_where_they_were_stopped(tmp_path):
+def test_runs_go_on_where_they_were_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "make", lambda shape=TINY: make(shape))
+    monkeypatch.setattr("recipes.ablation.measure.PAGES", 2)
     budget = Budget(Plan(2, pages=2), (1, 1, 1), 8, ("none", "pair r=14", "constant"), 2)
     said = []
     first = runs.run_all(tmp_path, budget, said.append)

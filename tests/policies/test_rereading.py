@@ -54,6 +54,12 @@ def gated():
     return tiny_model(GATE)
 
 
+@pytest.fixture(scope="module", params=[*FAMILIES, "smolvlm"])
+def family(request, tmp_path_factory):
+    """A model of every family, opened once."""
+    return rave_mlx.load(write_checkpoint(cases()[request.param], tmp_path_factory.mktemp("family")))
+
+
 # Numbers
 
 
@@ -204,9 +210,8 @@ def test_a_native_page_keeps_its_grid(lmm):
     np.testing.assert_allclose(page_maps(values, patches, lmm.config), values.reshape(3, 2, 4, 10), atol=1e-11)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_tokens_of_every_family_lie_where_look_draws_them(name, tmp_path):
-    lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
+def test_tokens_of_every_family_lie_where_look_draws_them(family):
+    lmm = family
     patches = lmm.prepare([ask("Read.", picture(140, 90))]).images[0]
     where = locate_tokens(patches, lmm.config.image, lmm.config.connector)
     values = np.random.default_rng(0).random((2, patches.tokens))
@@ -458,10 +463,9 @@ def test_gates_profile_as_they_answer(gated):
 # Every model
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "smolvlm"])
 @pytest.mark.parametrize("policy", ["carve", "carve:released", "carve:document,reduced=false", "funnel"])
-def test_every_family_takes_a_closer_look(name, policy, tmp_path):
-    lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
+def test_every_family_takes_a_closer_look(family, policy):
+    lmm = family
     session = Session(lmm, policy=policy, max_tokens=3)
     assert 1 <= len(list(session.send("What is the total?", [picture(240, 330)]))) <= 3
     read = [image.digest for image in session._cached_prompt.images]
