@@ -32,7 +32,8 @@ from PIL import Image
 import rave_mlx
 from rave_mlx.errors import UsageError
 from rave_mlx.generation.decode import step
-from rave_mlx.generation.prefill import encode, prefill
+from rave_mlx.generation.encoding import encode
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.inputs.prompt.message import Message
 from rave_mlx.inputs.prompt.parse_messages import read_messages
 from rave_mlx.inputs.prompt.prompt import Prompt

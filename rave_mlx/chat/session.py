@@ -19,9 +19,10 @@ from rave_mlx.chat.turn_stats import TurnStats, turn_stats
 from rave_mlx.errors import ModelError, PromptError, UsageError
 from rave_mlx.generation.confidence import TokenConfidence
 from rave_mlx.generation.decode import Clock, Finish, Piece, continued, decode
+from rave_mlx.generation.encoding import encode_missing
 from rave_mlx.generation.logits_processors import LogitsProcessor
 from rave_mlx.generation.page_store import PageStore
-from rave_mlx.generation.prefill import NOT_A_NUMBER, encode, prefill, reuse
+from rave_mlx.generation.prefill import NOT_A_NUMBER, prefill, reuse
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.images.preprocess import ImageSource
 from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart, latest_turn
@@ -269,20 +270,21 @@ class Session:
 
     def _encode(self, prompt: Prompt, start: int) -> int:
         """Make the features of the images that are still to be read; returns how many needed the vision tower."""
-        pending = set(prompt.token_map.image[start:].tolist()) - {-1}
-        count = 0
-        for image in (prompt.images[i] for i in sorted(pending)):
-            if image.digest not in self._features:
-                kept = None if self._pages is None else self._pages.features(image)
-                self._features[image.digest] = encode(self.lmm, image) if kept is None else kept
-                count += kept is None
-                if self._pages is not None and kept is None:
-                    self._pages.keep_features(image, self._features[image.digest])
-            self._features.move_to_end(image.digest)
+        pending = sorted(set(prompt.token_map.image[start:].tolist()) - {-1})
+        images = {image.digest: image for image in (prompt.images[i] for i in pending)}
+        if self._pages is not None:
+            self._features.update(self._pages.missing_features(prompt, start, self._features))
+        missing = [image for digest, image in images.items() if digest not in self._features]
+        encode_missing(self.lmm, missing, self._features)
+        if self._pages is not None:
+            for image in missing:
+                self._pages.keep_features(image, self._features[image.digest])
+        for digest in images:
+            self._features.move_to_end(digest)
         tokens = sum(len(features) for features in self._features.values())
         while tokens > _TOKENS_KEPT and len(self._features) > max(_FEATURES_KEPT, len(pending)):
             tokens -= len(self._features.popitem(last=False)[1])
-        return count
+        return len(missing)
 
     def _remember(
         self,

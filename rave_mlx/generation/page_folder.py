@@ -71,6 +71,10 @@ class PageFolder:
         self.most = most_bytes() if most is None else most
         self._written = 0
 
+    def has(self, key: str) -> bool:
+        """Whether there is an entry, which may turn out to be damaged."""
+        return self._file(key).exists()
+
     def read(self, key: str) -> dict[str, mx.array] | None:
         """The tensors of an entry; None where there is none that is whole.
 

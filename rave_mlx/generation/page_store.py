@@ -108,6 +108,10 @@ class PageStore:
         found = self.folder.read(self._features_key(image))
         return None if found is None else found.get("features")
 
+    def has_features(self, image: ImagePatches) -> bool:
+        """Whether the features of an image are kept."""
+        return self.folder.has(self._features_key(image))
+
     def missing_features(self, prompt: Prompt, start: int, known: Collection[str]) -> dict[str, mx.array]:
         """Kept features, by digest, of the images of which tokens from `start` on are still to be read.
 

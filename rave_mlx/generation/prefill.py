@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 
 import mlx.core as mx
 import numpy as np
@@ -11,6 +12,7 @@ from rave_mlx import backend
 from rave_mlx.attention import Path, group_size
 from rave_mlx.backend.gpu_memory import clear_cache
 from rave_mlx.errors import ModelError, UsageError
+from rave_mlx.generation.encoding import encode_group, group
 from rave_mlx.inputs.images.preprocess import ImagePatches
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.kv_cache import Cache
@@ -62,13 +64,15 @@ def prefill(
 
 
 class Reading:
-    """A prompt that is being read, one image or one chunk of tokens after the other.
+    """A prompt that is being read, one group of images or one chunk of tokens after the other.
 
     Args:
         lmm, prompt, cache, features, chunk, path: as of `prefill`.
+        others: gives images of other prompts, which are encoded with those of this one where that costs little.
 
     Attributes:
         features: of the prompt's images by digest: those that were known, and those that were computed.
+        encoded: the images that were computed, those of `others` included.
 
     Raises:
         UsageError, MemoryLimitError: as of `prefill`.
@@ -83,6 +87,7 @@ class Reading:
         features: Mapping[str, mx.array] | None = None,
         chunk: int = PREFILL_CHUNK,
         path: Path | None = None,
+        others: Callable[[], Iterable[ImagePatches]] = tuple,
     ):
         if chunk < 1:
             raise UsageError(f"the prefill chunk is {chunk}; it must be at least 1")
@@ -92,7 +97,8 @@ class Reading:
             chunk = len(prompt)
         _check_room(lmm, len(prompt), chunk)
         self.prompt, self.cache, self.features = prompt, cache, dict(features or {})
-        self._lmm, self._chunk, self._path = lmm, chunk, path
+        self.encoded: list[ImagePatches] = []
+        self._lmm, self._chunk, self._path, self._others = lmm, chunk, path, others
         # Images of which every token is in the cache are not needed any more.
         pending = sorted(set(prompt.token_map.image[cache.length :].tolist()) - {-1})
         self._images = [prompt.images[index] for index in pending]
@@ -101,7 +107,7 @@ class Reading:
         self._kept = () if whole or not cache.states else _lengths_kept(prompt)
 
     def advance(self) -> mx.array | None:
-        """Encode the next image, or read the next chunk.
+        """Encode the next images, or read the next chunk.
 
         Returns:
             Logits (1, vocab) of the token after the prompt, once all of it is read.
@@ -109,11 +115,13 @@ class Reading:
         Raises:
             ModelError: when the model computes no numbers.
         """
-        while self._images:
-            image = self._images.pop(0)
-            if image.digest not in self.features:
-                self.features[image.digest] = encode(self._lmm, image)
-                return None
+        self._images = [image for image in self._images if image.digest not in self.features]
+        if self._images:
+            others = (image for image in self._others() if image.digest not in self.features)
+            images = group(self._lmm, chain(self._images, others))
+            self.features.update(zip([x.digest for x in images], encode_group(self._lmm, images), strict=True))
+            self.encoded += images
+            return None
         if not self._planned and self.cache.hooks is not None:
             self.cache.hooks.plan([self.prompt], self.features)
             self._planned = True
@@ -152,15 +160,6 @@ def reuse(cache: Cache, seen: Prompt | None, prompt: Prompt) -> int:
     shared = cache.reach(shared)
     cache.trim(shared)
     return shared
-
-
-def encode(lmm: LMM, image: ImagePatches) -> mx.array:
-    """Run one image through the vision tower and the connector; features (visual tokens, hidden), computed."""
-    with backend.row_parallel():
-        features = lmm.features(image)
-        mx.eval(features)
-    clear_cache()
-    return features
 
 
 def _chunk_end(prompt: Prompt, start: int, chunk: int) -> int:

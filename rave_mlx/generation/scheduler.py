@@ -22,6 +22,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import mlx.core as mx
+
 from rave_mlx import backend
 from rave_mlx.backend.cpu.allocator import FreedMemory
 from rave_mlx.backend.gpu_memory import CLEAR_EVERY, clear_cache, wired_memory
@@ -35,6 +37,7 @@ from rave_mlx.generation.pile import answers_in_order
 from rave_mlx.generation.prefill import Reading, kept_bytes
 from rave_mlx.generation.prefix_store import FeatureStore, PrefixStore
 from rave_mlx.generation.turns import COMPUTING
+from rave_mlx.inputs.images.preprocess import ImagePatches
 from rave_mlx.models.lmm import LMM
 from rave_mlx.models.rope_scaling import rope_bucket
 
@@ -228,11 +231,23 @@ class Scheduler:
                 self.features.update(self._pages.missing_features(prompt, cache.length, self.features))
             row.reused = cache.length
             self.prompt_tokens += len(prompt) - cache.length
-            reading = Reading(self.lmm, prompt, cache, features=self.features, chunk=CHUNK)
+            reading = Reading(self.lmm, prompt, cache, features=self.features, chunk=CHUNK, others=self._images_ahead)
         except RaveError as error:
             row.fail(error)
             return None
         return _Read(row, reading, bucket, began)
+
+    def _images_ahead(self) -> Iterator[ImagePatches]:
+        """Images of the prompts that come next, as many as the store keeps features of."""
+        room = self.features.most // 2
+        for row in itertools.islice(self._waiting, self.rows):
+            for image in row.job.prompt.images if row.ending is None else ():
+                if image.digest in self.features or (self._pages is not None and self._pages.has_features(image)):
+                    continue
+                room -= image.tokens * self.lmm.config.text.hidden_size * mx.float32.size
+                if room < 0:
+                    return
+                yield image
 
     @property
     def _writing(self) -> int:
@@ -253,9 +268,8 @@ class Scheduler:
         """Keep what was read for prompts that begin in the same way."""
         prompt, reading = read.row.job.prompt, read.reading
         if self._pages is not None:
-            for image in prompt.images:
-                if image.digest in reading.features and image.digest not in self.features:
-                    self._pages.keep_features(image, reading.features[image.digest])
+            for image in reading.encoded:
+                self._pages.keep_features(image, reading.features[image.digest])
             self._pages.keep(prompt, reading.cache, read.bucket, known=read.row.reused)
         self.features.update(reading.features)
         if read.reading.cache.hooks is None and not self._changes(read):

@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from rave_mlx.errors import ModelError
-from rave_mlx.generation.prefill import encode
+from rave_mlx.generation.encoding import encode
 from rave_mlx.inputs.images.preprocess import ImagePatches
 from rave_mlx.models.lmm import LMM
 

@@ -6,7 +6,6 @@ Arrays are handed to the compiled library as Python objects, as in `layer_steps`
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -90,7 +89,7 @@ def find(file: str, sgemm: int | None) -> BlockAttention | None:
         return None
     for shape in ((3,), (2, 5, 7)):
         x = mx.zeros(shape)
-        sizes: Sequence[int] = (ctypes.c_int * len(shape))(*shape)
+        sizes = (ctypes.c_int * len(shape))(*shape)
         if not library.rave_attention_set_up(_POINTER(sgemm), header, _POINTER(id(x)), len(shape), sizes):
             return None
     attention = BlockAttention(library)

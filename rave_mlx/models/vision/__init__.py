@@ -19,6 +19,9 @@ from rave_mlx.models.vision.qwen import QwenVision
 from rave_mlx.models.vision.tiled import TileVision
 from rave_mlx.models.vision.windowed_tiles import WindowVision
 
+READ_TOGETHER = (QwenVision, GridVision, TileVision, WindowVision)
+"""Towers with `together` for several images: the patches, or those of a tile, are in as many rows and columns."""
+
 
 def build_tower(
     config: Tower,

@@ -3,6 +3,8 @@ whole image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -49,12 +51,12 @@ class GridAttention(nn.Module):
         """Queries, keys and values (patches, hidden) from normed states."""
         return [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
 
-    def __call__(self, q: mx.array, k: mx.array, v: mx.array, table: RotaryTable) -> mx.array:
-        """(patches, hidden) each -> heads side by side."""
-        count, hidden = q.shape
-        q, k, v = (x.reshape(1, count, self._heads, -1).swapaxes(1, 2) for x in (q, k, v))
+    def __call__(self, q: mx.array, k: mx.array, v: mx.array, table: RotaryTable, images: int = 1) -> mx.array:
+        """(patches, hidden) each, of so many images of one size -> heads side by side."""
+        shape = q.shape
+        q, k, v = (x.reshape(images, shape[0] // images, self._heads, -1).swapaxes(1, 2) for x in (q, k, v))
         out = attend(table.apply(q), table.apply(k), v, scale=q.shape[-1] ** -0.5)
-        return out.swapaxes(1, 2).reshape(count, hidden)
+        return out.swapaxes(1, 2).reshape(shape)
 
 
 class GridLayer(nn.Module):
@@ -67,9 +69,9 @@ class GridLayer(nn.Module):
         self.attention = GridAttention(config)
         self.mlp = GatedMLP(config, bias=False)
 
-    def __call__(self, x: mx.array, table: RotaryTable) -> mx.array:
+    def __call__(self, x: mx.array, table: RotaryTable, images: int = 1) -> mx.array:
         q, k, v = by_rows(lambda x: self.attention.project(self.norm1(x)), x, axis=0)
-        return by_rows(self._finish, x, self.attention(q, k, v, table), axis=0)[0]
+        return by_rows(self._finish, x, self.attention(q, k, v, table, images), axis=0)[0]
 
     def _finish(self, x: mx.array, attended: mx.array) -> list[mx.array]:
         """The layer from the joined heads (patches, hidden) on."""
@@ -97,13 +99,23 @@ class GridVision(nn.Module):
         Returns:
             (patches, feature size) in the order of `pixels`.
         """
+        return self.together(pixels, [grid])[0]
+
+    def together(self, pixels: mx.array, grids: Sequence[Grid]) -> list[mx.array]:
+        """Features of several images of one size, as of a call for each: one operation for all of them.
+
+        Args:
+            pixels: of the images, one after the other.
+            grids: of each, which are equal.
+        """
+        grid, images = grids[0], len(grids)
         config = self._config
         rows, columns = patch_order(grid[1], grid[2], config.merge_size)
         table = alternating_table(config.rope_theta, config.hidden_size // config.num_heads, rows, columns)
         states = {0: self.pre_norm(self.patch_embed(pixels))}
         for index in range(max(config.feature_layers)):
-            state = self.layers[index](states[index], table)
+            state = self.layers[index](states[index], table, images)
             if index not in config.feature_layers:
                 del states[index]
             states[index + 1] = state
-        return mx.concatenate([states[i] for i in config.feature_layers], axis=-1)
+        return list(mx.split(mx.concatenate([states[i] for i in config.feature_layers], axis=-1), images))

@@ -7,6 +7,8 @@ square windows (see `windows`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -41,24 +43,34 @@ class VisionAttention(nn.Module):
             return self.qkv(x)
         return mx.concatenate([self.q_proj(x), self.k_proj(x), self.v_proj(x)], axis=-1)
 
-    def __call__(self, qkv: mx.array, table: RotaryTable | None, runs: Runs) -> mx.array:
-        """qkv (patches, 3 * hidden) -> heads side by side (patches, hidden); `runs` as in WindowPlan."""
-        count, hidden = qkv.shape[0], qkv.shape[1] // 3
+    def __call__(self, qkv: mx.array, table: RotaryTable | None, runs: Runs, images: int = 1) -> mx.array:
+        """Attend within runs of windows.
+
+        Args:
+            qkv: (patches, 3 * hidden) of one image, or of several of one size, one after the other.
+            table: of the patches of an image.
+            runs: of an image, as in WindowPlan.
+            images: how many there are.
+
+        Returns:
+            Heads side by side (patches, hidden).
+        """
+        hidden = qkv.shape[1] // 3
         width = hidden // self._heads
-        q, k, v = qkv.reshape(count, 3, self._heads, width).transpose(1, 2, 0, 3)
+        q, k, v = qkv.reshape(images, -1, 3, self._heads, width).transpose(2, 3, 0, 1, 4)
         q, k = (self.q_norm(q), self.k_norm(k)) if self._qk_norm else (q, k)
         if table is not None:
-            q, k = table.apply(q[None])[0], table.apply(k[None])[0]
+            q, k = table.apply(q), table.apply(k)
         outputs: list[mx.array] = []
         start = 0
         for windows, size in runs:
             stop = start + windows * size
-            shape = (self._heads, windows, size, width)
-            parts = (t[:, start:stop].reshape(shape).swapaxes(0, 1) for t in (q, k, v))
+            shape = (self._heads, images * windows, size, width)
+            parts = (t[:, :, start:stop].reshape(shape).swapaxes(0, 1) for t in (q, k, v))
             out = attend(*parts, scale=width**-0.5)
-            outputs.append(out.transpose(0, 2, 1, 3).reshape(-1, hidden))
+            outputs.append(out.transpose(0, 2, 1, 3).reshape(images, -1, hidden))
             start = stop
-        return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)
+        return (outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=1)).reshape(-1, hidden)
 
 
 class GatedMLP(nn.Module):
@@ -102,9 +114,9 @@ class VisionLayer(nn.Module):
         self.attention = VisionAttention(config)
         self.mlp = GatedMLP(config, config.mlp_bias) if config.mlp == "gated" else PlainMLP(config)
 
-    def __call__(self, x: mx.array, table: RotaryTable | None, runs: Runs) -> mx.array:
+    def __call__(self, x: mx.array, table: RotaryTable | None, runs: Runs, images: int = 1) -> mx.array:
         (qkv,) = by_rows(lambda x: [self.attention.project(self.norm1(x))], x, axis=0)
-        attended = self.attention(qkv, table, runs)
+        attended = self.attention(qkv, table, runs, images)
         return by_rows(self._finish, x, attended, axis=0)[0]
 
     def _finish(self, x: mx.array, attended: mx.array) -> list[mx.array]:
@@ -139,32 +151,48 @@ class QwenVision(nn.Module):
         Returns:
             (patches, hidden) in the order of `pixels`: the last layer's states, then those of the deepstack layers.
         """
+        return self._read(pixels, grid, 1)
+
+    def together(self, pixels: mx.array, grids: Sequence[Grid]) -> list[list[mx.array]]:
+        """Features of several images of one size, as of a call for each: one operation for all of them.
+
+        Args:
+            pixels: of the images, one after the other.
+            grids: of each, which are equal.
+        """
+        states = self._read(pixels, grids[0], len(grids))
+        return [list(parts) for parts in zip(*(mx.split(state, len(grids)) for state in states), strict=True)]
+
+    def _read(self, pixels: mx.array, grid: Grid, images: int) -> list[mx.array]:
+        """As of a call, for so many images of one size, one after the other."""
         if grid[0] != 1:
             raise ValueError(f"the tower reads still images: 1 frame, not {grid[0]}")
         config = self._config
         plan = plan_windows(grid, config)
-        x = self._reorder(self.patch_embed(pixels), plan.order)
+        x = self._reorder(self.patch_embed(pixels), plan.order, images)
         x = self.pre_norm(x) if config.pre_norm else x
         if config.position_side is not None:
-            x = x + self._learned_positions(plan, grid, config.position_side)
+            positions = self._learned_positions(plan, grid, config.position_side)
+            x = x + (positions if images == 1 else mx.tile(positions, (images, 1)))
         width = config.hidden_size // config.num_heads
         table = patch_table(config.rope_theta, width, plan.rows, plan.columns) if config.rotary else None
-        whole = ((1, pixels.shape[0]),)
+        whole = ((1, pixels.shape[0] // images),)
         deep: list[mx.array] = []
         for index, layer in enumerate(self.layers):
-            x = layer(x, table, whole if index in config.full_attention_layers else plan.runs)
+            x = layer(x, table, whole if index in config.full_attention_layers else plan.runs, images)
             if index in config.deepstack_layers:
                 deep.append(x)
         if config.post_norm:
             x = self.post_norm(x)
         back = np.argsort(plan.order).astype(np.int32)
-        return [self._reorder(state, back) for state in (x, *deep)]
+        return [self._reorder(state, back, images) for state in (x, *deep)]
 
-    def _reorder(self, x: mx.array, order: NDArray[np.int32]) -> mx.array:
-        """(patches, hidden) with the groups of patches behind visual tokens in another order."""
+    def _reorder(self, x: mx.array, order: NDArray[np.int32], images: int) -> mx.array:
+        """(patches, hidden) with the groups of patches behind an image's visual tokens in another order."""
         if self._config.window_size is None:
             return x
-        return x.reshape(len(order), -1, x.shape[-1])[mx.array(order)].reshape(x.shape)
+        cells = x.reshape(images, len(order), -1, x.shape[-1])
+        return mx.take(cells, mx.array(order), axis=1).reshape(x.shape)
 
     def _learned_positions(self, plan: WindowPlan, grid: Grid, side: int) -> mx.array:
         """(patches, hidden) in the tower's order."""

@@ -5,8 +5,11 @@ Every tile is read on its own, with learned positions, and attends to itself onl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from rave_mlx import backend
 from rave_mlx.attention import attend
@@ -46,7 +49,7 @@ class TileAttention(nn.Module):
         """(tiles, patches, hidden) each -> heads side by side."""
         tiles, patches, hidden = q.shape
         q, k, v = (x.reshape(tiles, patches, self._heads, -1).swapaxes(1, 2) for x in (q, k, v))
-        if tiles > 1 and backend.current().kind == "cpu":
+        if tiles > 1 and backend.current().kind == "cpu" and backend.current().attention is None:
             # Blocks of queries are longer, and products faster, than with all tiles at once.
             out = mx.concatenate(
                 [self._attend(*(mx.contiguous(x[i : i + 1]) for x in (q, k, v))) for i in range(tiles)]
@@ -121,6 +124,16 @@ class TileVision(nn.Module):
         `grid`: tiles, patch rows and patch columns of a tile.
         """
         return self.read(pixels, grid)[0]
+
+    def together(self, pixels: mx.array, grids: Sequence[Grid]) -> list[mx.array]:
+        """Features of several images with tiles of one size, as of a call for each: one operation for all of them.
+
+        Args:
+            pixels: of the images, one after the other.
+            grids: of each, whose rows and columns are equal.
+        """
+        tiles = np.cumsum([grid[0] for grid in grids]).tolist()
+        return list(mx.split(self(pixels, (tiles[-1], *grids[0][1:])), tiles[:-1]))
 
     def read(self, pixels: mx.array, grid: Grid) -> tuple[mx.array, int, mx.array]:
         """The features as of a call, the last layer that they passed, and what entered it (tiles, states, hidden)."""

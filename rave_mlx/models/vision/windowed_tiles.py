@@ -7,6 +7,8 @@ their row and column.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -130,3 +132,13 @@ class WindowVision(nn.Module):
             x = layer(x)
         features: mx.array = self.neck_norm2(self.neck2(self.neck_norm1(self.neck1(x))))
         return features.reshape(tiles, rows * columns, -1)
+
+    def together(self, pixels: mx.array, grids: Sequence[Grid]) -> list[mx.array]:
+        """Features of several images with tiles of one size, as of a call for each: one operation for all of them.
+
+        Args:
+            pixels: of the images, one after the other.
+            grids: of each, whose rows and columns are equal.
+        """
+        tiles = np.cumsum([grid[0] for grid in grids]).tolist()
+        return list(mx.split(self(pixels, (tiles[-1], *grids[0][1:])), tiles[:-1]))

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx.generation.decode import decode
-from rave_mlx.generation.prefill import encode, prefill
+from rave_mlx.generation.encoding import encode_missing
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.kv_cache import Cache
@@ -105,10 +106,8 @@ def answer_attention(
     reusable = scaling is None or not scaling.follows_length
     before: Prompt | None = None
     found = []
+    encode_missing(lmm, [image for prompt in prompts for image in prompt.images], features)
     for prompt in prompts:
-        for image in prompt.images:
-            if image.digest not in features:
-                features[image.digest] = encode(lmm, image)
         recorder.begin(prompt)
         shared = min(before.same_until(prompt), len(prompt) - 1) if before is not None and reusable else 0
         cache.trim(cache.reach(shared))

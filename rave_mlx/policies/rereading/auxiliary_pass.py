@@ -9,7 +9,8 @@ import mlx.core as mx
 import numpy as np
 
 from rave_mlx.generation.decode import continued, step
-from rave_mlx.generation.prefill import encode, prefill, reuse
+from rave_mlx.generation.encoding import encode_missing
+from rave_mlx.generation.prefill import prefill, reuse
 from rave_mlx.generation.prefix_store import PrefixStore, fork
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.kv_cache import Cache
@@ -79,9 +80,7 @@ class AuxiliaryPass:
 
     def _read(self) -> mx.array:
         """Logits after all that the cache does not hold yet, in one pass."""
-        for image in self._prompt.images:
-            if image.digest not in self._features:
-                self._features[image.digest] = encode(self._lmm, image)
+        encode_missing(self._lmm, self._prompt.images, self._features)
         answer = np.concatenate([np.array(token) for token in self._answer]).tolist() if self._answer else []
         whole, rope = continued(self._prompt, answer), self._lmm.config.text.rope
         bucket = rope_bucket(rope, self._prompt.token_map.next_position)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from rave_mlx import backend
 from rave_mlx.config import TileConfig
 from rave_mlx.errors import UsageError
-from rave_mlx.generation.prefill import encode
+from rave_mlx.generation.encoding import encode
 from rave_mlx.inputs.images.patches import ImagePatches
 from rave_mlx.inputs.images.token_boxes import locate_tokens
 from rave_mlx.inputs.prompt.message import ImagePart, Message

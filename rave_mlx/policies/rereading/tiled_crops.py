@@ -27,7 +27,8 @@ import mlx.core as mx
 from rave_mlx.errors import UsageError
 from rave_mlx.generation.confidence import TokenConfidence
 from rave_mlx.generation.decode import decode
-from rave_mlx.generation.prefill import encode, prefill
+from rave_mlx.generation.encoding import encode_missing
+from rave_mlx.generation.prefill import prefill
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.prompt.message import ImagePart, Message
 from rave_mlx.models.lmm import LMM
@@ -153,9 +154,7 @@ def answer(
         looks: told where the answer's first token looked.
     """
     prompt = lmm.prompt(messages)
-    for image in prompt.images:
-        if image.digest not in features:
-            features[image.digest] = encode(lmm, image)
+    encode_missing(lmm, prompt.images, features)
     cache = lmm.make_cache(gate=gate) if looks is None else looks.cache(prompt, gate)
     logits = prefill(lmm, prompt, cache, features=features)
     if looks is not None:
