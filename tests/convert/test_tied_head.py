@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import mlx.core as mx
 import numpy as np
@@ -65,14 +66,22 @@ def logits(lmm, name):
     return np.array(lmm.logits(lmm.prepare(CONVERSATIONS[CASES[name].conversations[0]])))
 
 
+@cache
+def reference_class(name):
+    """transformers' class of a case."""
+    from parity.golden import hf_model
+
+    return type(hf_model(CASES[name]))
+
+
 def theirs(folder, name, lmm):
     """Logits of transformers on the same prompt."""
     pytest.importorskip("transformers")
-    from parity.golden import hf_logits, hf_model
-
     torch = pytest.importorskip("torch")
+    from parity.golden import hf_logits
+
     case = CASES[name]
-    model = type(hf_model(case)).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model = reference_class(name).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     return hf_logits(case, model, [lmm.prepare(CONVERSATIONS[case.conversations[0]])])
 
 

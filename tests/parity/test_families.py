@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import mlx.core as mx
 import pytest
-from families import CONVERSATIONS, cases, golden
+from families import CONVERSATIONS, cases, golden, kept_positions
 from support import relative
 
 torch = pytest.importorskip("torch")
@@ -33,20 +34,27 @@ def models(request, tmp_path_factory):
     return case, folder, model, rave_mlx.load(folder)
 
 
-def test_logits(models):
+@pytest.fixture(scope="module")
+def theirs(models):
+    """transformers' logits of a conversation, computed once."""
     case, _, model, lmm = models
+    return cache(lambda name: reference.hf_logits(case, model, [lmm.prepare(CONVERSATIONS[name])]))
+
+
+def test_logits(models, theirs):
+    case, _, _, lmm = models
     for name in case.conversations:
-        prompt = lmm.prepare(CONVERSATIONS[name])
-        assert relative(lmm.logits(prompt), reference.hf_logits(case, model, [prompt])) <= 1e-5, name
+        assert relative(lmm.logits(lmm.prepare(CONVERSATIONS[name])), theirs(name)) <= 1e-5, name
 
 
-def test_the_golden_file_is_up_to_date(models):
+def test_the_golden_file_is_up_to_date(models, theirs):
     case, _, model, _ = models
     shapes, logits = golden(case)
     assert shapes == reference.shapes(model)
-    for name, expected in reference.make(case).items():
-        if name != "shapes":
-            assert relative(logits[name], expected) <= 1e-5, name  # written on another processor
+    assert logits.keys() == set(case.conversations)
+    for name, found in logits.items():
+        expected = theirs(name)[0]
+        assert relative(found, expected[kept_positions(len(expected))]) <= 1e-5, name  # written on another processor
 
 
 def test_a_padded_batch(models):
@@ -62,10 +70,12 @@ def test_a_padded_batch(models):
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_prefill_in_chunks_and_decode(models, chunk):
-    case, _, model, lmm = models
+def test_prefill_in_chunks_and_decode(models, theirs, chunk):
+    case, _, _, lmm = models
     prompt = lmm.prepare(CONVERSATIONS[case.conversations[-1]])
-    expected = reference.hf_logits(case, model, [prompt])
+    expected = theirs(case.conversations[-1])
+    if "-" in case.name:  # a variant: every family is read token by token once
+        chunk = max(chunk, 3)
     cache = lmm.make_cache()
     assert relative(prefill(lmm, prompt, cache, chunk=chunk), expected[:, -1]) <= 1e-5
     if chunk == 7:
@@ -87,7 +97,7 @@ def test_greedy_answers(models):
     assert [p.token for p in rave_mlx.stream(lmm, messages, max_tokens=16)] == expected
 
 
-def test_an_export_opens_in_transformers(models, tmp_path):
+def test_an_export_opens_in_transformers(models, theirs, tmp_path):
     case, folder, model, lmm = models
     convert(folder, tmp_path / "rave")
     export(tmp_path / "rave", tmp_path / "again")
@@ -96,7 +106,7 @@ def test_an_export_opens_in_transformers(models, tmp_path):
     )
     assert not any(report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
     prompt = lmm.prepare(CONVERSATIONS[case.conversations[-1]])
-    expected = reference.hf_logits(case, model, [prompt])
+    expected = theirs(case.conversations[-1])
     weights = again.state_dict()
     assert all(torch.equal(x, weights[name]) for name, x in model.state_dict().items())
     # The same numbers elsewhere in memory: torch's products of experts may then add in another order.

@@ -178,7 +178,6 @@ def decoder_only(path):
     return not path.startswith(("vision", "multi_modal_projector", "embed_vision"))
 
 
-@pytest.mark.parametrize("expand", [True, False], ids=["expanded", "packed"])
 @pytest.mark.parametrize(
     "quantization",
     [
@@ -190,19 +189,21 @@ def decoder_only(path):
     ids=["affine", "no mode", "mxfp8", "override"],
 )
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_mlx_vlm_checkpoints_open_without_requantizing(tmp_path, monkeypatch, name, quantization, expand):
+def test_mlx_vlm_checkpoints_open_without_requantizing(tmp_path, monkeypatch, name, quantization):
+    """Expanded and packed."""
     if name == "idefics3" and "language_model.lm_head" in quantization:
         quantization = {k.replace("language_model.lm_head", "lm_head"): v for k, v in quantization.items()}
-    monkeypatch.setattr(backend, "expand_quantized", lambda stored, expanded: expand)
     packed = mlx_vlm_checkpoint(name, tmp_path / "mlx", quantization, decoder_only)
     assert len(packed) > 5
-    lmm = rave_mlx.load(tmp_path / "mlx")
     plain = rave_mlx.load(expanded_checkpoint(name, tmp_path / "hf", packed))
-    text = lmm.prepare(CONVERSATIONS["text"])
-    assert relative(lmm.logits(text), plain.logits(text)) <= 1e-5
-    if expand or quantization.get("mode") != "mxfp8":
-        prompt = lmm.prepare(CONVERSATIONS["two images, two turns"])
-        assert relative(lmm.logits(prompt), plain.logits(prompt)) <= 1e-5
+    text, prompt = (plain.prepare(CONVERSATIONS[conversation]) for conversation in ("text", "two images, two turns"))
+    expected = [plain.logits(each) for each in (text, prompt)]
+    for expand in (True, False):
+        monkeypatch.setattr(backend, "expand_quantized", lambda stored, expanded, expand=expand: expand)
+        lmm = rave_mlx.load(tmp_path / "mlx")
+        assert relative(lmm.logits(text), expected[0]) <= 1e-5, expand
+        if expand or quantization.get("mode") != "mxfp8":
+            assert relative(lmm.logits(prompt), expected[1]) <= 1e-5, expand
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -29,6 +29,7 @@ from rave_mlx.policies.rereading.first_look import FirstLook
 from rave_mlx.policies.rereading.multi_scale import MultiScale
 from rave_mlx.policies.rereading.page_maps import share_inside
 from rave_mlx.policies.rereading.tiled_crops import Answer, TiledCrops, answer, found_something
+from rave_mlx.policies.rereading.wordings import Wordings
 from rave_mlx.synthetic import PageConfig, make
 
 RECEIPT = Path(__file__).parents[2] / "examples" / "documents" / "receipt.png"
@@ -184,9 +185,9 @@ def by_hand(session: Session, question: str, part: ImagePart, policy: TiledCrops
     return best
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_surest_answer_decides(lmm, seed):
-    policy = TiledCrops(sure=2.0, tokens=5)
+    policy = TiledCrops(sure=2.0, tokens=5, reads=16)
     session = Session(lmm, policy=[policy], image_tokens=100)
     part = session.read(picture(300, 260, seed))
     (found,) = revised(session, "What is the total?", part)
@@ -194,7 +195,7 @@ def test_the_surest_answer_decides(lmm, seed):
 
 
 def test_an_answer_that_nothing_was_found_does_not_count(lmm):
-    policy = TiledCrops(sure=2.0, tokens=5)
+    policy = TiledCrops(sure=2.0, tokens=5, reads=16)
     session = Session(lmm, policy=[policy], image_tokens=100)
     part = session.read(picture(300, 260, 1))
     (first,) = revised(session, "What is the total?", part)
@@ -237,9 +238,24 @@ def test_where_a_square_is_sure_nothing_more_is_read(lmm):
         (0.9999 * max(said), 2 + surest, 2 + surest),
         (1.01 * max(said), 2 + len(squares), 1 + len(squares) + len(wide)),
     ):
-        session = Session(lmm, policy=[TiledCrops(sure=sure, tokens=3)], image_tokens=100, max_tokens=1)
+        session = Session(lmm, policy=[TiledCrops(sure=sure, tokens=3, reads=16)], image_tokens=100, max_tokens=1)
         list(session.send("Total?", [part]))
         assert least <= session.stats.images_encoded <= most
+
+
+@pytest.mark.parametrize("reads", [1, 2])
+def test_no_more_panes_of_a_shape_are_read_than_where_it_looked_most(lmm, reads):
+    part = Session(lmm, policy=[TiledCrops()], image_tokens=100).read(picture(300, 260))
+    looks = FirstLook(lmm, 0)
+    answer(lmm, [Message("user", (part, TextPart("Total?")))], tokens=3, gate=None, features={}, looks=looks)
+    wanted = [part.patches.digest]
+    for cut in (panes, strips):
+        found = cut(part, part.original, lmm.config.image, most=16, overlap=0.35)
+        assert len(found) > reads
+        wanted += [pane.image.patches.digest for pane in looks.sort(found, part.patches, (300, 260))[:reads]]
+    policy, features = TiledCrops(sure=2.0, tokens=3, reads=reads), {}
+    policy.revise(lmm, [Message("user", (part, TextPart("Total?")))], None, features)
+    assert set(features) == set(wanted)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -296,7 +312,8 @@ def test_the_next_question_reads_no_pane_anew(lmm):
 @pytest.mark.parametrize("name", ["idefics3", "llava", "qwen2_vl"])
 def test_other_families_read_panes_too(name, tmp_path):
     lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
-    session = Session(lmm, policy=[TiledCrops(sure=2.0, tokens=2, most=6)], max_tokens=2)
+    few = 64 if name == "qwen2_vl" else None  # the others have sizes of their own
+    session = Session(lmm, policy=[TiledCrops(sure=2.0, tokens=2, most=6)], image_tokens=few, max_tokens=2)
     part = session.read(picture(900, 700))
     if is_reduced(part.patches, lmm.config.image):
         (found,) = revised(session, "What is the total?", part)
@@ -309,7 +326,7 @@ def test_other_families_read_panes_too(name, tmp_path):
 
 def test_settings_are_checked():
     assert steering("rave+panes:most=4,sure=0.5") == Steering(True, (TiledCrops(most=4, sure=0.5),))
-    for text in ("panes:most=0", "panes:overlap=1", "panes:sure=-1", "panes:tokens=0"):
+    for text in ("panes:most=0", "panes:reads=0", "panes:overlap=1", "panes:sure=-1", "panes:tokens=0"):
         with pytest.raises(UsageError, match="--attention panes"):
             steering(text)
     with pytest.raises(UsageError, match="both choose what is read"):
@@ -321,8 +338,8 @@ def test_settings_are_checked():
 
 def test_the_config_names_the_policy_unless_another_is_chosen():
     lmm = rave_mlx.load()
-    assert lmm.config.attention == "rave+panes+views"
-    assert Session(lmm).policy == Steering(True, (TiledCrops(), MultiScale()))
+    assert lmm.config.attention == "rave+panes+wordings+views"
+    assert Session(lmm).policy == Steering(True, (TiledCrops(), Wordings(), MultiScale()))
     assert Session(lmm, policy="none").policy == Steering(False)
     assert Session(tiny_model()).policy == Steering()
 
