@@ -33,6 +33,15 @@ def findings(**environment: str) -> dict[str, dict]:
     return {f["name"]: f for f in json.loads(run("--json", **environment).stdout)["findings"]}
 
 
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """What one process finds that may not ask the Hub, and where to look for models."""
+    folder = tmp_path_factory.mktemp("hub")
+    (folder / "models--someone--something").mkdir()
+    found = findings(HF_HUB_CACHE=str(folder), HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:1")
+    return folder, found
+
+
 def test_a_table_on_stdout_and_success():
     done = run()
     assert done.returncode == 0, done.stderr
@@ -62,10 +71,10 @@ def test_the_rate_is_operations_by_the_shortest_time(monkeypatch):
 
 
 @cpu
-def test_the_blas_is_named_with_its_gain():
+def test_the_blas_is_named_with_its_gain(offline):
     if backend.current().blas is None:
         pytest.skip("no optimised BLAS here")
-    by_name = findings()
+    _, by_name = offline
     assert backend.current().blas.path in by_name["BLAS"]["value"]
     fast, own = re.fullmatch(
         r"([\d,]+) GFLOP/s in float32 \(measured\); ([\d.,]+) with the BLAS that comes with MLX",
@@ -113,10 +122,11 @@ def test_mlx_without_a_backend_fails_with_the_command(tmp_path):
     assert "pip install" in done.stdout
 
 
-def test_offline_and_the_cache_are_shown(tmp_path):
-    (tmp_path / "models--someone--something").mkdir()
-    value = findings(HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1")["Hub"]["value"]
-    assert value == f"not asked (HF_HUB_OFFLINE is set); 1 model in {tmp_path}"
+def test_offline_and_the_cache_are_shown(offline):
+    """A Hub that is switched off is not asked."""
+    folder, found = offline
+    assert found["Hub"]["state"] == "ok"
+    assert found["Hub"]["value"] == f"not asked (HF_HUB_OFFLINE is set); 1 model in {folder}"
 
 
 def test_an_optional_package_that_is_missing_comes_with_its_command():
@@ -141,9 +151,3 @@ def test_a_hub_that_does_not_answer_is_named():
     assert found["state"] == "missing"
     assert f"{address} does not answer" in found["value"]
     assert "HF_HUB_OFFLINE" in found["fix"]
-
-
-def test_a_hub_that_is_switched_off_is_not_asked():
-    found = findings(HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:1")["Hub"]
-    assert found["state"] == "ok"
-    assert found["value"].startswith("not asked")

@@ -28,9 +28,8 @@ def test_other_pages_than_the_one_that_is_read_are_named(tmp_path, name, page, e
     file = tmp_path / name
     several = {"save_all": True, "append_images": PAGES[1:]} if not name.startswith("one") else {}
     PAGES[0].save(file, **several)
-    done = rave(
-        "chat", "--image", f"{file}#page={page}" if page > 1 else file, "--prompt", "What is it?", "--max-tokens", 1
-    )
+    shown = f"{file}#page={page}" if page > 1 else file
+    done = rave("chat", "--image", shown, "--prompt", "What is it?", "--max-tokens", 1, "--attention", "rave")
     line = next(text for text in done.stderr.splitlines() if "visual tokens" in text)
     read = line.partition(f"{name}: ")[2].partition("visual tokens")[2]
     assert read.endswith(f", {expected}") if expected else "page" not in read and "frames" not in read
