@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from functools import cache
 from random import Random
 
 import numpy as np
@@ -396,6 +397,7 @@ LAYOUTS = [("form", name) for name in (*forms.BLOCKS, *forms.HELD_BLOCKS)]
 LAYOUTS += [("receipt", name) for name in (*layouts.ITEMS, *layouts.HELD_ITEMS)] + [("table", "table")]
 
 
+@cache
 def _of_layout(kind, name, seeds):
     """Pages of a layout, among those that the seeds give."""
     held = name in layouts.HELD_ITEMS or name in forms.HELD_BLOCKS
