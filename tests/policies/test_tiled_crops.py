@@ -302,7 +302,7 @@ def test_several_images_are_decided_in_turn_and_small_ones_stay(lmm):
 
 
 def test_the_next_question_reads_no_pane_anew(lmm):
-    session = Session(lmm, policy=[TiledCrops(sure=2.0, tokens=3)], image_tokens=64, max_tokens=3)
+    session = Session(lmm, policy=[TiledCrops(sure=2.0, tokens=3, reads=16)], image_tokens=64, max_tokens=3)
     list(session.send("What is the total?", [picture(420, 300)]))
     assert session.stats.images_encoded > 9
     list(session.send("What is the date?"))
@@ -313,7 +313,7 @@ def test_the_next_question_reads_no_pane_anew(lmm):
 def test_other_families_read_panes_too(name, tmp_path):
     lmm = rave_mlx.load(write_checkpoint(cases()[name], tmp_path))
     few = 64 if name == "qwen2_vl" else None  # the others have sizes of their own
-    session = Session(lmm, policy=[TiledCrops(sure=2.0, tokens=2, most=6)], image_tokens=few, max_tokens=2)
+    session = Session(lmm, policy=[TiledCrops(sure=2.0, tokens=2, most=6, reads=6)], image_tokens=few, max_tokens=2)
     part = session.read(picture(900, 700))
     if is_reduced(part.patches, lmm.config.image):
         (found,) = revised(session, "What is the total?", part)

@@ -163,7 +163,7 @@ def test_people_ask_the_built_in_model_in_their_own_words():
     lmm = rave_mlx.load()
     page = Path(__file__).parents[2] / "examples" / "documents" / "receipt.png"
     for question in ("How much did I pay?", "how much do I owe", "what was the damage?", "What is the total?"):
-        session = Session(lmm, policy="rave+wordings+panes+views")
+        session = Session(lmm, policy="rave+panes+wordings+views")
         assert "".join(piece.text for piece in session.send(question, images=[page])) == "13.60", question
         assert session.messages[0].parts[-1].text == question, "the conversation keeps what was typed"
 

@@ -50,6 +50,11 @@ class FirstLook:
         self._seen = np.array(rows.astype(mx.float32)).astype(np.float64)[of_image == self._number]
         cache.hooks = None
 
+    @property
+    def knows_where(self) -> bool:
+        """Whether attention to the image has been seen that says where on the page it was."""
+        return self._seen is not None and not isinstance(self._lmm.config.connector, ResamplerConfig)
+
     def sort(self, panes: Sequence[Pane], page: ImagePatches, size: tuple[int, int]) -> list[Pane]:
         """Panes by how much of the attention lies in them, the most first.
 
@@ -58,7 +63,7 @@ class FirstLook:
             page: the page as it was read.
             size: its width and height in pixels, in which the panes' boxes are.
         """
-        if len(panes) < 2 or self._seen is None or isinstance(self._lmm.config.connector, ResamplerConfig):
+        if len(panes) < 2 or self._seen is None or not self.knows_where:
             return list(panes)
         grid = page_maps(self._seen, page, self._lmm.config)
         return sorted(panes, key=lambda pane: -share_inside(grid, size, pane.box))

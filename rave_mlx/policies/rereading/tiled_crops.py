@@ -10,8 +10,8 @@ stop token included:
 
 The image whose answer has the largest c is read instead of the page. Answers that say that nothing was found do not
 count: what is asked for is absent from most panes. Panes come in the order in which the page's own answer looked at
-them, by the attention of its first token in the last third of the layers, and the first answer that is sure ends the
-search: where what is asked for can be read, two or three readings find it as a rule.
+them, by the attention of its first token in the last third of the layers; the first few of each shape are read, and the
+first answer that is sure ends the search: where what is asked for can be read, two or three readings find it as a rule.
 
 Near to it: ZoomEye (arXiv 2411.16044) searches a tree of crops by the model's confidence that it can answer.
 """
@@ -43,7 +43,9 @@ class TiledCrops(RereadingPolicy):
     """Reads, of a large page, the part from which the model answers most surely.
 
     Attributes:
-        most: how many panes of a shape are read at most; of a page with more, they are cut from a smaller copy.
+        most: how many panes of a shape a page is cut into at most; one with more is cut from a smaller copy.
+        reads: how many panes of a shape are read at most: those to which the page's answer looked most. All of them
+            where a model's attention has no place on the page.
         sure: the certainty from which an answer is taken and nothing more is read, the page's own or a pane's; above
             1: all are read, and the surest answer counts.
         overlap: share of a pane's side that the next one repeats, so that no line is cut in all of them.
@@ -54,14 +56,15 @@ class TiledCrops(RereadingPolicy):
     name: ClassVar[str] = "panes"
 
     most: int = 16
+    reads: int = 3
     sure: float = 0.9
     overlap: float = 0.35
     tokens: int = 64
     absent: str = "not found"
 
     def __post_init__(self) -> None:
-        if self.most < 1 or self.tokens < 1:
-            raise UsageError("--attention panes: most and tokens must be at least 1")
+        if self.most < 1 or self.reads < 1 or self.tokens < 1:
+            raise UsageError("--attention panes: most, reads and tokens must be at least 1")
         if not 0 <= self.overlap < 1 or self.sure < 0:
             raise UsageError(
                 f"--attention panes: overlap {self.overlap:g} must be in [0, 1), sure {self.sure:g} 0 or more"
@@ -96,7 +99,8 @@ class TiledCrops(RereadingPolicy):
             best.consider(part, ask(part, looks))
             for cut in (panes, strips):
                 found = cut(part, original, config, most=self.most, overlap=self.overlap) if best.in_doubt else []
-                for pane in looks.sort(found, part.patches, original.picture.size):
+                found = looks.sort(found, part.patches, original.picture.size)
+                for pane in found[: self.reads] if looks.knows_where else found:
                     best.consider(pane.image, ask(pane.image))
                     if not best.in_doubt:
                         break
