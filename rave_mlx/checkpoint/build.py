@@ -9,10 +9,17 @@ from pathlib import Path
 import mlx.core as mx
 
 from rave_mlx import backend
-from rave_mlx.backend.cpu import packed_products
+from rave_mlx.backend.cpu import allocator, packed_products
 from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.finite import is_finite, some
-from rave_mlx.checkpoint.packed import expand, expanded_bytes, multiplied_packed, packed_module, quantize_modules
+from rave_mlx.checkpoint.packed import (
+    expand,
+    expanded_bytes,
+    keep_half_scales,
+    multiplied_packed,
+    packed_module,
+    quantize_modules,
+)
 from rave_mlx.config import LMMConfig
 from rave_mlx.errors import ModelError
 from rave_mlx.inputs.prompt.chat_template import ChatTemplate
@@ -87,7 +94,8 @@ def fill(lmm: LMM, tensors: dict[str, mx.array], dtype: mx.Dtype | None, where: 
     expected = {name: array.shape for name, array in lmm.named_weights().items()}
     directory.check_tensors({n: t.shape for n, t in found.items()}, expected, where)
     dtype = dtype or backend.current().dtype
-    weights = [(n, _cast(n, t, dtype, packed_module(n, found) is not None)) for n, t in found.items()]
+    half = set() if quantization is None or dtype != mx.float32 else keep_half_scales(lmm, found)
+    weights = [(n, _cast(n, t, dtype, packed_module(n, found) is not None, n in half)) for n, t in found.items()]
     found.clear()
     need = sum(t.nbytes for _, t in weights)
     backend.check_memory(need, f"the weights of {where}", "choose a smaller or quantized model")
@@ -99,6 +107,7 @@ def fill(lmm: LMM, tensors: dict[str, mx.array], dtype: mx.Dtype | None, where: 
             f"{where}: the weights cannot be read ({error}); download or convert the model again"
         ) from None
     _refuse_not_finite(lmm, weights, where)
+    allocator.give_back()
 
 
 def _say_how_to_stay_packed() -> None:
@@ -127,15 +136,16 @@ def _refuse_not_finite(lmm: LMM, weights: Iterable[tuple[str, mx.array]], where:
         )
 
 
-def _cast(name: str, tensor: mx.array, dtype: mx.Dtype | None, packed: bool) -> mx.array:
-    """Floating tensors in the compute type; some stay float32 (`directory.is_exact`), packed integers as they are."""
+def _cast(name: str, tensor: mx.array, dtype: mx.Dtype | None, packed: bool, half: bool) -> mx.array:
+    """Floating tensors in the compute type, unless they are to stay in half precision; some are always float32
+    (`directory.is_exact`), and packed integers stay as they are."""
     if not mx.issubdtype(tensor.dtype, mx.floating):
         if not packed:
             raise ModelError(f"tensor {name} has type {tensor.dtype}; weights must be floating point or quantized")
         return tensor
     if directory.is_exact(name):
         return tensor.astype(mx.float32)
-    return tensor if dtype is None else tensor.astype(dtype)
+    return tensor if dtype is None or half else tensor.astype(dtype)
 
 
 def _template(folder: Path) -> str:

@@ -11,6 +11,7 @@ import mlx.nn as nn
 from rave_mlx import backend
 from rave_mlx.config import QuantizationConfig
 from rave_mlx.errors import ModelError
+from rave_mlx.models.packed_linear import keep_half, reads_half
 
 PARTS = ("weight", "scales", "biases")
 """Last parts of the names of a packed matrix's tensors; those of 4-bit floats have no biases."""
@@ -135,6 +136,26 @@ def quantize_modules(model: nn.Module, tensors: Container[str], quantization: Qu
         return {"group_size": setting.group_size, "bits": setting.bits, "mode": setting.mode}
 
     nn.quantize(model, class_predicate=choose)
+
+
+def keep_half_scales(model: nn.Module, tensors: Mapping[str, mx.array]) -> set[str]:
+    """Names of the scales and biases that stay in half precision, where layers of a model can compute with those.
+
+    Args:
+        model: with quantized layers, which are changed in place.
+        tensors: by canonical name.
+    """
+    kept = set()
+    for path, module in model.named_modules():
+        if not isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
+            continue
+        names = [f"{path}.scales", f"{path}.biases"]
+        types = {tensors[name].dtype if name in tensors else None for name in names}
+        half = len(types) == 1 and types <= {mx.float16, mx.bfloat16}
+        if half and reads_half(module.group_size, module.bits, module.mode):
+            keep_half(module)
+            kept.update(names)
+    return kept
 
 
 def _setting(module: str, quantization: QuantizationConfig) -> QuantizationConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from itertools import chain
 
 import mlx.core as mx
@@ -20,6 +21,8 @@ from rave_mlx.models.lmm import LMM
 
 PREFILL_CHUNK = 2048
 """Prompt tokens read in one pass; bounds the memory of activations."""
+PACKED_CHUNK = 256
+"""The same where weights stay packed on a CPU: the activations of more tokens would take as much as a small model."""
 _STATES = 3
 """States of linear attention that are kept of a prompt."""
 NOT_A_NUMBER = (
@@ -35,7 +38,7 @@ def prefill(
     cache: Cache,
     *,
     features: Mapping[str, mx.array] | None = None,
-    chunk: int = PREFILL_CHUNK,
+    chunk: int | None = None,
     path: Path | None = None,
 ) -> mx.array:
     """Read the part of `prompt` that `cache` does not hold yet.
@@ -46,7 +49,8 @@ def prefill(
         cache: holds the first tokens of the prompt, or none; extended in place. Where rotary frequencies follow the
             length, its keys have to be of the prompt's `rope_scaling.rope_bucket`.
         features: of images (visual tokens, hidden) by digest; those that are here are not computed again.
-        chunk: tokens read in one pass; more where a policy or the mask needs tokens in one pass.
+        chunk: tokens read in one pass, more where a policy or the mask needs tokens in one pass; None: a number that
+            fits the machine.
         path: forced attention path.
 
     Returns:
@@ -85,10 +89,13 @@ class Reading:
         cache: Cache,
         *,
         features: Mapping[str, mx.array] | None = None,
-        chunk: int = PREFILL_CHUNK,
+        chunk: int | None = None,
         path: Path | None = None,
         others: Callable[[], Iterable[ImagePatches]] = tuple,
     ):
+        self._packed = lmm.config.quantization is not None and backend.current().kernels is not None
+        if chunk is None:
+            chunk = PACKED_CHUNK if self._packed else PREFILL_CHUNK
         if chunk < 1:
             raise UsageError(f"the prefill chunk is {chunk}; it must be at least 1")
         if cache.length >= len(prompt):
@@ -103,6 +110,8 @@ class Reading:
         pending = sorted(set(prompt.token_map.image[cache.length :].tolist()) - {-1})
         self._images = [prompt.images[index] for index in pending]
         self._planned = cache.hooks is None
+        if cache.hooks is None:
+            cache.reserve(len(prompt) - cache.length)
         whole = cache.hooks is not None and not cache.hooks.chunkable
         self._kept = () if whole or not cache.states else _lengths_kept(prompt)
 
@@ -128,7 +137,7 @@ class Reading:
         start = self.cache.length
         chunk = min([self._chunk, *(length - start for length in self._kept if length > start)])
         stop = _chunk_end(self.prompt, start, chunk)
-        with backend.row_parallel():
+        with backend.row_parallel(), backend.lean_memory() if self._packed else nullcontext():
             hidden = self._lmm.read(self.prompt, self.cache, stop, self.features, path=self._path)[:, -1:]
             mx.eval(hidden)
             self.cache.evaluate()

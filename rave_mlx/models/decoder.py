@@ -24,6 +24,7 @@ from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.layer_inputs import LayerInputs
 from rave_mlx.models.mlp import MLP
 from rave_mlx.models.norms import text_norm
+from rave_mlx.models.packed_step import PackedSteps, packed_row
 from rave_mlx.models.rope import (
     Consecutive,
     Positions,
@@ -57,7 +58,7 @@ class Decoder(nn.Module):
         if not text.tie_embeddings:
             self.head = nn.Linear(text.hidden_size, text.vocab_size, bias=text.head_bias)
         self.text = text
-        self._mask = config.mask
+        self._mask, self._packed = config.mask, PackedSteps(text)
 
     @property
     def gates(self) -> list[PairGate]:
@@ -130,7 +131,16 @@ class Decoder(nn.Module):
         if text.layer_inputs is not None:
             assert ids is not None, "layers take something of the tokens themselves"
             step = replace(step, layer_inputs=self.layer_inputs(ids, x, visual))
+        plain = x.shape[:2] == (1, 1) and x.dtype == mx.float32 and hooks is None and call is None and groups is None
+        done = 0
         for index, layer in enumerate(self.layers):
+            if index < done:
+                continue
+            if plain and cache is not None and deepstack is None:
+                stepped = self._packed(self.layers, index, x, step, cache)
+                if stepped is not None:
+                    x, done = stepped
+                    continue
             layer_hooks = None
             if hooks is not None:
                 step = self._follow(step, hooks, index, length)
@@ -221,7 +231,8 @@ class Decoder(nn.Module):
 
     def embed_ids(self, ids: mx.array) -> mx.array:
         """Embeddings (..., hidden) of token ids, in the model's type: packed ones may come out in another."""
-        embedded: mx.array = self.embed(ids).astype(self.norm.weight.dtype)
+        row = packed_row(self.embed, ids) if self.norm.weight.dtype == mx.float32 else None
+        embedded: mx.array = self.embed(ids).astype(self.norm.weight.dtype) if row is None else row
         scale = self.text.embed_scale
         return embedded if scale == 1 else embedded * mx.array(scale, embedded.dtype)
 

@@ -19,7 +19,6 @@ from rave_mlx.models.layer_inputs import LayerInput
 from rave_mlx.models.linear_attention import LinearAttention
 from rave_mlx.models.mlp import MLP
 from rave_mlx.models.norms import text_norm
-from rave_mlx.models.packed_step import PackedStep
 from rave_mlx.models.self_attention import Attention
 from rave_mlx.models.state_cache import StateCache
 from rave_mlx.models.step import Step
@@ -65,14 +64,11 @@ class DecoderLayer(nn.Module):
             self.out_scale = mx.ones(1)
         experts = text.experts_of(layer)
         self._beside = experts is not None and experts.beside
-        self._packed = PackedStep(text, layer)
         self._out_norms, self._scale, self._index = text.sublayer_norms, text.residual_scale, layer
 
     def __call__(
         self, x: mx.array, step: Step, cache: LayerCache | StateCache | None, layer_hooks: LayerHooks | None = None
     ) -> mx.array:
-        if layer_hooks is None and (stepped := self._packed(self, x, step, cache)) is not None:
-            return stepped
         heads = by_rows(lambda x: self.attention.heads(self.input_norm(x)), x, axis=1)
         attended = self.attend(heads, step, cache, layer_hooks)
         if layer_hooks is not None and layer_hooks.edits_sublayers:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
+from rave_mlx.models.packed_linear import LINEAR, packed_matmul
+
 FEW_TOKENS = 8
 """Tokens up to which one product is used: of many, the parts would be strided views, which later operations copy."""
 _ARRAYS = ("weight", "scales", "biases", "bias")
@@ -38,7 +40,7 @@ class Joined:
     def serves(self, layers: Sequence[nn.Module]) -> bool:
         """Whether the layers are still those that were joined."""
         pairs = zip(layers, self.views, strict=True)
-        return all(type(layer) in (nn.Linear, nn.QuantizedLinear) and _holds(layer, view) for layer, view in pairs)
+        return all(type(layer) in LINEAR and _holds(layer, view) for layer, view in pairs)
 
     def __call__(self, x: mx.array) -> list[mx.array]:
         """The output of each layer (B, L, n) for x (B, L, width)."""
@@ -51,7 +53,7 @@ class Joined:
             return x @ arrays["weight"].T if "bias" not in arrays else mx.addmm(arrays["bias"], x, arrays["weight"].T)
         size, bits, mode = self.packing
         weight, scales, biases = arrays["weight"], arrays["scales"], arrays.get("biases")
-        y = mx.quantized_matmul(x, weight, scales, biases, transpose=True, group_size=size, bits=bits, mode=mode)
+        y = packed_matmul(x, weight, scales, biases, size, bits, mode)
         return y + arrays["bias"] if "bias" in arrays else y
 
 
@@ -79,7 +81,7 @@ def join(layers: Sequence[nn.Module]) -> Joined | None:
 
 def _kind(layer: nn.Module) -> tuple[object, ...] | None:
     """What has to be equal for layers to be joined; None for a layer that is something else."""
-    if type(layer) not in (nn.Linear, nn.QuantizedLinear):
+    if type(layer) not in LINEAR:
         return None
     packing = (layer.group_size, layer.bits, layer.mode) if isinstance(layer, nn.QuantizedLinear) else None
     arrays = tuple((name, layer[name].dtype) for name in _ARRAYS if layer.get(name) is not None)

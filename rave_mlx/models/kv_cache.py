@@ -24,7 +24,7 @@ from rave_mlx.models.state_cache import StateCache
 
 Rows = mx.array | Packed
 """Keys or values of all tokens so far."""
-_STEP = 256
+_STEP = 128
 """Rows by which arrays grow."""
 
 
@@ -43,6 +43,7 @@ class LayerCache:
         self.bits = bits
         self._features = 2 if bits is None else 6
         self.length = 0
+        self._room = 0
         self.query_map: QueryMap | None = None
         self._columns: tuple[tuple[int, int], mx.array] | None = None
 
@@ -58,6 +59,7 @@ class LayerCache:
         """
         cache = cls(bits)
         cache._arrays, cache.length = [mx.array(x) for x in arrays], length
+        cache._room = cache._arrays[0].shape[2] if cache._arrays else 0
         return cache
 
     def map_of(self, gate: PairGate) -> QueryMap:
@@ -83,10 +85,9 @@ class LayerCache:
             self._columns = None
         new = [*self._stored(keys), *self._stored(values), *([] if features is None else [features])]
         start, stop = self.length, self.length + keys.shape[2]
-        if self._arrays and stop > self._arrays[0].shape[2]:
-            self._arrays = [_padded(x[:, :, :start], room_for(stop)) for x in self._arrays]
+        self.reserve(keys.shape[2])
         for like in new[len(self._arrays) :]:
-            room = self._arrays[0].shape[2] if self._arrays else room_for(stop)
+            room = self._arrays[0].shape[2] if self._arrays else self._room
             self._arrays.append(mx.zeros((*like.shape[:2], room, like.shape[3]), like.dtype))
         for i, x in enumerate(new):
             self._arrays[i][:, :, start:stop] = x
@@ -98,6 +99,13 @@ class LayerCache:
         size = group_size(keys.shape[3], self.bits)
         packed = [Packed(rows[i], rows[i + 1], rows[i + 2], size, self.bits) for i in (0, 3)]
         return packed[0], packed[1], kept
+
+    def reserve(self, rows: int) -> list[mx.array]:
+        """The stored arrays, with room for more rows along axis 2: who writes those counts them in `length`."""
+        if self.length + rows > self._room:
+            self._room = room_for(self.length + rows)
+            self._arrays = [_padded(x[:, :, : self.length], self._room) for x in self._arrays]
+        return self._arrays
 
     def _stored(self, x: mx.array) -> list[mx.array]:
         """The arrays that rows (B, G, n, d) of keys or values are kept in."""
@@ -226,6 +234,12 @@ class Cache:
         """Note that there are visual tokens in positions [first, last)."""
         low, high = self.visual_span
         self.visual_span = (min(low, first), max(high, last)) if low < high else (first, last)
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for more tokens at once, which grown arrays would be copied for several times."""
+        for layer in self.layers:
+            if isinstance(layer, LayerCache):
+                layer.reserve(tokens)
 
     def keep_states(self) -> None:
         """Make it possible to go back to the present length, which keys and values always allow and states do not."""

@@ -1,4 +1,4 @@
-"""One written token through a decoder layer of packed weights on a CPU, as one operation (`backend.cpu.layer_steps`).
+"""One written token through decoder layers of packed weights on a CPU, as one operation (`backend.cpu.layer_steps`).
 
 For the plainest kind of layer and of token: RMS norms, attention with rotary positions over whole keys, SwiGLU; one
 conversation, no policy, no gate that acts. Everything else takes the usual way.
@@ -6,63 +6,142 @@ conversation, no policy, no gate that acts. Everything else takes the usual way.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import weakref
+from collections.abc import Sequence
+from operator import is_
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from rave_mlx import backend
-from rave_mlx.backend.cpu.layer_steps import Form, LayerStep, Matrix
+from rave_mlx.backend.cpu.layer_steps import Form, LayerSteps, Matrix, Parts, embed
 from rave_mlx.backend.decode_ops import RMSNorm
 from rave_mlx.config import TextConfig
-from rave_mlx.models.kv_cache import LayerCache
+from rave_mlx.models.decoder_layer import DecoderLayer
+from rave_mlx.models.kv_cache import Cache, LayerCache
 from rave_mlx.models.mlp import MLP
+from rave_mlx.models.packed_linear import PackedEmbedding, PackedLinear
 from rave_mlx.models.rope import RotaryTable
-
-if TYPE_CHECKING:
-    from rave_mlx.models.step import Step
+from rave_mlx.models.state_cache import StateCache
+from rave_mlx.models.step import Step
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-_ARRAYS = ("weight", "scales", "biases", "bias")
 _HALVES = ("gate_proj", "up_proj", "down_proj")
+_NORMS = ("input_norm", "post_attention_norm")
+_TABLES = (nn.QuantizedEmbedding, PackedEmbedding)
+_HEAD_NORMS = ("q_norm", "k_norm")
 
 
-class PackedStep:
-    """The steps of one layer; made anew when its matrices are others (an adapter, fused weights)."""
+class PackedSteps:
+    """The steps of a decoder's layers; made anew when their matrices are others (an adapter, fused weights)."""
 
-    def __init__(self, text: TextConfig, index: int) -> None:
-        """Of the layer `index`; nothing is made before the first token that is written."""
-        self._text, self._slides, self._possible = text, text.slides(index), _is_possible(text, index)
-        self._made: LayerStep | None = None
-        self._from: tuple[object, ...] = ()
+    def __init__(self, text: TextConfig) -> None:
+        """Nothing is made before the first token that is written."""
+        self._text, self._possible = text, [_is_possible(text, index) for index in range(text.num_layers)]
+        # By the first layer, and whether gates act.
+        self._runs: dict[tuple[int, bool], _Run] = {}
 
-    def __call__(self, layer: nn.Module, x: mx.array, step: Step, cache: object) -> mx.array | None:
-        """What the layer makes of a token x (1, 1, hidden), its key and value in the cache; None: take the usual way.
+    def __call__(
+        self, layers: Sequence[nn.Module], index: int, x: mx.array, step: Step, cache: Cache
+    ) -> tuple[mx.array, int] | None:
+        """What the layers from `index` on, as many as possible, make of a token; None: this one takes the usual way.
 
         Args:
-            layer: the `DecoderLayer` whose steps these are.
-            x: its input.
+            layers: all of the decoder.
+            index: the first one.
+            x: its input (1, 1, hidden).
             step: what the pass knows about the token.
-            cache: of the layer; extended.
+            cache: extended by the token in these layers.
+
+        Returns:
+            What enters the layer after them, and its index.
         """
-        if not self._possible or x.shape[:2] != (1, 1) or x.dtype != mx.float32 or not isinstance(cache, LayerCache):
+        if not self._possible[index] or step.key_scale is not None or step.path is not None:
             return None
         table, mask = step.rotation, step.mask
-        if self._slides:
+        if self._text.slides(index):
             table, mask = step.sliding_rotation or table, step.sliding_mask
-        if mask is not None and not isinstance(mask, str):
+        if (mask is not None and not isinstance(mask, str)) or not isinstance(table, RotaryTable):
             return None
-        if not isinstance(table, RotaryTable) or not _is_plain(layer, step, cache, table):
-            return None
-        parts = _parts(layer)
-        if len(parts) != len(self._from) or any(a is not b for a, b in zip(parts, self._from, strict=True)):
-            self._made, self._from = _made(layer, self._text), parts
-        if self._made is None:
-            return None
-        keys, values = cache.arrays
-        y, key, value = self._made(x, keys, values, cache.length, table.cos, table.sin)
-        cache.append(key, value)
+        gated = step.gate_span is not None
+        run = self._runs.get((index, gated))
+        if run is None or not run.goes_on(cache):
+            if run is None or not run.serves(layers):
+                run = self._runs[index, gated] = self._made(layers, index, gated)
+            if not run.takes(cache):
+                return None
+        return (run(x, table, cache), index + run.count) if _is_plain(table, run.width) else None
+
+    def _made(self, layers: Sequence[nn.Module], index: int, gated: bool) -> _Run:
+        """The longest run of layers from one on."""
+        slides, found = self._text.slides(index), list[Parts]()
+        for other in range(index, len(layers)):
+            fits = self._possible[other] and self._text.slides(other) == slides
+            fits = fits and not (gated and "gate" in layers[other].attention)
+            parts = _parts(layers[other], self._text) if fits else None
+            if parts is None or (found and parts.form != found[0].form):
+                break
+            found.append(parts)
+        kernels = backend.current().kernels
+        steps = None
+        if found and kernels is not None and kernels.steps is not None:
+            steps = LayerSteps(kernels.steps, found)
+        return _Run(layers, index, max(1, len(found)), steps)
+
+
+class _Run:
+    """Layers whose steps are one operation: `count` of them; `steps` is None for one that takes the usual way."""
+
+    def __init__(self, layers: Sequence[nn.Module], index: int, count: int, steps: LayerSteps | None) -> None:
+        self.count, self.steps, self.width = count, steps, 0
+        self._index, self._layers = index, list(layers[index : index + count])
+        watched = [
+            (module, name)
+            for layer in self._layers
+            for _, module in layer.named_modules()
+            for name in dict.fromkeys([*module, "bias"])
+        ]
+        self._modules, self._names = [module for module, _ in watched], [name for _, name in watched]
+        self._values = [dict.get(module, name) for module, name in watched]
+        # The cache of the token before, and how many tokens it then held.
+        self._cache: weakref.ref[Cache] | None = None
+        self._length = 0
+
+    def serves(self, layers: Sequence[nn.Module]) -> bool:
+        """Whether the layers, their modules and arrays are those that the steps were made of."""
+        # In C throughout: a decoder has more than a thousand of them.
+        now = map(dict.get, self._modules, self._names)
+        same = all(map(is_, self._layers, layers[self._index : self._index + self.count]))
+        return same and all(map(is_, self._values, now))
+
+    def goes_on(self, cache: Cache) -> bool:
+        """Whether the token follows the one before: then nothing is looked at again until the answer ends."""
+        same = self._cache is not None and self._cache() is cache
+        return same and cache.layers[self._index].length == self._length
+
+    def takes(self, cache: Cache) -> bool:
+        """Whether the steps can go on from what a cache holds of these layers."""
+        own = [layer for layer in self._own(cache) if isinstance(layer, LayerCache)]
+        self._cache = None
+        if self.steps is None or len(own) < self.count or not _are_plain(own):
+            return False
+        self._cache, self._length, self.width = weakref.ref(cache), own[0].length, own[0].arrays[0].shape[3]
+        return True
+
+    def __call__(self, x: mx.array, table: RotaryTable, cache: Cache) -> mx.array:
+        """What the layers make of a token x (1, 1, hidden), after `goes_on` or `takes`."""
+        own = cast("list[LayerCache]", self._own(cache))
+        stores = [rows for layer in own for rows in layer.reserve(1)]
+        assert self.steps is not None
+        y = self.steps(x, stores, self._length, table.cos, table.sin)
+        self._length += 1
+        for layer in own:
+            layer.length = self._length
         return y
+
+    def _own(self, cache: Cache) -> list[LayerCache | StateCache]:
+        return cache.layers[self._index : self._index + self.count]
 
 
 def _is_possible(text: TextConfig, index: int) -> bool:
@@ -76,39 +155,43 @@ def _is_possible(text: TextConfig, index: int) -> bool:
     return text.activation == "silu" and not (lends or linear or more or attention or borrows or experts)
 
 
-def _is_plain(layer: nn.Module, step: Step, cache: LayerCache, table: RotaryTable) -> bool:
-    """Whether nothing about this token needs more than the operation does."""
-    if cache.bits is not None or cache.length == 0 or len(cache.arrays) != 2 or cache.arrays[0].dtype != mx.float32:
+def _are_plain(caches: Sequence[LayerCache]) -> bool:
+    """Whether caches hold whole keys and values of the same tokens, and nothing else."""
+    length = caches[0].length
+    if length == 0:
         return False
-    if (
-        step.key_scale is not None
-        or step.path is not None
-        or (step.gate_span is not None and "gate" in layer.attention)
-    ):
-        return False
-    angles = table.second is None and table.queries is None and not table.neighbours and table.cos.dtype == mx.float32
-    return angles and table.cos.size * 2 == cache.arrays[0].shape[3]
+    for cache in caches:
+        if cache.bits is not None or cache.length != length or len(cache.arrays) != 2:
+            return False
+        if cache.arrays[0].dtype != mx.float32 or cache.arrays[0].shape[0] != 1:
+            return False
+    return True
 
 
-def _parts(layer: nn.Module) -> tuple[object, ...]:
-    """What a step is made from, to notice when it is replaced."""
-    attention, mlp = layer.attention, layer.mlp
-    modules = [*(attention[name] for name in _PROJECTIONS), *(mlp[name] for name in _HALVES)]
-    return (
-        layer.input_norm.weight,
-        layer.post_attention_norm.weight,
-        *modules,
-        *[m.get(name) for m in modules for name in _ARRAYS],
-    )
+def _is_plain(table: RotaryTable, width: int) -> bool:
+    """Whether whole heads are rotated in the usual way, one token's."""
+    odd = table.second is not None or table.queries is not None or table.neighbours
+    return not odd and table.cos.dtype == mx.float32 and table.cos.size * 2 == width
 
 
-def _made(layer: nn.Module, text: TextConfig) -> LayerStep | None:
-    """The steps of a layer, None where its matrices are not packed, or in a way that the kernels do not cover."""
-    kernels, attention, mlp = backend.current().kernels, layer.attention, layer.mlp
-    if kernels is None or kernels.steps is None or type(mlp) is not MLP:
+def packed_row(embedding: nn.Module, ids: mx.array) -> mx.array | None:
+    """The embedding (1, 1, hidden) of one id (1, 1) from a packed table, in float32; None: take the usual way."""
+    kernels = backend.current().kernels
+    if ids.shape != (1, 1) or kernels is None or kernels.steps is None or type(embedding) not in _TABLES:
         return None
-    norms = [layer.input_norm, layer.post_attention_norm]
-    norms += [attention[name] for name in ("q_norm", "k_norm") if name in attention]
+    biases = embedding.get("biases")
+    if biases is None or not backend.multiplies_packed(embedding.group_size, embedding.bits, embedding.mode):
+        return None
+    table = Matrix(embedding.weight, embedding.scales, biases, None, embedding.bits, embedding.group_size)
+    return embed(kernels.steps, table, ids)
+
+
+def _parts(layer: nn.Module, text: TextConfig) -> Parts | None:
+    """A layer for the kernels; None where its matrices are not packed, or in a way that the kernels do not cover."""
+    attention, mlp = layer.attention, layer.mlp
+    if type(layer) is not DecoderLayer or type(mlp) is not MLP:
+        return None
+    norms = [layer[name] for name in _NORMS] + [attention[name] for name in _HEAD_NORMS if name in attention]
     if any(type(norm) is not RMSNorm or norm.weight.dtype != mx.float32 for norm in norms):
         return None
     matrices = [_matrix(attention[name]) for name in _PROJECTIONS] + [_matrix(mlp[name]) for name in _HALVES]
@@ -127,12 +210,12 @@ def _made(layer: nn.Module, text: TextConfig) -> LayerStep | None:
         scale=float(attention.score_scale),
     )
     weights = [*(norm.weight for norm in norms), None, None]
-    return LayerStep(kernels.steps, form, weights[:4], found)
+    return Parts(form, tuple(weights[:4]), tuple(found))
 
 
 def _matrix(module: nn.Module) -> Matrix | None:
     """A layer's packed matrix; None for one that the kernels do not multiply with."""
-    if type(module) is not nn.QuantizedLinear:
+    if type(module) not in (nn.QuantizedLinear, PackedLinear):
         return None
     if not backend.multiplies_packed(module.group_size, module.bits, module.mode):
         return None

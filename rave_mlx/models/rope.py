@@ -46,6 +46,8 @@ def text_positions(positions: NDArray[np.int32]) -> Consecutive | None:
     return Consecutive((int(positions[0, 0]),), positions.shape[1]) if (positions == plain).all() else None
 
 
+_BLOCK = 64
+"""Positions for which a table is made at once on a CPU."""
 Positions = mx.array | Consecutive
 """Positions of decoder tokens: temporal, vertical and horizontal (B, 3, L), or those of text."""
 
@@ -72,6 +74,11 @@ class RotaryTable:
         """The table with another cos and sin."""
         second = None if self.second is None else (function(self.second[0]), function(self.second[1]))
         return replace(self, cos=function(self.cos), sin=function(self.sin), second=second)
+
+    def at(self, index: int) -> RotaryTable:
+        """The table of one of its tokens."""
+        queries = None if self.queries is None else self.queries[:, :, index : index + 1]
+        return replace(self.map(lambda x: x[:, :, index : index + 1]), queries=queries)
 
     def apply(self, x: mx.array) -> mx.array:
         """Rotate (B, H, L, d)."""
@@ -156,10 +163,15 @@ def text_rotation(
         positions: of the tokens.
         dtype: type of queries and keys.
     """
-    if not isinstance(positions, Consecutive) or backend.current().kind == "cpu":
-        positions = positions.array() if isinstance(positions, Consecutive) else positions
+    if not isinstance(positions, Consecutive):
         return text_table(config, head_dim, positions, longest).astype(dtype)
-    return consecutive_rotation(config, head_dim, positions, longest)
+    if backend.current().kind != "cpu":
+        return consecutive_rotation(config, head_dim, positions, longest)
+    if len(positions.first) > 1 or positions.count > 1:
+        return text_table(config, head_dim, positions.array(), longest).astype(dtype)
+    place = positions.first[0] % _BLOCK
+    first, bucket = positions.first[0] - place, rope_bucket(config, longest or positions.first[0] + 1)
+    return _block(config, head_dim, first, bucket, dtype).at(place)
 
 
 def consecutive_rotation(
@@ -175,6 +187,14 @@ def consecutive_rotation(
     queries = _query_factors(config, positions.array()) if far else None
     divisors = _divisors(config, head_dim, bucket)
     return ConsecutiveRotation(divisors, first, strength, config.pairs == "neighbours", queries)
+
+
+@lru_cache(maxsize=16)
+def _block(config: RopeConfig, head_dim: int, first: int, bucket: int, dtype: mx.Dtype) -> RotaryTable:
+    """The table of `_BLOCK` positions: a dozen operations for the tokens that stand there, not for each."""
+    table = _table(config, head_dim, Consecutive((first,), _BLOCK).array(), bucket).astype(dtype)
+    mx.eval(table.cos, table.sin, [] if table.queries is None else table.queries, table.second or ())
+    return table
 
 
 @lru_cache(maxsize=64)
@@ -195,7 +215,12 @@ def text_table(config: RopeConfig, head_dim: int, positions: mx.array, longest: 
     """
     if longest is None and config.scaling is not None and config.scaling.follows_length:
         longest = int(np.asarray(positions.max())) + 1
-    turns, strength = frequencies(config, config.rotated(head_dim), rope_bucket(config, longest or 0))
+    return _table(config, head_dim, positions, rope_bucket(config, longest or 0))
+
+
+def _table(config: RopeConfig, head_dim: int, positions: mx.array, bucket: int) -> RotaryTable:
+    """`text_table` for lengths of one `rope_bucket`."""
+    turns, strength = frequencies(config, config.rotated(head_dim), bucket)
     if config.sections is None:
         axes = positions[:, 0, :, None]
     elif config.axes == "page":

@@ -71,10 +71,24 @@ def test_trimming_reaches_every_layer():
     for layer in cache.layers:
         layer.append(mx.zeros((1, 2, 5, 4)), mx.zeros((1, 2, 5, 4)))
     assert cache.length == 5
-    # Room for 256 rows of two heads of four float32 numbers, keys and values, in three layers.
-    assert cache.nbytes == 3 * 2 * 256 * 2 * 4 * 4
+    # Room for 128 rows of two heads of four float32 numbers, keys and values, in three layers.
+    assert cache.nbytes == 3 * 2 * 128 * 2 * 4 * 4
     cache.trim(3)
     assert [layer.length for layer in cache.layers] == [3, 3, 3]
     for layer in cache.layers:
         layer.append(mx.zeros((1, 2, 254, 4)), mx.zeros((1, 2, 254, 4)))
-    assert cache.nbytes == 3 * 2 * 512 * 2 * 4 * 4, "257 rows take two steps of 256"
+    assert cache.nbytes == 3 * 2 * 384 * 2 * 4 * 4, "257 rows take three steps of 128"
+
+
+def test_room_that_is_made_beforehand_is_not_made_again():
+    cache, row = Cache(1, gated=False), mx.ones((1, 2, 5, 4))
+    cache.reserve(300)
+    for count in (1, 60):
+        for _ in range(count):
+            cache.layers[0].append(row, row)
+        assert cache.layers[0].arrays[0].shape == (1, 2, 384, 4)
+    cache.reserve(79)
+    assert cache.layers[0].arrays[0].shape == (1, 2, 384, 4)
+    cache.reserve(80)
+    assert cache.layers[0].arrays[1].shape == (1, 2, 512, 4)
+    assert mx.all(cache.layers[0].arrays[1][:, :, :305] == 1)

@@ -1,4 +1,4 @@
-"""A written token through a packed layer as one operation, against the layer's own operations on MLX's products."""
+"""A written token through packed layers as one operation, against the layers' own operations on MLX's products."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from packed_kernels import CPU, bound, cache_folder
 from support import ask, model_rounding, picture, relative, tiny_model
 
 from rave_mlx import backend
-from rave_mlx.backend.cpu.layer_steps import LayerStep
+from rave_mlx.backend.cpu.layer_steps import LayerSteps
+from rave_mlx.checkpoint.packed import keep_half_scales
 from rave_mlx.config import GateConfig, RopeConfig
 from rave_mlx.generation.decode import step
 from rave_mlx.generation.job import Job
 from rave_mlx.generation.prefill import prefill
-from rave_mlx.models.packed_step import PackedStep
+from rave_mlx.models.packed_step import PackedSteps
 
 pytestmark = pytest.mark.skipif(not CPU, reason="for Linux without a GPU")
 FORMS = {
@@ -45,9 +46,11 @@ def kernels(pytestconfig, monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often a layer was one operation."""
-    made, real = [], LayerStep.__call__
-    monkeypatch.setattr(LayerStep, "__call__", lambda *given: (made.append(1), real(*given))[1])
+    """A number for every layer of a token that was computed in one operation."""
+    made, real = [], LayerSteps.__call__
+    monkeypatch.setattr(
+        LayerSteps, "__call__", lambda *given: (made.extend([1] * (len(given[2]) // 2)), real(*given))[1]
+    )
     return made
 
 
@@ -73,7 +76,7 @@ def without(kernels, call):
     found = backend.current
     with kernels.suspended(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "current", lambda: replace(found(), kernels=None))
-        patch.setattr(PackedStep, "__call__", lambda *given: None)
+        patch.setattr(PackedSteps, "__call__", lambda *given: None)
         return call()
 
 
@@ -85,6 +88,60 @@ def test_logits_are_those_of_the_layers(kernels, calls, form):
     expected = without(kernels, lambda: logits(lmm, tokens))
     assert len(calls) == used
     assert relative(found, expected) < model_rounding(lmm, 40)
+
+
+def test_a_cache_is_written_to_in_its_own_rows_alone(kernels, calls):
+    """Forked and trimmed caches, rows that are asked for in any order, and more of them than there was room for."""
+    lmm = packed_model()
+    read = lmm.prepare([ask("word " * 5)])
+    position = read.token_map.next_position
+
+    def write(cache, token: int) -> mx.array:
+        return step(lmm, cache, mx.array([token]), position + cache.length - len(read))
+
+    def run() -> np.ndarray:
+        found, cache = [], lmm.make_cache()
+        prefill(lmm, read, cache)
+        found += [write(cache, token) for token in (3, 4, 5)]
+        fork = lmm.make_cache()
+        fork.layers = [layer.fork(cache.length) for layer in cache.layers]
+        views = [layer.append(*(x[:, :, :1] for x in layer.arrays))[0] for layer in fork.layers]
+        for other in (fork, cache):
+            other.trim(len(read) + 2)
+        found += [write(cache, 6), write(fork, 7), write(fork, 8), write(cache, 9)]
+        # The last first: what it needs of the others is computed with it.
+        mx.eval(found[::-1], fork.layers[1].arrays[0], views)
+        found += [view[..., 0].reshape(-1)[: lmm.config.text.vocab_size] for view in views]
+        while cache.length < 258:
+            logits = write(cache, cache.length % 200)
+        return np.concatenate([np.array(x).reshape(-1) for x in (*found, logits)])
+
+    found = run()
+    assert len(calls) > 200 * lmm.config.text.num_layers
+    assert relative(found, without(kernels, run)) < model_rounding(lmm, 60)
+
+
+def test_scales_of_half_precision_stay(kernels, calls):
+    """Exactly the same numbers as with scales in float32, in every product and lookup, gradients too."""
+    lmm = packed_model(tie_embeddings=True)
+    halves = {
+        name: x.astype(mx.float16) for name, x in lmm.named_weights().items() if name.endswith(("scales", "biases"))
+    }
+    lmm.load_weights([(name, x.astype(mx.float32)) for name, x in halves.items()], strict=False)
+    exact = logits(lmm, [3, 4])
+    kept = keep_half_scales(lmm, halves)
+    assert kept == halves.keys()
+    lmm.load_weights(list(halves.items()), strict=False)
+    calls.clear()
+    np.testing.assert_array_equal(logits(lmm, [3, 4]), exact)
+    assert len(calls) == 6
+    layer, x = lmm.decoder.layers[0].mlp.up_proj, mx.random.normal((3, 64))
+    expected = mx.ones((3, 96)) @ mx.dequantize(layer.weight, layer.scales, layer.biases, 32, 4).astype(mx.float32)
+    assert relative(np.array(mx.grad(lambda x: layer(x).sum())(x)), np.array(expected)) < 1e-3
+    # What multiplies with the other type takes MLX's way.
+    assert relative(np.array(layer(x.astype(mx.float16)).astype(mx.float32)), np.array(layer(x))) < 1e-2
+    jobs = [Job(lmm.prepare([ask("word " * n)]), key=n, max_tokens=4) for n in (1, 2)]
+    assert ids_of(sorted(together(lmm, jobs), key=lambda answer: answer.key)) == [alone(lmm, job) for job in jobs]
 
 
 def test_gates_that_act_take_the_usual_way(kernels, calls):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import mlx.core as mx
 
 from rave_mlx.backend import system
 
@@ -23,6 +28,46 @@ def keep_buffers() -> None:
     if hasattr(libc, "mallopt") and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         libc.mallopt(_M_TRIM_THRESHOLD, min(1 << 30, system.memory().available // 8))
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+
+
+def give_back() -> None:
+    """Hand all that is free back to the system, what MLX keeps for later included: a model has been loaded."""
+    mx.clear_cache()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+class UncachedBlocks:
+    """Running blocks in which MLX keeps no freed buffers, from any Python thread.
+
+    MLX gives a kept buffer to whatever asks for about its size next; malloc cuts and joins what is free, so that
+    the many sizes of a prompt's activations share the same memory.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running, self._before = 0, 0
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """One block; MLX's limit is what it was when the last of them has ended."""
+        with self._lock:
+            if self._running == 0:
+                mx.clear_cache()
+                self._before = mx.set_cache_limit(0)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                if self._running == 0:
+                    mx.set_cache_limit(self._before)
+
+
+uncached_blocks = UncachedBlocks()
+"""Those of this process."""
 
 
 class FreedMemory:

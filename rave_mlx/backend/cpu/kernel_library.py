@@ -23,7 +23,9 @@ import mlx.core as mx
 from rave_mlx.backend.cpu import own_file
 
 SOURCES = Path(__file__).parent / "kernels"
-_UNITS = ("mlx_products", "mlx_layer", "mlx_attention", "attention", "portable", "avx2", "avx512", "neon", "matrix")
+_UNITS = (
+    "mlx_products", "mlx_layers", "mlx_attention", "attention", "layer", "matrix", "portable", "avx2", "avx512", "neon",
+)  # fmt: skip
 _X86 = {"avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": ["-mavx512f"]}
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-w", "-fvisibility=hidden")
 _EXPORTED = ("-std=c++20", "-O2", "-fPIC", "-w")

@@ -11,7 +11,7 @@ namespace {
 enum { kRowMajor = 101, kNoTrans = 111, kTrans = 112 };
 constexpr int64_t kFew = 8;               // Rows up to which the weights are read as they are.
 constexpr int64_t kAlone = 1 << 16;       // Multiplications below which waking a thread costs more than it saves.
-constexpr int64_t kBlock = 1 << 20;       // Floats of an expanded block.
+constexpr int64_t kBlock = 1 << 18;       // Floats of an expanded block: each thread that computes has one.
 const Kernels* chosen = nullptr;
 Sgemm gemm = nullptr;
 Pool* pool = nullptr;
@@ -133,6 +133,10 @@ void packed_product_plain(const Packed& w, int64_t count, const Operand& x, floa
         gemm(kRowMajor, kNoTrans, kNoTrans, (int)x.rows, (int)w.width, (int)(last - first), 1, rows + first, (int)count,
              block, (int)w.width, first > 0 ? 1.0f : 0.0f, y, (int)w.width);
     }
+}
+
+void packed_row(const Packed& w, int64_t n, float* y) {
+    chosen->expand(w, n, n + 1, y, scratch(2, 4 * (w.width / kGroup + kGroup)));
 }
 
 void packed_outputs(const Output* outputs, int number, const float* x) {

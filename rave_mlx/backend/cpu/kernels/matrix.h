@@ -21,6 +21,9 @@ bool has_blas();
 void packed_product(const Packed& w, int64_t count, const Operand& x, float* y);
 // y (x.rows, w.width) = x (x.rows, count) times w (count, width); needs a BLAS.
 void packed_product_plain(const Packed& w, int64_t count, const Operand& x, float* y);
+// Row n of w as numbers (width).
+void packed_row(const Packed& w, int64_t n, float* y);
+
 // One of several matrices over the same row x: y (count), with a bias added where there is one.
 struct Output {
     Packed w;

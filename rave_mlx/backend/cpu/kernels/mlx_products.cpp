@@ -8,6 +8,7 @@
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/mlx.h"
 #include "mlx/primitives.h"
+#include "mlx_products.h"
 
 namespace mx = mlx::core;
 using Arrays = std::vector<mx::array>;
@@ -71,12 +72,10 @@ bool covers(const Arrays& in, int group, int bits, mx::QuantizationMode mode, bo
     return true;
 }
 
-void quantized(mx::Primitive* self, const Arrays& in, Arrays& outs) {
-    auto [group, bits, mode, transpose] = static_cast<mx::QuantizedMatmul*>(self)->state();
-    if (!covers(in, group, bits, mode, transpose)) return own_quantized(self, in, outs);
-    mx::array& out = outs[0];
+// Queue x = in[0] times the packed matrix in[1], in[2], in[3], or its transpose.
+void dispatch_packed(mx::Stream stream, const Arrays& in, mx::array& out, int group, int bits, bool transpose) {
     out.set_data(mx::allocator::malloc(out.nbytes()));
-    mx::cpu::get_command_encoder(self->stream())
+    mx::cpu::get_command_encoder(stream)
         .dispatch([x = mx::array::unsafe_weak_copy(in[0]), w = mx::array::unsafe_weak_copy(in[1]),
                    scales = mx::array::unsafe_weak_copy(in[2]), biases = mx::array::unsafe_weak_copy(in[3]),
                    out = mx::array::unsafe_weak_copy(out), group = group, bits = bits, transpose = transpose]() mutable {
@@ -88,6 +87,33 @@ void quantized(mx::Primitive* self, const Arrays& in, Arrays& outs) {
             });
         });
 }
+
+void quantized(mx::Primitive* self, const Arrays& in, Arrays& outs) {
+    auto [group, bits, mode, transpose] = static_cast<mx::QuantizedMatmul*>(self)->state();
+    if (!covers(in, group, bits, mode, transpose)) return own_quantized(self, in, outs);
+    dispatch_packed(self->stream(), in, outs[0], group, bits, transpose);
+}
+
+class MixedProduct : public mx::Primitive {
+  public:
+    MixedProduct(mx::Stream stream, int group, int bits) : Primitive(stream), group_(group), bits_(bits) {}
+
+    void eval_cpu(const Arrays& in, Arrays& outs) override {
+        dispatch_packed(stream(), in, outs[0], group_, bits_, true);
+    }
+    void eval_gpu(const Arrays&, Arrays&) override {
+        throw std::runtime_error("products of packed weights with scales of another type run on a CPU only");
+    }
+    Arrays vjp(const Arrays& in, const Arrays& cotangents, const std::vector<int>& arguments, const Arrays&) override {
+        if (arguments.size() != 1 || arguments[0] != 0)
+            throw std::runtime_error("packed weights have no gradients");
+        return {mx::quantized_matmul(cotangents[0], in[1], in[2], in[3], false, group_, bits_, "affine", stream())};
+    }
+    const char* name() const override { return "MixedProduct"; }
+
+  private:
+    int group_, bits_;
+};
 
 rave::Operand matrix_of(const mx::array& x, size_t batch, bool transposed) {
     int64_t offset = 0;
@@ -134,6 +160,18 @@ void** slot_of(const mx::array& result, const char* name) {
     return eval_slot(result.primitive());
 }
 }  // namespace
+
+mx::array rave::mixed_product(const mx::array& x, const mx::array& codes, const mx::array& scales, const mx::array& biases,
+                              int bits, int group) {
+    mx::Stream stream = mx::default_stream(mx::Device(mx::Device::cpu));
+    mx::Shape shape = x.shape();
+    size_t batches = 1;
+    for (int axis = 0; axis + 2 < x.ndim(); ++axis) batches *= (size_t)shape[axis];
+    shape.back() = codes.shape(0);
+    // Rows of one batch lie at one distance whatever the strides.
+    return mx::array(shape, mx::float32, std::make_shared<MixedProduct>(stream, group, bits),
+                     {batches == 1 ? x : mx::contiguous(x, false, stream), codes, scales, biases});
+}
 
 extern "C" {
 

@@ -36,15 +36,18 @@ void widen(const uint16_t* from, Type type, int64_t count, float* to) {
     int64_t i = 0;
     if (type == Type::f16) {
         for (; i + kWords <= count; i += kWords) store(to + i, halves(from + i));
+        // The last ones once more instead of one by one.
+        if (i < count && count >= kWords) i = count, store(to + count - kWords, halves(from + count - kWords));
         for (; i < count; ++i) to[i] = scalar_half(from[i]);
     } else {
         for (; i + kWords <= count; i += kWords) store(to + i, brains(from + i));
+        if (i < count && count >= kWords) i = count, store(to + count - kWords, brains(from + count - kWords));
         for (; i < count; ++i) to[i] = scalar_brain(from[i]);
     }
 }
 
 constexpr int kLines = 2;    // Rows of weights at a time, for one row of x.
-constexpr int kAhead = 256;  // Words by which the weights are fetched before they are read.
+constexpr int kAhead = 1024;  // Words by which the weights are fetched before they are read.
 
 // Code j of a word is read where it lies, as code * 2^(j * bits): x is divided by that power, which is exact. Only the
 // last code is shifted, since its place is that of the sign.
@@ -122,6 +125,9 @@ inline void packed_lines(const Packed& w, const Arranged& x, int64_t n, float* y
         int64_t factor_at = (n + l) * w.factor_step, shift_at = (n + l) * w.shift_step;
         factors[l] = ready && rest == 0 ? (const float*)w.factors + factor_at : scales;
         shifts[l] = ready ? (const float*)w.shifts + shift_at : scales + padded;
+        size_t size = w.type == Type::f32 ? 4 : 2;
+        __builtin_prefetch((const char*)w.factors + factor_at * size + kAhead);
+        __builtin_prefetch((const char*)w.shifts + shift_at * size + kAhead);
         if (factors[l] == scales) read_scales(w.factors, w.type, factor_at, groups, w.group / kGroup, padded, scales);
         if (!ready) read_scales(w.shifts, w.type, shift_at, groups, w.group / kGroup, padded, scales + padded);
         for (int row = 0; row < ROWS; ++row) total[l][row] = zero();
