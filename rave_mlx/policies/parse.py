@@ -37,7 +37,7 @@ def steering(attention: Attention) -> Steering:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError(f"--attention: {twice[0]} is given twice; give its settings once")
-    revising = [policy.name for policy in policies if policy.has("revise") and not policy.rewords]
+    revising = [policy.name for policy in policies if policy.has("revise")]
     if len(revising) > 1:
         raise UsageError(f"--attention: {' and '.join(revising)} both choose what is read; take one of them")
     dropping = [policy.name for policy in policies if policy.drops or policy.has("after_block")]

@@ -113,7 +113,6 @@ class Policy:
         prefix_reusable: whether what was read stays right when the conversation goes on differently after it.
         chunkable: whether a prompt may be read in chunks.
         originals: whether images are to be kept with their originals (`prompt.message.ImagePart.original`).
-        rewords: whether it changes only the question in what is read, so that another policy may choose the images.
         drops: whether visual tokens are dropped before the decoder reads them.
     """
 
@@ -124,7 +123,6 @@ class Policy:
     prefix_reusable: ClassVar[bool] = True
     chunkable: ClassVar[bool] = True
     originals: ClassVar[bool] = False
-    rewords: ClassVar[bool] = False
     drops: ClassVar[bool] = False
     _hooks: ClassVar[frozenset[str]] = frozenset()
 

@@ -23,7 +23,6 @@ from rave_mlx.policies.rereading.guidance import Guidance
 from rave_mlx.policies.rereading.multi_scale import MultiScale
 from rave_mlx.policies.rereading.rtprune import RTPrune
 from rave_mlx.policies.rereading.tiled_crops import TiledCrops
-from rave_mlx.policies.rereading.wordings import Wordings
 
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
@@ -46,7 +45,6 @@ POLICIES: dict[str, type[Policy]] = {
         RTPrune,
         CARVE,
         VisualFunnel,
-        Wordings,
         TiledCrops,
         MultiScale,
         Guidance,

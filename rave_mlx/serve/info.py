@@ -18,7 +18,6 @@ _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".
 _POLICIES = (
     ("none", "without the pair gates, no steering"),
     ("rave", "the model's pair gates: a learned bias towards the right part of the page"),
-    ("rave+panes+wordings+views", "gates; parts of the page, other wordings of the question, other sizes are tried"),
     ("rave+panes+views", "gates, and the page is read again in parts and in other sizes"),
     ("rave+panes", "gates, and the page is read again in parts"),
     ("rave+carve", "gates, and what the question looks at is cut out and shown again"),

@@ -29,7 +29,6 @@ from rave_mlx.policies.rereading.first_look import FirstLook
 from rave_mlx.policies.rereading.multi_scale import MultiScale
 from rave_mlx.policies.rereading.page_maps import share_inside
 from rave_mlx.policies.rereading.tiled_crops import Answer, TiledCrops, answer, found_something
-from rave_mlx.policies.rereading.wordings import Wordings
 from rave_mlx.synthetic import PageConfig, make
 
 RECEIPT = Path(__file__).parents[2] / "examples" / "documents" / "receipt.png"
@@ -338,8 +337,8 @@ def test_settings_are_checked():
 
 def test_the_config_names_the_policy_unless_another_is_chosen():
     lmm = rave_mlx.load()
-    assert lmm.config.attention == "rave+panes+wordings+views"
-    assert Session(lmm).policy == Steering(True, (TiledCrops(), Wordings(), MultiScale()))
+    assert lmm.config.attention == "rave+panes+views"
+    assert Session(lmm).policy == Steering(True, (TiledCrops(), MultiScale()))
     assert Session(lmm, policy="none").policy == Steering(False)
     assert Session(tiny_model()).policy == Steering()
 
