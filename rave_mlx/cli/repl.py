@@ -31,8 +31,8 @@ HELP = """\
 /help                this list
 /exit                leave (so does Ctrl-D); Ctrl-C stops an answer"""
 
-UNSURE = 0.6
-"""Certainty below which a short answer is said to be unsure."""
+UNSURE = 0.8
+"""Certainty below which a short answer is said to be unsure: on pages that people bring, one of seven such is right."""
 SHORT = 48
 """Tokens of an answer that reads off a page; of a longer text one word or another is always a free choice."""
 
