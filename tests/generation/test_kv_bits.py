@@ -165,8 +165,8 @@ def test_bytes_of_a_token(models):
     assert (session.stats.token_bytes, session.stats.plain_token_bytes) == (sizes[4], sizes[None])
     cache = lmm.make_cache(gate=False)
     prefill(lmm, lmm.prepare([ask("What is it?")]), cache)
-    # There is room for 256 tokens.
-    assert cache.nbytes == 256 * sizes[4]
+    # There is room for 128 tokens.
+    assert cache.nbytes == 128 * sizes[4]
 
 
 def test_divergence_from_whole_keys(models):
