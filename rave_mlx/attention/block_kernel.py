@@ -6,19 +6,17 @@ from __future__ import annotations
 import mlx.core as mx
 
 from rave_mlx import backend
+from rave_mlx.attention.chunked import FEW_QUERIES
 from rave_mlx.attention.gate import GateTerms
 from rave_mlx.attention.gradient import differentiable
 from rave_mlx.attention.kernels.fused import Packed
 from rave_mlx.attention.masks import Mask
 from rave_mlx.backend.cpu.block_attention import Bias
 
-_FEW = 8
-"""Queries up to which a product is bound by reading the keys, and MLX's operations do."""
-
 
 def takes_blocks(q: mx.array, k: mx.array | Packed, v: mx.array | Packed, mask: Mask, gate: GateTerms | None) -> bool:
     """Whether the kernels are there and cover a call: float32, more than a few queries, no mask but the causal one."""
-    if q.shape[2] <= _FEW or isinstance(mask, mx.array) or isinstance(k, Packed) or isinstance(v, Packed):
+    if q.shape[2] <= FEW_QUERIES or isinstance(mask, mx.array) or isinstance(k, Packed) or isinstance(v, Packed):
         return False
     if backend.current().attention is None or {q.dtype, k.dtype, v.dtype} != {mx.float32} or 0 in v.shape:
         return False

@@ -22,8 +22,9 @@ _SCORES = 1 << 21
 """Scores of one block, so that they stay in a core's cache between the softmax's passes over them."""
 _ROWS = (16, 256)
 """Fewest and most queries of a block."""
-_FEW = 8
-"""Queries up to which one pass over all heads costs less than passes over gated and ungated heads apart."""
+FEW_QUERIES = 8
+"""Queries up to which one pass over all heads costs less than passes over gated and ungated heads apart: products
+of so few are bound by reading the keys."""
 _LOWEST = -1e30
 """Below every score, and finite: the maximum of a query without a key."""
 
@@ -70,13 +71,13 @@ def chunked(
     num_kv, num_keys = k.shape[1], k.shape[2]
     ratio = num_heads // num_kv
     q = q.reshape(batch, num_kv, ratio, num_queries, -1)
-    sets = _head_sets(num_kv, gate, together=num_queries <= _FEW)
+    sets = _head_sets(num_kv, gate, together=num_queries <= FEW_QUERIES)
     fewest, most = _ROWS
     block = block or min(most, max(fewest, _SCORES // (batch * num_heads * num_keys)))
     blocks = [(i, min(i + block, num_queries)) for i in range(0, num_queries, block)]
     fused = backend.current().kind != "cpu" if fused is None else fused
     one_block = _fused_block if fused else _block
-    if not fused and num_queries > _FEW:
+    if not fused and num_queries > FEW_QUERIES:
         v = _with_ones(v)
     streams: Sequence[mx.ThreadLocalStream | None] = backend.streams()
     if len(streams) < 2 or q.size // q.shape[-1] * num_keys < PARALLEL_SCORES:
@@ -132,7 +133,7 @@ def _block(
     top = mx.max(scores, axis=-1, keepdims=True)
     # Only a boolean mask can leave a query without a key: its weights are then 0, and so is its output.
     top = mx.maximum(top, _LOWEST) if isinstance(mask, mx.array) else top
-    if num_queries > _FEW:
+    if num_queries > FEW_QUERIES:
         out = exp2_down(scores - mx.stop_gradient(top)) @ v
         out, total = out[..., :-1], out[..., -1:]
     else:

@@ -21,9 +21,10 @@ def build_kernels(
 
     [bold]rave-mlx build-kernels[/bold]
 
-    On Linux without a GPU, quantized models and GGUF files then take less than half of the memory and answer faster. It
-    takes a C++ compiler and half a minute, once; again after MLX was upgraded. The result lies in the user's cache
-    folder and is used from then on; RAVE_MLX_KERNELS=none switches it off.
+    On Linux without a GPU, quantized models and GGUF files then take less than
+    half of the memory and answer faster. It takes a C++ compiler and half a
+    minute, once; again after MLX was upgraded. The result lies in the user's
+    cache folder and is used from then on; RAVE_MLX_KERNELS=none switches it off.
     """
     from rave_mlx.backend.cpu.kernel_library import CannotBuild, build
 

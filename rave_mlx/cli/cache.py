@@ -17,8 +17,9 @@ def cache(
 
     [bold]rave-mlx cache --clear[/bold]
 
-    What a model has read of a page is kept so that the next question about it starts at once: numbers from which the
-    page could be guessed, readable by this user alone. RAVE_MLX_PAGE_CACHE sets the limit in MiB (0: nothing is kept);
+    What a model has read of a page is kept so that the next question about it
+    starts at once: numbers from which the page could be guessed, readable by this
+    user alone. RAVE_MLX_PAGE_CACHE sets the limit in MiB (0: nothing is kept);
     XDG_CACHE_HOME moves the folder. What was not used for the longest goes first.
     """
     from rave_mlx.generation.page_folder import PageFolder

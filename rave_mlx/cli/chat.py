@@ -91,7 +91,8 @@ def chat(
 
     [bold]rave-mlx chat --image receipt.png --prompt "What is the total?"[/bold]
 
-    Without --prompt a conversation starts (type /help in it); questions may also come from a pipe, one a line.
+    Without --prompt a conversation starts (type /help in it); questions may also
+    come from a pipe, one a line.
     """
     from rave_mlx.chat.session import Session
     from rave_mlx.cli import split

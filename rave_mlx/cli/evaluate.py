@@ -103,7 +103,8 @@ def evaluate(
 
     [bold]rave-mlx evaluate --task docvqa --pages 200 --out docvqa.jsonl --report docvqa.html[/bold]
 
-    Answers are greedy, several are written at a time. Tables go to stdout, progress to stderr.
+    Answers are greedy, several are written at a time. Tables go to stdout,
+    progress to stderr.
     """
     if context.invoked_subcommand is not None:
         return
@@ -235,7 +236,8 @@ def kv_cache(
 
     [bold]rave-mlx evaluate kv-cache --kv-bits 4[/bold]
 
-    Compared are the probabilities of the next token on a few pages that are drawn, and on yours.
+    Compared are the probabilities of the next token on a few pages that are
+    drawn, and on yours.
     """
     import json as formats
 

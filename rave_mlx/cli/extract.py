@@ -70,9 +70,10 @@ def extract(
 
     [bold]rave-mlx extract invoices --schema invoice.json --out invoices.csv --review check.html[/bold]
 
-    One row a document, in the order of the input. A box is left, top, right, bottom from the top left corner of the
-    page: in points for a PDF, in pixels for a picture ("unit"). What is not there is null. Exit code 1 where a document
-    failed; its row says why.
+    One row a document, in the order of the input. A box is left, top, right,
+    bottom from the top left corner of the page: in points for a PDF, in pixels
+    for a picture ("unit"). What is not there is null. Exit code 1 where a
+    document failed; its row says why.
     """
     from rave_mlx.documents.extraction.extract import EMPTY, Extractor
     from rave_mlx.documents.extraction.plan import Options

@@ -28,7 +28,8 @@ def fuse(
 
     [bold]rave-mlx fuse --model qwen-3b --adapter my-adapter qwen-3b-mine[/bold]
 
-    The result is a rave directory that needs no --adapter; pair gates of the adapter are kept.
+    The result is a rave directory that needs no --adapter; pair gates of the
+    adapter are kept.
     """
     from rave_mlx.convert.fusing import fuse as run
 

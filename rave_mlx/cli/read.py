@@ -72,8 +72,9 @@ def read(
 
     [bold]rave-mlx read scans/ --out text/[/bold]
 
-    Each model is asked in the way it was trained for. Where an answer repeats itself, the page is asked again, and
-    again in parts; what is still missing is said. Exit code 1 where a document could not be read, or not all of it.
+    Each model is asked in the way it was trained for. Where an answer repeats
+    itself, the page is asked again, and again in parts; what is still missing is
+    said. Exit code 1 where a document could not be read, or not all of it.
     """
     from rave_mlx.checkpoint.fingerprint import adapter_fingerprint, fingerprint
     from rave_mlx.documents.transcription.page_questions import ReadOptions

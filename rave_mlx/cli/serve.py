@@ -106,9 +106,9 @@ def serve(
 
     [bold]rave-mlx serve[/bold], then open http://127.0.0.1:8080
 
-    OpenAI's clients find the model at http://127.0.0.1:8080/v1: chat/completions with images, streams,
-    JSON Schema, log-probabilities. Further: /v1/look, /v1/read, /v1/extract, /health, /metrics.
-    Nothing that clients send is kept.
+    OpenAI's clients find the model at http://127.0.0.1:8080/v1: chat/completions
+    with images, streams, JSON Schema, log-probabilities. Further: /v1/look,
+    /v1/read, /v1/extract, /health, /metrics. Nothing that clients send is kept.
     """
     from rave_mlx.errors import RaveError, UsageError
     from rave_mlx.serve.open_models import check_adapters, model_name, parse_adapters

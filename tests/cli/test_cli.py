@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pty
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 from command import COMMAND, rave, rave_process
 from PIL import Image
 from support import form, write_image
@@ -22,6 +24,7 @@ import rave_mlx
 from rave_mlx import Session
 from rave_mlx.chat.turn_stats import TurnStats
 from rave_mlx.checkpoint.directory import BUILT_IN
+from rave_mlx.cli.main import app
 from rave_mlx.cli.repl import Repl
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -224,3 +227,12 @@ def test_a_conversation_on_a_terminal(tmp_path):
         program.kill()
         os.close(parent)
     assert "Name?" in (tmp_path / "rave-mlx" / "history").read_text()
+
+
+def test_texts_of_help_fit_a_terminal_of_80_columns():
+    """Typer keeps the ends of their lines: a longer one would be broken twice."""
+    commands = typer.main.get_command(app).commands
+    assert len(commands) > 10
+    for name, each in [*commands.items(), *commands["evaluate"].commands.items()]:
+        lines = inspect.cleandoc(each.help or "").splitlines()[1:]
+        assert [line for line in lines if len(line) > 78 and "[bold]" not in line] == [], name

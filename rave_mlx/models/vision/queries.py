@@ -15,7 +15,8 @@ from rave_mlx.models.decoder_layer import DecoderLayer
 from rave_mlx.models.norms import text_norm
 from rave_mlx.models.rope import Consecutive, text_rotation
 from rave_mlx.models.step import Step
-from rave_mlx.models.vision.windowed_tiles import Grid, WindowVision
+from rave_mlx.models.vision.tile_images import Grid
+from rave_mlx.models.vision.windowed_tiles import WindowVision
 
 
 class Queries(nn.Module):

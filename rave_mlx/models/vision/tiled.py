@@ -5,19 +5,15 @@ Every tile is read on its own, with learned positions, and attends to itself onl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from rave_mlx import backend
 from rave_mlx.attention import attend
 from rave_mlx.backend.activations import ACTIVATIONS
 from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import TileVisionConfig
-
-Grid = tuple[int, int, int]
+from rave_mlx.models.vision.tile_images import Grid, TileTower
 
 
 def _norm(config: TileVisionConfig) -> nn.Module:
@@ -101,7 +97,7 @@ class TileLayer(nn.Module):
         return [x + (branch * self.scale2 if self._scaled else branch)]
 
 
-class TileVision(nn.Module):
+class TileVision(TileTower):
     """Vision transformer from the patches of tiles to their features."""
 
     def __init__(self, config: TileVisionConfig):
@@ -124,16 +120,6 @@ class TileVision(nn.Module):
         `grid`: tiles, patch rows and patch columns of a tile.
         """
         return self.read(pixels, grid)[0]
-
-    def together(self, pixels: mx.array, grids: Sequence[Grid]) -> list[mx.array]:
-        """Features of several images with tiles of one size, as of a call for each: one operation for all of them.
-
-        Args:
-            pixels: of the images, one after the other.
-            grids: of each, whose rows and columns are equal.
-        """
-        tiles = np.cumsum([grid[0] for grid in grids]).tolist()
-        return list(mx.split(self(pixels, (tiles[-1], *grids[0][1:])), tiles[:-1]))
 
     def read(self, pixels: mx.array, grid: Grid) -> tuple[mx.array, int, mx.array]:
         """The features as of a call, the last layer that they passed, and what entered it (tiles, states, hidden)."""

@@ -7,8 +7,6 @@ their row and column.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -19,8 +17,7 @@ from rave_mlx.backend.split_rows import by_rows
 from rave_mlx.config import WindowVisionConfig
 from rave_mlx.models.convolution import Convolution
 from rave_mlx.models.vision.rescale import rescaled_line, rescaled_square
-
-Grid = tuple[int, int, int]
+from rave_mlx.models.vision.tile_images import Grid, TileTower
 
 
 class WindowAttention(nn.Module):
@@ -103,7 +100,7 @@ class WindowLayer(nn.Module):
         return [x + self.fc2(self._activate(self.fc1(self.norm2(x))))]
 
 
-class WindowVision(nn.Module):
+class WindowVision(TileTower):
     """Patches of tiles to their features."""
 
     def __init__(self, config: WindowVisionConfig):
@@ -132,13 +129,3 @@ class WindowVision(nn.Module):
             x = layer(x)
         features: mx.array = self.neck_norm2(self.neck2(self.neck_norm1(self.neck1(x))))
         return features.reshape(tiles, rows * columns, -1)
-
-    def together(self, pixels: mx.array, grids: Sequence[Grid]) -> list[mx.array]:
-        """Features of several images with tiles of one size, as of a call for each: one operation for all of them.
-
-        Args:
-            pixels: of the images, one after the other.
-            grids: of each, whose rows and columns are equal.
-        """
-        tiles = np.cumsum([grid[0] for grid in grids]).tolist()
-        return list(mx.split(self(pixels, (tiles[-1], *grids[0][1:])), tiles[:-1]))

@@ -63,7 +63,8 @@ class FirstLook:
             page: the page as it was read.
             size: its width and height in pixels, in which the panes' boxes are.
         """
-        if len(panes) < 2 or self._seen is None or not self.knows_where:
+        if len(panes) < 2 or not self.knows_where:
             return list(panes)
+        assert self._seen is not None
         grid = page_maps(self._seen, page, self._lmm.config)
         return sorted(panes, key=lambda pane: -share_inside(grid, size, pane.box))
