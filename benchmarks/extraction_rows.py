@@ -22,7 +22,7 @@ from rave_mlx.documents.extraction.regions import PAGE_PIXELS, Region, cut_regio
 from rave_mlx.documents.extraction.schema import ExtractionSchema
 from rave_mlx.documents.pages import open_document
 from rave_mlx.documents.sources import find_documents
-from rave_mlx.documents.transcription.page_lines import find_lines
+from rave_mlx.inputs.lines.page_lines import find_lines
 from rave_mlx.synthetic.questions import ABSENT
 
 

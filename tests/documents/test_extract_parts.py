@@ -22,9 +22,9 @@ from rave_mlx.documents.extraction.schema import ExtractionSchema
 from rave_mlx.documents.extraction.spelling import respelled
 from rave_mlx.documents.extraction.tables_of_page import Table, find_tables
 from rave_mlx.documents.extraction.values import Hints
-from rave_mlx.documents.transcription.page_lines import find_lines
 from rave_mlx.generation.job import Answer
 from rave_mlx.inputs.images.pdf_text import PageText
+from rave_mlx.inputs.lines.page_lines import find_lines
 
 CONFIG = read_config(BUILT_IN).image
 ITEMS = {

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from support import form
 
-from rave_mlx.documents.transcription.ink import find_ink, skew, without_rules
-from rave_mlx.documents.transcription.line_crops import crop_lines, line_blocks
-from rave_mlx.documents.transcription.page_lines import find_lines
+from rave_mlx.documents.transcription.line_blocks import line_blocks
 from rave_mlx.documents.transcription.writing import to_markdown, to_text
+from rave_mlx.inputs.lines.ink import find_ink, skew, without_rules
+from rave_mlx.inputs.lines.line_crops import crop_lines
+from rave_mlx.inputs.lines.page_lines import find_lines
 from rave_mlx.synthetic import held_out_page, make
 
 

@@ -24,9 +24,9 @@ from rave_mlx.documents.extraction.schema import ExtractionSchema
 from rave_mlx.documents.extraction.spelling import respelled
 from rave_mlx.documents.extraction.values import Hints, is_absent
 from rave_mlx.documents.pages import Document, Page
-from rave_mlx.documents.transcription.page_lines import find_lines
 from rave_mlx.errors import RaveError, UsageError
 from rave_mlx.generation.job import Answer, Job
+from rave_mlx.inputs.lines.page_lines import find_lines
 from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
 from rave_mlx.inputs.prompt.parse_messages import read_image
 from rave_mlx.inputs.prompt.prompt import Prompt

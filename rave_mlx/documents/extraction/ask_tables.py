@@ -22,8 +22,8 @@ from rave_mlx.documents.extraction.results import Node, Value
 from rave_mlx.documents.extraction.spelling import respelled
 from rave_mlx.documents.extraction.tables_of_page import Cell, Table, find_tables
 from rave_mlx.documents.extraction.values import Hints, read_value
-from rave_mlx.documents.transcription.page_lines import LeveledPage
 from rave_mlx.generation.job import Answer
+from rave_mlx.inputs.lines.page_lines import LeveledPage
 
 NAMED = 0.6
 """How well at least one header must match the name of a field."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rave_mlx.documents.transcription.ink import Ink
 from rave_mlx.inputs.images.token_boxes import TokenBoxes
+from rave_mlx.inputs.lines.ink import Ink
 
 Floats = NDArray[np.float64]
 Box = tuple[float, float, float, float]

@@ -18,9 +18,9 @@ from PIL import Image
 from rave_mlx.documents.extraction.attention_box import find_region, trim
 from rave_mlx.documents.extraction.attention_rows import Span, TokenMaps, look_up
 from rave_mlx.documents.extraction.text_places import around, occurrences, pick
-from rave_mlx.documents.transcription.ink import Ink, find_ink
 from rave_mlx.inputs.images.pdf_text import Box, PageText
 from rave_mlx.inputs.images.token_boxes import locate_tokens
+from rave_mlx.inputs.lines.ink import Ink, find_ink
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.lmm import LMM
 

@@ -15,8 +15,8 @@ from statistics import median
 from PIL import Image
 
 from rave_mlx.config import ImageConfig
-from rave_mlx.documents.transcription.page_lines import LeveledPage, PageLine
 from rave_mlx.inputs.images.patches import RESAMPLE
+from rave_mlx.inputs.lines.page_lines import LeveledPage, PageLine
 
 Box = tuple[float, float, float, float]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rave_mlx.documents.transcription.ink import Ink, find_ink
-from rave_mlx.documents.transcription.page_lines import LeveledPage, PageLine
+from rave_mlx.inputs.lines.ink import Ink, find_ink
+from rave_mlx.inputs.lines.page_lines import LeveledPage, PageLine
 
 Box = tuple[float, float, float, float]
 Cell = Box | None

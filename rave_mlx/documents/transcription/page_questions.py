@@ -14,8 +14,6 @@ from rave_mlx.config import ImageConfig
 from rave_mlx.documents.pages import Page
 from rave_mlx.documents.transcription.answer_formats import Shown
 from rave_mlx.documents.transcription.blocks import Box
-from rave_mlx.documents.transcription.line_crops import LineCrop, crop_lines, page_pixels
-from rave_mlx.documents.transcription.page_lines import find_lines
 from rave_mlx.documents.transcription.prompt_file import Ask, PagePrompt
 from rave_mlx.errors import RaveError
 from rave_mlx.generation.drafts import TextDrafts
@@ -23,6 +21,8 @@ from rave_mlx.generation.job import Failed, Job
 from rave_mlx.generation.page_alignment import PageIndex
 from rave_mlx.generation.sampling import Sampling
 from rave_mlx.inputs.images.pdf_text import PageText
+from rave_mlx.inputs.lines.line_crops import LineCrop, crop_lines, page_pixels
+from rave_mlx.inputs.lines.page_lines import find_lines
 from rave_mlx.inputs.prompt.message import TextPart
 from rave_mlx.models.lmm import LMM
 

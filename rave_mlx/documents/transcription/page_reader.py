@@ -12,7 +12,7 @@ from rave_mlx.documents.transcription.answer_formats import Shown, read_answer
 from rave_mlx.documents.transcription.answer_tokens import AnswerText, answer_text
 from rave_mlx.documents.transcription.blocks import Block
 from rave_mlx.documents.transcription.choose_prompt import choose_prompt
-from rave_mlx.documents.transcription.line_crops import line_blocks
+from rave_mlx.documents.transcription.line_blocks import line_blocks
 from rave_mlx.documents.transcription.page_questions import Asker, PageQuestions, ReadOptions
 from rave_mlx.documents.transcription.reading import DocumentReading, PageReading
 from rave_mlx.errors import PromptError, RaveError

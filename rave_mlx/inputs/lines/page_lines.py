@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rave_mlx.documents.transcription.ink import Ink, find_ink, letter_height, skew
+from rave_mlx.inputs.lines.ink import Ink, find_ink, letter_height, skew
 
 Box = tuple[float, float, float, float]
 """left, top, right, bottom."""
