@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
@@ -12,6 +13,7 @@ from rave_mlx import backend
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.kv_cache import Cache
 
+T = TypeVar("T")
 _COVERED = 0.75
 """Share of a prompt that another one has to have in common with it to stand for both."""
 _SHARE_OF_MEMORY = 16
@@ -32,10 +34,14 @@ class PrefixStore:
 
     Args:
         most: bytes of keys and values that are kept; None: a sixteenth of the memory, 1 GiB at most.
+
+    Attributes:
+        notes: what policies found out about pages, as the words on them.
     """
 
     def __init__(self, most: int | None = None):
         self.most = default_bytes() if most is None else most
+        self.notes = Notes()
         self._kept: list[_Kept] = []
 
     @property
@@ -86,6 +92,28 @@ class PrefixStore:
         """Give up the least recently used until `most` bytes are left at most."""
         while self._kept and self.nbytes > most:
             self._kept.pop(0)
+
+
+class Notes:
+    """What was found out about recent pages, the least recently asked of which is given up.
+
+    Args:
+        most: how many are kept.
+    """
+
+    def __init__(self, most: int = 16):
+        self.most = most
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+
+    def get(self, key: str, make: Callable[[], T]) -> T:
+        """What is known under a key; `make` finds it out where nothing is."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        self._kept.move_to_end(key)
+        while len(self._kept) > self.most:
+            self._kept.popitem(last=False)
+        found: T = self._kept[key]
+        return found
 
 
 class FeatureStore(MutableMapping[str, mx.array]):

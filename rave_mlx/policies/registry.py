@@ -18,6 +18,7 @@ from rave_mlx.policies.methods.vhr import VHR
 from rave_mlx.policies.methods.visiondrop import VisionDrop
 from rave_mlx.policies.policy import Policy
 from rave_mlx.policies.rereading.carve import CARVE
+from rave_mlx.policies.rereading.found_words import FoundWords
 from rave_mlx.policies.rereading.funnel import VisualFunnel
 from rave_mlx.policies.rereading.guidance import Guidance
 from rave_mlx.policies.rereading.multi_scale import MultiScale
@@ -47,6 +48,7 @@ POLICIES: dict[str, type[Policy]] = {
         VisualFunnel,
         TiledCrops,
         MultiScale,
+        FoundWords,
         Guidance,
     )
 }

@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 
 _LEVEL = 0.15
 """Degrees of skew below which a page is left as it is."""
-_MOST_PIXELS = 4_000_000
+MOST_PIXELS = 4_000_000
 """Larger pages are looked at in this size."""
 _COLUMN_WIDTH, _COLUMN_FILL, _COLUMN_LINES = 11.0, 0.7, 3
 """What makes a block a column of text: its width in line heights, how much of it its lines fill, how many there are."""
@@ -86,7 +86,7 @@ def find_lines(image: Image.Image) -> LeveledPage:
     Args:
         image: of any mode; text that stands upside down or on its side is not recognised as such.
     """
-    scale = min(1.0, math.sqrt(_MOST_PIXELS / max(1, image.width * image.height)))
+    scale = min(1.0, math.sqrt(MOST_PIXELS / max(1, image.width * image.height)))
     looked = (
         image
         if scale == 1

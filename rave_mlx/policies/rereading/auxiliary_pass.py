@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -11,7 +11,7 @@ import numpy as np
 from rave_mlx.generation.decode import continued, step
 from rave_mlx.generation.encoding import encode_missing
 from rave_mlx.generation.prefill import prefill, reuse
-from rave_mlx.generation.prefix_store import PrefixStore, fork
+from rave_mlx.generation.prefix_store import Notes, PrefixStore, T, fork
 from rave_mlx.inputs.prompt.prompt import Prompt
 from rave_mlx.models.kv_cache import Cache
 from rave_mlx.models.lmm import LMM
@@ -112,6 +112,11 @@ class AuxiliaryPasses:
     features: MutableMapping[str, mx.array]
     passes: dict[str, AuxiliaryPass] = field(default_factory=dict)
     prefixes: PrefixStore | None = None
+    own_notes: Notes = field(default_factory=Notes)
+
+    def note(self, key: str, make: Callable[[], T]) -> T:
+        """What is known of a page under a key; `make` finds it out where nothing is."""
+        return (self.own_notes if self.prefixes is None else self.prefixes.notes).get(key, make)
 
     def open(self, name: str, prompt: Prompt, steering: Steering | None = None) -> AuxiliaryPass:
         """The pass of a name, reset to a prompt.

@@ -1,0 +1,129 @@
+"""Found words (`--attention words`): a second look that reads the whole page as words and finds the answer among them.
+
+A small reader knows letters better than questions: asked for what people call "what do I owe", it often gives the
+neighbour of the amount. So the page is read once, line by line, by the model itself, each line in the size in which it
+reads best; and a *finder* (`models/finder`, in the model's folder), an encoder of question and words that knows where
+each word stands, gives the probability that some words are the answer, or that it is not there. What it found and what
+the model would write are weighed against each other, token by token (`answer_mixture`): the answer is
+
+    p(y) = t sum_s p(s) r(s) [y = s] + (the rest) P(y)
+
+with t how far the finder is trusted, p(s) its probability of the words s, r(s) the least probability with which one of
+them was read, and P the model. A conversation reads each page once.
+
+Near to it: reading a page with OCR and asking a layout-aware encoder (LayoutLM, arXiv 1912.13318).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from rave_mlx.errors import UsageError
+from rave_mlx.generation.logits_processors import LogitsProcessor
+from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
+from rave_mlx.models.finder.finder import FOLDER, Finder, Found, load_finder
+from rave_mlx.models.lmm import LMM
+from rave_mlx.policies.rereading.answer_mixture import AnswerMixture, KnownAnswer
+from rave_mlx.policies.rereading.auxiliary_pass import AuxiliaryPasses
+from rave_mlx.policies.rereading.crops import Latest
+from rave_mlx.policies.rereading.policy import RereadingPolicy
+from rave_mlx.policies.rereading.read_words import ReadWord, read_words
+
+_PAGE_GAP = 3.0
+"""Space between two pages that are read as one, in page heights."""
+
+
+@dataclass(frozen=True)
+class FoundWords(RereadingPolicy):
+    """Answers with the words of the page that a finder finds, where that is surer than what the model would write.
+
+    Attributes:
+        trust: share of the answer's probability that the finder may decide about.
+        absent: what is answered where nothing is found.
+    """
+
+    name: ClassVar[str] = "words"
+
+    trust: float = 0.9
+    absent: str = "not found"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.trust < 1:
+            raise UsageError(f"--attention words: trust {self.trust:g} must be above 0 and below 1")
+
+    def logits_processor(self, messages: Sequence[Message], passes: AuxiliaryPasses) -> LogitsProcessor | None:
+        """Weighs what is found on the pages of the latest message with images against what the model writes."""
+        latest, question = Latest.of(messages), _question(messages)
+        pictures = [] if latest is None else [part for part in latest.parts if part.original is not None]
+        if not pictures or not question:
+            return None
+        finder = _finder_of(passes.lmm)
+        return AnswerMixture(lambda: self._known(finder, question, pictures, passes))
+
+    def _known(
+        self, finder: Finder, question: str, pictures: Sequence[ImagePart], passes: AuxiliaryPasses
+    ) -> list[KnownAnswer]:
+        """The answers that the finder finds, with their probabilities."""
+        words = _words_of(pictures, finder.config.instruction, passes)
+        if not words:
+            return []
+        found = finder.find(question, [read.word for read in words])
+        tokenizer, stop = passes.lmm.tokenizer, passes.lmm.config.tokens.stop[0]
+        return [
+            KnownAnswer((*tokenizer.encode(text, first=False)[0], stop), self.trust * probability)
+            for text, probability in answers_of(found, words, self.absent)
+        ]
+
+
+def answers_of(found: Found, words: Sequence[ReadWord], absent: str) -> list[tuple[str, float]]:
+    """Answers with their probabilities, which sum to 1 at most.
+
+    Args:
+        found: what the finder makes of the question.
+        words: of the page, as they were given to it.
+        absent: the answer where nothing is found.
+    """
+    kinds = found.kinds
+    on_page = kinds["span"] + kinds["absent"]
+    out = [(absent, on_page * found.absent), ("yes", kinds["yes"]), ("no", kinds["no"])]
+    for span in found.spans:
+        read = min(words[number].certainty for number in span.words)
+        out.append((span.text, on_page * span.probability * read))
+    return out
+
+
+def _question(messages: Sequence[Message]) -> str:
+    """What the user asked last."""
+    asked = next((message for message in reversed(messages) if message.role == "user"), None)
+    if asked is None or messages[-1].role == "assistant":
+        return ""
+    return " ".join(part.text for part in asked.parts if isinstance(part, TextPart)).strip()
+
+
+def _finder_of(lmm: LMM) -> Finder:
+    folder = None if lmm.path is None else Path(lmm.path) / FOLDER
+    if folder is None or not folder.is_dir():
+        raise UsageError(
+            f"--attention words: {lmm.path or 'this model'} has no folder {FOLDER!r} with a finder, which the built-in "
+            "model has; leave the policy out"
+        )
+    return load_finder(folder)
+
+
+def _words_of(pictures: Sequence[ImagePart], instruction: str, passes: AuxiliaryPasses) -> list[ReadWord]:
+    """The words of all pictures, one page below the other."""
+    out: list[ReadWord] = []
+    offset = 0.0
+    for part in pictures:
+        assert part.original is not None
+        picture = part.original.picture
+        key = f"words {hashlib.sha256(picture.tobytes()).hexdigest()} {picture.size}"
+        read = passes.note(key, partial(read_words, passes.lmm, picture, instruction, passes.steering.gate))
+        out += [word.moved_down(offset) for word in read]
+        offset += picture.height * _PAGE_GAP
+    return out

@@ -1,0 +1,109 @@
+"""The words of a picture, read line by line by the model itself: what stands where, and how certain that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from rave_mlx.errors import RaveError
+from rave_mlx.generation.job import Answer, Failed, Job
+from rave_mlx.generation.scheduler import Scheduler
+from rave_mlx.inputs.lines.cells import PageInk, split_into_cells
+from rave_mlx.inputs.lines.line_crops import LineCrop, crop_lines
+from rave_mlx.inputs.lines.line_words import word_spans
+from rave_mlx.inputs.lines.page_lines import find_lines
+from rave_mlx.inputs.lines.page_words import PageWord
+from rave_mlx.inputs.prompt.message import Message, TextPart
+from rave_mlx.inputs.prompt.parse_messages import read_image
+from rave_mlx.models.lmm import LMM
+
+_ROWS = 16
+"""Lines that are read at a time."""
+
+
+@dataclass(frozen=True)
+class ReadWord:
+    """A word that was read, its box in pixels of the level page, and the least probability of its letters."""
+
+    word: PageWord
+    certainty: float
+
+    def moved_down(self, offset: float) -> ReadWord:
+        """The word `offset` pixels further down, as on the second of two pages that are read as one."""
+        word = self.word
+        return replace(self, word=replace(word, top=word.top + offset, bottom=word.bottom + offset))
+
+
+def read_words(lmm: LMM, picture: Image.Image, instruction: str, gate: bool | None) -> tuple[ReadWord, ...]:
+    """Find the printed lines of a page and read them, cell by cell.
+
+    Args:
+        lmm: the model.
+        picture: the page, upright.
+        instruction: what the model is asked of the picture of a line.
+        gate: whether pair gates are used; None: where the model has any that do something.
+
+    Raises:
+        RaveError: where a line cannot be read; nothing is left out in silence.
+    """
+    page, ink = split_into_cells(find_lines(picture))
+    crops = crop_lines(page)
+    scheduler = Scheduler(lmm, rows=_ROWS, prefix_bytes=0)
+    read: list[Answer | None] = [None] * len(crops)
+    for answer in scheduler.run(_jobs(lmm, crops, instruction, gate)):
+        if answer.error is not None:
+            raise answer.error
+        read[answer.key] = answer  # type: ignore[call-overload]  # of `_jobs`
+    out: list[ReadWord] = []
+    for first, behind in _lines(crops):
+        answers = [answer for answer in read[first:behind] if answer is not None and answer.text.strip()]
+        out += _words(lmm, answers, crops[first], ink)
+    return tuple(out)
+
+
+def _jobs(lmm: LMM, crops: Sequence[LineCrop], instruction: str, gate: bool | None) -> Iterator[Job | Failed]:
+    """One job for each picture, its number for a key."""
+    for number, crop in enumerate(crops):
+        try:
+            image = read_image(crop.picture, lmm.config.image)
+            message = Message("user", (image, TextPart(instruction)))
+            yield Job(lmm.prompt([message]), max_tokens=crop.most, gate=gate, key=number)
+        except RaveError as error:
+            yield Failed(error, number)
+
+
+def _lines(crops: Sequence[LineCrop]) -> Iterator[tuple[int, int]]:
+    """The pictures of each line: first, and behind the last."""
+    starts = [number for number, crop in enumerate(crops) if not crop.goes_on]
+    yield from zip(starts, [*starts[1:], len(crops)], strict=True)
+
+
+def _words(lmm: LMM, answers: Sequence[Answer], crop: LineCrop, ink: PageInk) -> Iterator[ReadWord]:
+    """The words of one line and where they stand."""
+    words = [word for answer in answers for word in _certain_words(lmm, answer)]
+    if not words:
+        return
+    left, top, right, bottom = crop.line.box
+    part = ink.within(crop.line.box)
+    factor = (right - left) / max(1, part.shape[1])
+    spans = word_spans(part, [text for text, _ in words])
+    for (text, certainty), (first, behind) in zip(words, spans, strict=True):
+        yield ReadWord(PageWord(text, left + first * factor, top, left + behind * factor, bottom), certainty)
+
+
+def _certain_words(lmm: LMM, answer: Answer) -> Iterator[tuple[str, float]]:
+    """The words of an answer, and of each the least probability of a token of it, the one behind it included."""
+    stop, probabilities = set(lmm.config.tokens.stop), np.asarray(answer.probabilities)
+    stream, text, ends = lmm.tokenizer.stream(), "", list[int]()
+    for token in answer.ids:
+        text += stream.finish() if token in stop else stream.add(token)
+        ends.append(len(text))
+    at = 0
+    for word in text.split():
+        at = text.index(word, at)
+        first, last = np.searchsorted(ends, at, side="right"), np.searchsorted(ends, at + len(word), side="left") + 1
+        yield word, float(probabilities[first : last + 1].min())
+        at += len(word)
