@@ -64,6 +64,7 @@ def fuse(
         template=base.lmm.template.source,
         card=_card(base, config, folder),
         hub=base.hub,
+        finder_files=base.finder_files,
         progress=progress,
         finish=lambda: unchanged.check(base.files),
     )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rave_mlx.checkpoint import directory
 from rave_mlx.checkpoint.safetensors_reader import Entry, read_entry
 from rave_mlx.errors import ModelError
+from rave_mlx.models.finder import config as finder
 
 if TYPE_CHECKING:
     from huggingface_hub.utils._safetensors import TensorInfo
@@ -26,6 +27,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SMALL = ("*.json", "*.jinja", directory.CARD, "tokenizer.model")
 _WEIGHTS = ("*.safetensors",)
+_FINDER = tuple(f"{directory.FINDER}/{name}" for name in finder.FILES)
 _IGNORED = ("*/*", directory.OTHER_LAYOUT)
 """Folders hold ONNX exports, original checkpoints and training states."""
 _Result = TypeVar("_Result")
@@ -55,7 +57,7 @@ def download_settings(name: str, revision: str | None = None) -> Path:
         raise ModelError(f"{name}: has no {directory.CONFIG} in its main folder; this is not a model to convert")
     if directory.is_rave_directory(folder):
         # What an export needs.
-        _fetch(name, folder.name, [f"{directory.HUB}/*.json"], ignored=())
+        _fetch(name, folder.name, [f"{directory.HUB}/*.json", *_FINDER], ignored=())
     return folder
 
 

@@ -83,6 +83,7 @@ def convert(
             template=lmm.template.source,
             card=lambda: card(lmm.config, Origin.of(stored, digests.result())),
             hub=stored.hub,
+            finder_files=stored.finder_files,
             watch=check,
             progress=progress,
             finish=lambda: unchanged.check(stored.files),

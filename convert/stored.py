@@ -31,6 +31,7 @@ class Stored:
         tokenizer: its tokenizer file.
         hub: configuration files of the foreign checkpoint by name, for an export.
         notes: what a person should know about it.
+        finder_files: of its finder; none where it has none.
         place: where on disk a canonical tensor lies as it is used; None where it is made of several or of others.
     """
 
@@ -44,6 +45,7 @@ class Stored:
     tokenizer: Path
     hub: Mapping[str, bytes] = field(repr=False)
     notes: tuple[str, ...] = ()
+    finder_files: tuple[Path, ...] = ()
     place: Callable[[str], Place | None] = field(default=lambda _: None, repr=False)
 
 
@@ -70,8 +72,9 @@ def read_rave_directory(folder: Path, tensors: Mapping[str, mx.array] | None = N
         lmm=lmm,
         tensors=iter(found.items()),
         size=sum(tensor.nbytes for tensor in found.values()),
-        files=(*settings, *weight_files(found)),
+        files=(*settings, *weight_files(found), *directory.finder_files(folder)),
         tokenizer=folder / directory.TOKENIZER,
         hub=read_settings(folder / directory.HUB),
+        finder_files=directory.finder_files(folder),
         place=lambda name: Place(found, name) if isinstance(found, Tensors) else None,
     )

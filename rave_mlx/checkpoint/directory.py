@@ -5,6 +5,7 @@
     tokenizer.json         `tokenizers` format
     chat_template.jinja    the chat template
     README.md              the model card
+    finder/                what finds the words of a page that answer a question, where the model has it
     hub/                   configuration files of the checkpoint it was converted from, for export only
 
 A directory is written beside its place and renamed into it, so a crash leaves the old one or the new one.
@@ -26,9 +27,11 @@ from rave_mlx.checkpoint.safetensors_reader import Tensors, open_files
 from rave_mlx.checkpoint.safetensors_writer import Progress, Watch, write_files
 from rave_mlx.config import LMMConfig
 from rave_mlx.errors import ConfigError, ModelError
+from rave_mlx.models.finder import config as finder
 
 CONFIG, TOKENIZER, TEMPLATE, CARD = "config.json", "tokenizer.json", "chat_template.jinja", "README.md"
 HUB = "hub"
+FINDER = finder.FOLDER
 BUILT_IN = Path(__file__).parent / "builtin"
 """The rave directory of the built-in model."""
 GATE = ".attention.gate."
@@ -75,6 +78,11 @@ def is_rave_directory(path: Path) -> bool:
         return "format" in json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, TypeError):
         return False
+
+
+def finder_files(path: Path) -> tuple[Path, ...]:
+    """The files of a rave directory's finder; none where it has no finder."""
+    return tuple(path / FINDER / name for name in finder.FILES) if (path / FINDER).is_dir() else ()
 
 
 def read_config(path: Path) -> LMMConfig:
@@ -192,6 +200,7 @@ def write(
     template: str,
     card: str | Callable[[], str],
     hub: Mapping[str, bytes] | None = None,
+    finder_files: Iterable[Path] = (),
     watch: Watch | None = None,
     progress: Progress | None = None,
     finish: Callable[[], None] | None = None,
@@ -207,6 +216,7 @@ def write(
         template: the chat template.
         card: text of the model card, or a function that gives it once the tensors are written.
         hub: files for the folder of that name.
+        finder_files: to copy into the folder of the finder.
         watch, progress: see `safetensors_writer.write_files`.
         finish: called once everything is written, before the directory gets its name; may refuse it.
 
@@ -222,6 +232,9 @@ def write(
         for name, content in (hub or {}).items():
             (part / HUB).mkdir(exist_ok=True)
             (part / HUB / name).write_bytes(content)
+        for file in finder_files:
+            (part / FINDER).mkdir(exist_ok=True)
+            shutil.copyfile(file, part / FINDER / file.name)
         if finish is not None:
             finish()
 

@@ -8,13 +8,14 @@ from itertools import pairwise
 from statistics import median
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from rave_mlx.inputs.lines.page_lines import Box, LeveledPage, PageLine
 
 _DPI, _MOST_PIXELS = 160, 8_000_000
 """How a page of a PDF is drawn: print of 10 points is then about as high as it is shown to the model."""
-_HEIGHT, _WIDEST = 17.0, 848
+HEIGHT, _WIDEST = 17.0, 848
 """Height of a line's ink, and the widest picture, in pixels; of 14, 16, 18, 20 and 24 the built-in model makes the
 fewest errors at 16 to 18."""
 _LEAST = 64
@@ -25,6 +26,10 @@ _PALE = 40
 """Difference in grey from the paper up to which there is no ink between two words."""
 _MARGIN = 0.45
 """Paper around a line, in heights of it."""
+_NEAR = 0.12
+"""How far beyond its ink a line's own pixels reach, in heights of it; what stands further out is its neighbours'."""
+_FAINTEST, _INK = 40.0, 235.0
+"""Least difference in grey between paper and ink that is stretched to `_INK`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +58,13 @@ def page_pixels(size: tuple[float, float] | None) -> int:
     return max(1, min(_MOST_PIXELS, round(size[0] * size[1] * (_DPI / 72) ** 2)))
 
 
-def crop_lines(page: LeveledPage) -> list[LineCrop]:
-    """The pictures of a page's lines, in reading order; long lines in several parts."""
+def crop_lines(page: LeveledPage, height: float = HEIGHT) -> list[LineCrop]:
+    """The pictures of a page's lines, in reading order; long lines in several parts.
+
+    Args:
+        page: with its lines.
+        height: of a line's ink in a picture, in pixels.
+    """
     image = page.image.convert("RGB")
     usual = median([line.height for line in page.lines]) if page.lines else 1.0
     crops = []
@@ -65,7 +75,7 @@ def crop_lines(page: LeveledPage) -> list[LineCrop]:
         for number, part in enumerate(_parts(image, line, usual)):
             # Letters are a quarter of a line's height wide at least.
             most = 24 + int(4 * part.width / max(1.0, part.height))
-            crops.append(LineCrop(_crop(image, part), line, bounded, most, number > 0))  # type: ignore[arg-type]
+            crops.append(LineCrop(_crop(image, part, height), line, bounded, most, number > 0))  # type: ignore[arg-type]
     return crops
 
 
@@ -92,29 +102,31 @@ def _parts(image: Image.Image, line: PageLine, usual: float) -> list[PageLine]:
     return [replace(line, box=(left + a, line.box[1], left + b, line.box[3])) for a, b in pairwise(cuts)]
 
 
-def _crop(image: Image.Image, line: PageLine) -> Image.Image:
+def _crop(image: Image.Image, line: PageLine, height: float) -> Image.Image:
+    """The picture of a line: dark print on white paper, without what its neighbours leave in the margin."""
     left, top, right, bottom = line.box
-    margin = _MARGIN * line.height
+    margin, near = _MARGIN * line.height, _NEAR * line.height
     outer = (round(left - margin), round(top - margin), round(right + margin), round(bottom + margin))
-    inner = (max(0, outer[0]), max(0, outer[1]), min(image.width, outer[2]), min(image.height, outer[3]))
-    part = image.crop(inner)
-    paper = _paper(part)
-    whole = Image.new("RGB", (outer[2] - outer[0], outer[3] - outer[1]), paper)
-    whole.paste(part, (inner[0] - outer[0], inner[1] - outer[1]))
-    scale = min(_HEIGHT / line.height, _WIDEST / whole.width)
+    inner = (left - near, top - near, right + near, bottom + near)
+    kept = (
+        max(0, math.floor(inner[0])), max(0, math.floor(inner[1])),
+        min(image.width, math.ceil(inner[2])), min(image.height, math.ceil(inner[3])),
+    )  # fmt: skip
+    part = _printed(np.asarray(image.crop(kept).convert("L"), np.float32))
+    whole = Image.new("L", (outer[2] - outer[0], outer[3] - outer[1]), 255)
+    whole.paste(Image.fromarray(part), (kept[0] - outer[0], kept[1] - outer[1]))
+    scale = min(height / line.height, _WIDEST / whole.width)
     if abs(scale - 1) > 0.06:
         size = (max(1, round(whole.width * scale)), max(1, round(whole.height * scale)))
         whole = whole.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
-    if min(whole.size) >= _LEAST:
-        return whole
-    padded = Image.new("RGB", (max(_LEAST, whole.width), max(_LEAST, whole.height)), paper)
+    padded = Image.new("RGB", (max(_LEAST, whole.width), max(_LEAST, whole.height)), (255, 255, 255))
     padded.paste(whole, (0, (padded.height - whole.height) // 2))
     return padded
 
 
-def _paper(part: Image.Image) -> tuple[int, int, int]:
-    """The colour around a line: the middle of its edge's."""
-    pixels = np.asarray(part)
-    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    red, green, blue = (int(x) for x in np.median(edge, axis=0))
-    return red, green, blue
+def _printed(grey: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(height, width) grey levels of print on white: paper becomes 255, what differs most from it nearly black."""
+    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    difference = np.abs(grey - np.median(edge))
+    strongest = max(_FAINTEST, float(np.percentile(difference, 99)))
+    return np.asarray(np.clip(255 - difference * (_INK / strongest), 0, 255), np.uint8)

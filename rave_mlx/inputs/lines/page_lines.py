@@ -27,6 +27,8 @@ MOST_PIXELS = 4_000_000
 """Larger pages are looked at in this size."""
 _COLUMN_WIDTH, _COLUMN_FILL, _COLUMN_LINES = 11.0, 0.7, 3
 """What makes a block a column of text: its width in line heights, how much of it its lines fill, how many there are."""
+_TALL, _BLOCK_GAP = 1.7, 1.5
+"""A band so many line heights tall is looked at for blocks side by side, with so much white between them."""
 _APART = 6.0
 """Width in line heights that is enough where the lines of two blocks do not stand at the same heights."""
 
@@ -162,8 +164,7 @@ class _Reader:
             if gutter is None:
                 band = bands[number]
                 for piece in self._pieces(part, band):
-                    box = _ink_box(part, piece)
-                    out.append(PageLine((left + box[0], top + box[1], left + box[2], top + box[3]), self.column))
+                    out += self._line(left, top, part, piece, depth)
                 number += 1
                 continue
             first, last = top + bands[number].top, top + bands[stop - 1].bottom
@@ -172,6 +173,35 @@ class _Reader:
             self.column += 1
             number = stop
         return out
+
+    def _line(self, left: int, top: int, part: Ink, piece: _Band, depth: int) -> list[PageLine]:
+        """The line of a band; the lines of the blocks side by side in it, where those stand at different heights."""
+        box = _ink_box(part, piece)
+        found = self._staggered(part[piece.top : piece.bottom]) if depth < 4 else []
+        if not found:
+            return [PageLine((left + box[0], top + box[1], left + box[2], top + box[3]), self.column)]
+        first, last = top + piece.top, top + piece.bottom
+        column = self.column
+        lines = [line for a, b in found for line in self._read(left + a, left + b, first, last, depth + 1)]
+        self.column = max(column, self.column) + 1
+        return lines
+
+    def _staggered(self, part: Ink) -> list[tuple[int, int]]:
+        """Left and right of each block in a band that white parts from the next, where one of them has several lines
+        (whose white rows the others cover); none where the band is a line."""
+        if part.shape[0] < _TALL * self.pitch:
+            return []
+        inked = np.flatnonzero(part.any(axis=0))
+        gaps = np.flatnonzero(np.diff(inked) > _BLOCK_GAP * self.pitch)
+        if not len(gaps):
+            return []
+        edges = [int(inked[0]), *(int(inked[g] + inked[g + 1]) // 2 for g in gaps), int(inked[-1]) + 1]
+        blocks = list(pairwise(edges))
+        counts = [
+            sum(b.height >= 0.4 * self.pitch for b in self._whole(part[:, a:e], _bands(part[:, a:e])))
+            for a, e in blocks
+        ]
+        return blocks if max(counts) > 1 else []
 
     def _whole(self, part: Ink, bands: Sequence[_Band]) -> list[_Band]:
         """Bands without those that are a piece of a letter only (the dot of an i, an accent, an underline): these join

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rave_mlx.inputs.lines.page_words import PageWord
-from rave_mlx.models.finder.word_pieces import Piece
+from rave_mlx.models.finder.word_pieces import NEXT_CELL, Piece
 
 MOST_PIECES = 48
 """Word pieces of the longest answer."""
@@ -47,7 +47,7 @@ def read_spans(
     page: Sequence[Piece],
     words: Sequence[PageWord],
 ) -> SpanScores:
-    """The likeliest spans of a page.
+    """The likeliest spans of a page: whole rows may follow each other, but no two cells of a row are one answer.
 
     Args:
         first, last: (L,) scores of where an answer begins and ends; those of token 0 mean that there is none.
@@ -61,7 +61,9 @@ def read_spans(
     begins, ends = (scores - _log_sum(scores) for scores in (begins, ends))
     table = begins[1:, None] + ends[None, 1:]
     distance = np.subtract.outer(np.arange(len(page)), np.arange(len(page)))
-    table = np.where((distance <= 0) & (distance > -MOST_PIECES), table, -np.inf)
+    cells = np.cumsum([piece.starts == NEXT_CELL for piece in page])
+    one_cell = np.subtract.outer(cells, cells) == 0
+    table = np.where((distance <= 0) & (distance > -MOST_PIECES) & one_cell, table, -np.inf)
     none = begins[0] + ends[0]
     total = _log_sum(np.append(table.ravel(), none))
     best = np.argsort(table, axis=None)[::-1][:_KEPT]

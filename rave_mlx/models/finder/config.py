@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from rave_mlx.errors import ConfigError
 
+FOLDER = "finder"
+"""Folder of a model directory that holds its finder."""
+SETTINGS, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+"""Files of that folder."""
+FILES = (SETTINGS, WEIGHTS, TOKENIZER)
 KINDS = ("span", "absent", "yes", "no", "unclear", "greeting", "about", "summary", "list", "whole")
 """What a question asks for: words of the page; what is not on it; yes; no; the others are not for a finder."""
+_LEAST_POSITIONS = 128
+"""With fewer, a long question would leave no room for a page."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,15 @@ class FinderConfig:
         if unknown or "vocab_size" not in data:
             raise ConfigError(f"{where}: {', '.join(unknown) or 'no vocab_size'}: not the configuration of a finder")
         config = cls(**data)
-        counts = config.vocab_size, config.hidden_size, config.num_layers, config.num_heads, config.max_positions
-        if not all(isinstance(n, int) and n > 0 for n in counts) or config.hidden_size % config.num_heads:
+        counts = (config.vocab_size, config.hidden_size, config.intermediate_size, config.num_layers, config.num_heads)
+        whole = all(type(count) is int and count > 0 for count in (*counts, config.max_positions))
+        if not whole or config.hidden_size % config.num_heads:
             raise ConfigError(f"{where}: sizes must be whole numbers above 0, and heads must divide hidden_size")
-        if not config.temperature > 0:
-            raise ConfigError(f"{where}: temperature is {config.temperature}; it must be above 0")
+        if config.max_positions < _LEAST_POSITIONS:
+            raise ConfigError(f"{where}: max_positions is {config.max_positions}; {_LEAST_POSITIONS} is the least")
+        for name, value in (("temperature", config.temperature), ("norm_eps", config.norm_eps)):
+            if type(value) not in (int, float) or not 0 < value < math.inf:
+                raise ConfigError(f"{where}: {name} is {value!r}; it must be a number above 0")
+        if not isinstance(config.instruction, str):
+            raise ConfigError(f"{where}: instruction is {config.instruction!r}; it must be a text")
         return config

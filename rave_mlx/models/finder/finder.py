@@ -15,15 +15,12 @@ from mlx.utils import tree_flatten
 from rave_mlx.errors import ConfigError, ModelError
 from rave_mlx.inputs.lines.page_words import PageWord
 from rave_mlx.models.finder.answer_spans import Span, SpanScores, over_windows, read_spans
-from rave_mlx.models.finder.config import KINDS, FinderConfig
+from rave_mlx.models.finder.config import KINDS, SETTINGS, TOKENIZER, WEIGHTS, FinderConfig
 from rave_mlx.models.finder.network import FinderNetwork
-from rave_mlx.models.finder.word_pieces import Piece, WordPieces
+from rave_mlx.models.finder.word_pieces import NEXT_ROW, Piece, WordPieces
 
-FOLDER = "finder"
-"""Folder of a model directory that holds its finder."""
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 _OVERLAP = 60
-"""Word pieces of a page that two windows share."""
+"""Word pieces of a page that two windows share, where windows are twice as long."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +78,8 @@ class Finder:
             windows.append(page[start : start + most])
             if start + most >= len(page):
                 return windows
-            low, high = start + most // 2, start + most - _OVERLAP
-            rows = [i for i in range(low, high) if page[i].starts == 3]
+            low, high = start + most // 2, start + most - min(_OVERLAP, most // 2)
+            rows = [i for i in range(low, high) if page[i].starts == NEXT_ROW]
             start = rows[-1] if rows else high
 
 
@@ -104,7 +101,7 @@ def load_finder(folder: Path) -> Finder:
     Raises:
         ConfigError, ModelError: where a file is missing, or does not fit the others.
     """
-    file = folder / CONFIG
+    file = folder / SETTINGS
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -132,19 +129,34 @@ def _read_weights(file: Path, network: FinderNetwork) -> dict[str, mx.array]:
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{file}: cannot be read ({error}); download or convert the model again") from None
     assert isinstance(stored, dict)
-    expected = {name: array.shape for name, array in dict(tree_flatten(network.parameters())).items()}
     out = {}
-    for name, shape in expected.items():
-        if f"{name}.scales" in stored:
-            scales, biases = stored[f"{name}.scales"], stored[f"{name}.biases"]
-            bits = 32 * stored[name].shape[-1] // shape[-1]
-            group = shape[-1] // scales.shape[-1]
-            out[name] = mx.dequantize(stored[name], scales, biases, group, bits).astype(mx.float32)
-        elif name in stored:
-            out[name] = stored[name].astype(mx.float32)
-        if name not in out or out[name].shape != shape:
+    for name, array in dict(tree_flatten(network.parameters())).items():
+        read = _unpacked(stored, name, array.shape[-1])
+        if read is None or read.shape != array.shape:
+            shape = tuple(array.shape)
             raise ModelError(f"{file}: {name} is missing or has another shape than {shape}; convert the model again")
+        out[name] = read.astype(mx.float32)
     return out
+
+
+def _unpacked(stored: Mapping[str, mx.array], name: str, width: int) -> mx.array | None:
+    """A tensor of a file, unpacked where it is packed; None where it is missing or its parts do not fit.
+
+    Args:
+        stored: the file's tensors.
+        name: of the tensor.
+        width: of its rows.
+    """
+    scales, biases = (stored.get(f"{name}.{part}") for part in ("scales", "biases"))
+    packed = stored.get(name)
+    if packed is None or scales is None:
+        return packed
+    if biases is None:
+        return None
+    try:
+        return mx.dequantize(packed, scales, biases, width // scales.shape[-1], 32 * packed.shape[-1] // width)
+    except ValueError:
+        return None
 
 
 def write_finder(
@@ -169,5 +181,5 @@ def write_finder(
         else:
             stored[name] = array.astype(mx.float16)
     mx.save_safetensors(str(folder / WEIGHTS), stored)
-    (folder / CONFIG).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+    (folder / SETTINGS).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
     (folder / TOKENIZER).write_bytes(tokenizer.read_bytes())

@@ -15,6 +15,8 @@ from rave_mlx.inputs.lines.page_words import PageWord, arrange
 from rave_mlx.models.finder.network import SIZE_EDGES, FinderInput
 
 _CLS, _SEP = "[CLS]", "[SEP]"
+IN_CELL, NEXT_CELL, NEXT_ROW = 1, 2, 3
+"""A piece in the middle of a cell, the first of a further cell of a row, the first of a row."""
 _LONGEST_QUESTION = 60
 """Word pieces of a question that are read."""
 
@@ -29,7 +31,7 @@ class Piece:
         start, end: its characters of that word.
         place: row, left and right side, in word heights.
         size: class of its height, from 1.
-        starts: 1 in the middle of a cell, 2 first of a cell, 3 first of a row.
+        starts: `IN_CELL`, `NEXT_CELL` or `NEXT_ROW`.
     """
 
     id: int
@@ -75,7 +77,7 @@ class WordPieces:
             encoded = self._tokenizer.encode(words[placed.number].text, add_special_tokens=False)
             place, size = (placed.row, placed.left, placed.right), bisect.bisect(SIZE_EDGES, placed.height) + 1
             for count, (piece, (start, end)) in enumerate(zip(encoded.ids, encoded.offsets, strict=True)):
-                starts = 1 if count else placed.starts + 1
+                starts = IN_CELL if count else placed.starts + 1
                 out.append(Piece(piece, placed.number, start, end, place, size, starts))
         return out
 

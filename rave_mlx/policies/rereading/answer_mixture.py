@@ -61,6 +61,8 @@ class AnswerMixture:
         begun = [a for a in self._known or () if a.ids[self._written] == token and len(a.ids) > self._written + 1]
         self._written += 1
         self._model *= max(_FLOOR, float(self._own[token]))
+        # Far into a long answer that the model would not write, its share is less than a float can hold.
+        self._model = max(_FLOOR * _FLOOR, self._model)
         total = self._model + sum(answer.probability for answer in begun)
         self._model /= total
         self._known = [replace(answer, probability=answer.probability / total) for answer in begun]

@@ -26,7 +26,8 @@ from typing import ClassVar
 from rave_mlx.errors import UsageError
 from rave_mlx.generation.logits_processors import LogitsProcessor
 from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
-from rave_mlx.models.finder.finder import FOLDER, Finder, Found, load_finder
+from rave_mlx.models.finder.config import FOLDER
+from rave_mlx.models.finder.finder import Finder, Found, load_finder
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.rereading.answer_mixture import AnswerMixture, KnownAnswer
 from rave_mlx.policies.rereading.auxiliary_pass import AuxiliaryPasses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -22,6 +23,8 @@ from rave_mlx.models.lmm import LMM
 
 _ROWS = 16
 """Lines that are read at a time."""
+_OTHER_HEIGHTS, _SURE = (21.0, 14.0), 0.95
+"""Heights in pixels in which a line is read again, where the mean probability of its letters is below `_SURE`."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,39 @@ def read_words(lmm: LMM, picture: Image.Image, instruction: str, gate: bool | No
     """
     page, ink = split_into_cells(find_lines(picture))
     crops = crop_lines(page)
+    read = _answers(lmm, crops, instruction, gate)
+    for height in _OTHER_HEIGHTS:
+        doubtful = [number for number, answer in enumerate(read) if _sureness(answer) < _SURE]
+        larger = crop_lines(page, height)
+        again = _answers(lmm, [larger[number] for number in doubtful], instruction, gate)
+        for number, answer in zip(doubtful, again, strict=True):
+            read[number] = max(read[number], answer, key=_sureness)
+    out: list[ReadWord] = []
+    for first, behind in _lines(crops):
+        answers = [answer for answer in read[first:behind] if answer.text.strip()]
+        out += _words(lmm, answers, crops[first], ink)
+    return tuple(out)
+
+
+def _answers(lmm: LMM, crops: Sequence[LineCrop], instruction: str, gate: bool | None) -> list[Answer]:
+    """What the model reads in each picture.
+
+    Raises:
+        RaveError: where one cannot be read.
+    """
     scheduler = Scheduler(lmm, rows=_ROWS, prefix_bytes=0)
-    read: list[Answer | None] = [None] * len(crops)
+    out = []
     for answer in scheduler.run(_jobs(lmm, crops, instruction, gate)):
         if answer.error is not None:
             raise answer.error
-        read[answer.key] = answer  # type: ignore[call-overload]  # of `_jobs`
-    out: list[ReadWord] = []
-    for first, behind in _lines(crops):
-        answers = [answer for answer in read[first:behind] if answer is not None and answer.text.strip()]
-        out += _words(lmm, answers, crops[first], ink)
-    return tuple(out)
+        out.append(answer)
+    return out
+
+
+def _sureness(answer: Answer) -> float:
+    """The mean probability of an answer's tokens, geometric; 0 for none."""
+    found = answer.probabilities
+    return 0.0 if found is None or not len(found) else float(np.exp(np.log(np.maximum(found, 1e-6)).mean()))
 
 
 def _jobs(lmm: LMM, crops: Sequence[LineCrop], instruction: str, gate: bool | None) -> Iterator[Job | Failed]:
@@ -77,8 +102,8 @@ def _jobs(lmm: LMM, crops: Sequence[LineCrop], instruction: str, gate: bool | No
 
 def _lines(crops: Sequence[LineCrop]) -> Iterator[tuple[int, int]]:
     """The pictures of each line: first, and behind the last."""
-    starts = [number for number, crop in enumerate(crops) if not crop.goes_on]
-    yield from zip(starts, [*starts[1:], len(crops)], strict=True)
+    bounds = [*(number for number, crop in enumerate(crops) if not crop.goes_on), len(crops)]
+    yield from pairwise(bounds)
 
 
 def _words(lmm: LMM, answers: Sequence[Answer], crop: LineCrop, ink: PageInk) -> Iterator[ReadWord]:

@@ -11,11 +11,11 @@ from PIL import Image
 
 from rave_mlx.synthetic import fonts, render
 from rave_mlx.synthetic.meaning import ask, faces, printing
-from rave_mlx.synthetic.meaning.facts import Entry, Fact, Pieces, Stretch, joined, stretches, text_of
+from rave_mlx.synthetic.meaning.facts import Pieces, Stretch, stretches, text_of
 from rave_mlx.synthetic.meaning.layouts.register import LAYOUTS, Layout
 from rave_mlx.synthetic.meaning.paper import Paper
 from rave_mlx.synthetic.meaning.places import Box, Places
-from rave_mlx.synthetic.meaning.sight import Candidate, Seen
+from rave_mlx.synthetic.meaning.sight import Candidate, Seen, in_sight
 from rave_mlx.synthetic.questions import Question
 from rave_mlx.synthetic.render import Glyph
 from rave_mlx.synthetic.sheet import NO_LINE, Sheet, make_style
@@ -120,11 +120,47 @@ def make(
     """
     config = config or MeaningConfig()
     rng = seed if isinstance(seed, Random) else Random(seed)
+    return _show(rng, *_sound(rng, config), config, mode, with_glyphs)
+
+
+@dataclass(frozen=True, eq=False)
+class LaidOut:
+    """A page that is not drawn: what is written on it and where, and questions about it.
+
+    Attributes:
+        paper: all of the page.
+        layout: its name.
+        places: where characters stand in the part of it that would be shown.
+        asked: questions about that part.
+    """
+
+    paper: Paper
+    layout: str
+    places: Places
+    asked: tuple[Candidate, ...]
+
+
+def lay_out_page(seed: int | Random, config: MeaningConfig | None = None) -> LaidOut:
+    """The page that `make` gives where pages are not worn, without drawing it; for what reads words.
+
+    Args:
+        seed: of the page's random generator, or the generator itself.
+        config: what to draw; `worn` means nothing here.
+    """
+    config = config or MeaningConfig()
+    rng = seed if isinstance(seed, Random) else Random(seed)
+    paper, name, width = _sound(rng, config)
+    corner, size = _window(rng, paper.sheet, width, config)
+    places = Places(paper.sheet, corner, size, None)
+    return LaidOut(paper, name, places, tuple(_ask(rng, paper, in_sight(paper, places), config)))
+
+
+def _sound(rng: Random, config: MeaningConfig) -> tuple[Paper, str, int]:
+    """As `_lay_out`, where all text found its place."""
     while True:
         paper, name, width = _lay_out(rng, config)
         if paper.sheet.runs and _is_sound(paper.sheet):
-            break
-    return _show(rng, paper, name, width, config, mode, with_glyphs)
+            return paper, name, width
 
 
 def _lay_out(rng: Random, config: MeaningConfig) -> tuple[Paper, str, int]:
@@ -230,15 +266,7 @@ def _show(
 ) -> MeaningPage:
     """Cut a page to its size, print it, and ask."""
     sheet = paper.sheet
-    low = max(sheet.y, *(r.baseline + 0.3 * r.type.size for r in sheet.runs)) + rng.randint(2, 16)
-    sheet.height = max(48, round(low))
-    height = _height(rng, sheet.height, config)
-    left = rng.randint(0, sheet.width - width)
-    top = (
-        rng.randint(0, sheet.height - height)
-        if sheet.height > height
-        else -rng.choice((0, 0, rng.randint(0, height - sheet.height)))
-    )
+    (left, top), (width, height) = _window(rng, sheet, width, config)
     drawn = render.draw(sheet, mode)
     if (left, top, width, height) != (0, 0, *drawn.size):
         fill = sheet.style.paper if mode == "RGB" else round(sum(sheet.style.paper) / 3)
@@ -250,9 +278,7 @@ def _show(
     if config.worn:
         image, rotation = printing.age(rng, image, sheet.style.family, name, sheet.style.size)
     places = Places(sheet, (left, top), image.size, rotation)
-    seen = _seen(paper, places)
-    rounds = range(config.rounds)
-    found = [c for _ in rounds for c in ask.choose(rng, ask.candidates(rng, paper, seen, config.held_phrasing))]
+    seen = in_sight(paper, places)
     return MeaningPage(
         image=image,
         layout=name,
@@ -262,8 +288,27 @@ def _show(
             text_of((s,), sheet.runs) if isinstance(s, Stretch) else s for s in seen.lines if s not in (" ", "\n")
         ),
         glyphs=tuple(places.glyphs()) if with_glyphs else (),
-        questions=tuple(_placed(c, sheet, places, config.quote) for c in found),
+        questions=tuple(_placed(c, sheet, places, config.quote) for c in _ask(rng, paper, seen, config)),
     )
+
+
+def _window(rng: Random, sheet: Sheet, width: int, config: MeaningConfig) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Ends a page, and says what is shown of it: where that begins (left, top), and its width and height."""
+    low = max(sheet.y, *(r.baseline + 0.3 * r.type.size for r in sheet.runs)) + rng.randint(2, 16)
+    sheet.height = max(48, round(low))
+    height = _height(rng, sheet.height, config)
+    left = rng.randint(0, sheet.width - width)
+    if sheet.height > height:
+        top = rng.randint(0, sheet.height - height)
+    else:
+        top = -rng.choice((0, 0, rng.randint(0, height - sheet.height)))
+    return (left, top), (width, height)
+
+
+def _ask(rng: Random, paper: Paper, seen: Seen, config: MeaningConfig) -> list[Candidate]:
+    """Questions about a page, in so many rounds."""
+    rounds = range(config.rounds)
+    return [c for _ in rounds for c in ask.choose(rng, ask.candidates(rng, paper, seen, config.held_phrasing))]
 
 
 def _height(rng: Random, content: int, config: MeaningConfig) -> int:
@@ -274,51 +319,6 @@ def _height(rng: Random, content: int, config: MeaningConfig) -> int:
         allowed = [h for h in config.heights if h >= content]
         return allowed[0] if allowed and rng.random() < 0.9 else rng.choice(allowed or config.heights[-1:])
     return content if rng.random() > config.cut else max(48, round(content * rng.uniform(0.5, 0.9)))
-
-
-def _seen(paper: Paper, places: Places) -> Seen:
-    """What of a page is in sight."""
-    facts: list[Fact] = []
-    hidden: list[Fact] = []
-    torn: list[Fact] = []
-    for fact in paper.facts:
-        parts = [places.sight(s) for s in (*stretches(fact.value), *stretches(fact.label_at))]
-        (facts if all(p == 1 for p in parts) else hidden if all(p == 0 for p in parts) else torn).append(fact)
-    entries = [e for e in (_cut(entry, places) for entry in paper.entries) if e is not None]
-    runs = paper.sheet.runs
-    sights = {i: places.sight(Stretch(i, 0, len(r.text))) for i, r in enumerate(runs) if r.line != NO_LINE and r.text}
-    by_line: dict[int, list[int]] = {}
-    for i, sight in sights.items():
-        if sight == 1:
-            by_line.setdefault(runs[i].line, []).append(i)
-    lines = [_line(by_line[n], paper.sheet) for n in sorted(by_line)]
-    text = "\n".join(runs[i].text for i, sight in sights.items() if sight > 0)
-    whole = all(sight == 1 for sight in sights.values())
-    switches = [
-        s for s in paper.switches if places.sees(s.state) and all(places.sight(n) == 1 for n in stretches(s.name_at))
-    ]
-    return Seen(facts, entries, hidden, torn, switches, whole, text, joined(lines, "\n"))
-
-
-def _line(numbers: list[int], sheet: Sheet) -> Pieces:
-    """A line from its runs, with a space between them where there is one on the page."""
-    out: list[Stretch | str] = []
-    end = 0.0
-    for i in sorted(numbers, key=lambda i: sheet.runs[i].x):
-        run = sheet.runs[i]
-        if out and run.x - end > 0.12 * run.type.size:
-            out.append(" ")
-        out.append(Stretch(i, 0, len(run.text)))
-        end = run.x + sheet.measure(run.text, run.type)
-    return tuple(out)
-
-
-def _cut(entry: Entry, places: Places) -> Entry | None:
-    """A row with those of its cells that are whole in sight; None where its name is not."""
-    if any(places.sight(s) < 1 for s in stretches(entry.name_at)):
-        return None
-    cells = {c: p for c, p in entry.cells.items() if all(places.sight(s) == 1 for s in stretches(p))}
-    return replace(entry, cells=cells) if cells else None
 
 
 def _placed(c: Candidate, sheet: Sheet, places: Places, quote: bool) -> MeaningQuestion:

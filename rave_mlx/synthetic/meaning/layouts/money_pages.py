@@ -85,7 +85,7 @@ def _bookings(p: Paper) -> None:
         cells: dict[str, Pieces] = {"day": (found[0],), "amount": (found[2],)}
         if balance_column:
             cells["balance"] = (found[3],)
-        said = (name, *{what.lower(), name.removeprefix(what).strip() or what.lower()})
+        said = (name, *dict.fromkeys((what.lower(), name.removeprefix(what).strip() or what.lower())))
         p.entries.append(Entry("booking", said, cells, (found[1],), {"amount": tails[0]}))
     label, text = p.label("balance_new"), p.money.text(now, False)
     if p.chance(0.5):
