@@ -3,13 +3,14 @@
 A small reader knows letters better than questions: asked for what people call "what do I owe", it often gives the
 neighbour of the amount. So the page is read once, line by line, by the model itself, each line in the size in which it
 reads best; and a *finder* (`models/finder`, in the model's folder), an encoder of question and words that knows where
-each word stands, gives the probability that some words are the answer, or that it is not there. What it found and what
-the model would write are weighed against each other, token by token (`answer_mixture`): the answer is
+each word stands, gives the probability that some words are the answer, or that it is not there. Where the
+model is not sure of its own answer, what was found and what it would write are weighed against each other, token by
+token (`answer_mixture`): the answer is
 
     p(y) = t sum_s p(s) r(s) [y = s] + (the rest) P(y)
 
-with t how far the finder is trusted, p(s) its probability of the words s, r(s) the least probability with which one of
-them was read, and P the model. A conversation reads each page once.
+with t how far the finder is trusted (less where it finds nothing), p(s) its probability of the words s, r(s) the least
+probability with which one of them was read, and P the model. A conversation reads each page once.
 
 Near to it: reading a page with OCR and asking a layout-aware encoder (LayoutLM, arXiv 1912.13318).
 """
@@ -34,6 +35,7 @@ from rave_mlx.policies.rereading.auxiliary_pass import AuxiliaryPasses
 from rave_mlx.policies.rereading.crops import Latest
 from rave_mlx.policies.rereading.policy import RereadingPolicy
 from rave_mlx.policies.rereading.read_words import ReadWord, read_words
+from rave_mlx.policies.rereading.tiled_crops import answer
 
 _PAGE_GAP = 3.0
 """Space between two pages that are read as one, in page heights."""
@@ -45,40 +47,64 @@ class FoundWords(RereadingPolicy):
 
     Attributes:
         trust: share of the answer's probability that the finder may decide about.
+        trust_absent: the same where it finds nothing: what it overlooks the model may know.
+        sure: certainty of the model's own answer (the probability of its least likely token) from which it stands.
+        sure_found: the same where the finder finds nothing and the model something.
+        tokens: longest answer of the model that is looked at for that.
         absent: what is answered where nothing is found.
     """
 
     name: ClassVar[str] = "words"
 
     trust: float = 0.9
+    trust_absent: float = 0.7
+    sure: float = 0.9
+    sure_found: float = 0.7
+    tokens: int = 64
     absent: str = "not found"
 
     def __post_init__(self) -> None:
-        if not 0 < self.trust < 1:
-            raise UsageError(f"--attention words: trust {self.trust:g} must be above 0 and below 1")
+        if not (0 < self.trust < 1 and 0 < self.trust_absent < 1):
+            given = f"trust {self.trust:g}, trust_absent {self.trust_absent:g}"
+            raise UsageError(f"--attention words: {given} must be above 0 and below 1")
 
     def logits_processor(self, messages: Sequence[Message], passes: AuxiliaryPasses) -> LogitsProcessor | None:
         """Weighs what is found on the pages of the latest message with images against what the model writes."""
         latest, question = Latest.of(messages), _question(messages)
-        pictures = [] if latest is None else [part for part in latest.parts if part.original is not None]
-        if not pictures or not question:
+        pictures = () if latest is None else latest.parts
+        # Images of a saved conversation have no original: of some of the pages nothing would be known.
+        if not pictures or not question or any(part.original is None for part in pictures):
             return None
         finder = _finder_of(passes.lmm)
-        return AnswerMixture(lambda: self._known(finder, question, pictures, passes))
+        return AnswerMixture(lambda: self._known(finder, question, pictures, passes, messages))
 
     def _known(
-        self, finder: Finder, question: str, pictures: Sequence[ImagePart], passes: AuxiliaryPasses
+        self,
+        finder: Finder,
+        question: str,
+        pictures: Sequence[ImagePart],
+        passes: AuxiliaryPasses,
+        messages: Sequence[Message],
     ) -> list[KnownAnswer]:
-        """The answers that the finder finds, with their probabilities."""
-        words = _words_of(pictures, finder.config.instruction, passes)
-        if not words:
+        """The answers that the finder finds, with their probabilities; none where the model's own answer stands."""
+        lmm, gate = passes.lmm, passes.steering.gate
+        own = answer(lmm, messages, tokens=self.tokens, gate=gate, features=passes.features)
+        if own.certainty >= self.sure:
             return []
-        found = finder.find(question, [read.word for read in words])
-        tokenizer, stop = passes.lmm.tokenizer, passes.lmm.config.tokens.stop[0]
+        words = _words_of(pictures, finder.config.instruction, passes)
+        found = answers_of(finder.find(question, [read.word for read in words]), words, self.absent) if words else []
+        surest = max(found, key=lambda pair: pair[1], default=(self.absent, 1.0))
+        something = own.text.strip().lower() not in ("", self.absent)
+        if surest[0] == self.absent and something and own.certainty >= self.sure_found:
+            return []
+        tokenizer, stop = lmm.tokenizer, lmm.config.tokens.stop[0]
         return [
-            KnownAnswer((*tokenizer.encode(text, first=False)[0], stop), self.trust * probability)
-            for text, probability in answers_of(found, words, self.absent)
+            KnownAnswer((*tokenizer.encode(text, first=False)[0], stop), self._trust_in(text) * probability)
+            for text, probability in found
         ]
+
+    def _trust_in(self, text: str) -> float:
+        return self.trust_absent if text == self.absent else self.trust
 
 
 def answers_of(found: Found, words: Sequence[ReadWord], absent: str) -> list[tuple[str, float]]:
@@ -123,8 +149,9 @@ def _words_of(pictures: Sequence[ImagePart], instruction: str, passes: Auxiliary
     for part in pictures:
         assert part.original is not None
         picture = part.original.picture
-        key = f"words {hashlib.sha256(picture.tobytes()).hexdigest()} {picture.size}"
-        read = passes.note(key, partial(read_words, passes.lmm, picture, instruction, passes.steering.gate))
+        digest, gate = hashlib.sha256(picture.tobytes()).hexdigest(), passes.steering.gate
+        key = f"words {digest} {picture.size} {gate} {instruction}"
+        read = passes.note(key, partial(read_words, passes.lmm, picture, instruction, gate))
         out += [word.moved_down(offset) for word in read]
         offset += picture.height * _PAGE_GAP
     return out
