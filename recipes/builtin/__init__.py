@@ -14,6 +14,8 @@ To go on from the weights that the package carries, with pages that are asked by
     python -m recipes.builtin.natural --table ANSWERS
     rave-mlx evaluate --model RAVE_DIR --task meaning:held_out
 
+What finds answers among the words of a page is trained by `recipes.builtin.finder`.
+
 Fonts of thermal and needle printers beside the usual ones: `rave_mlx.synthetic.meaning.faces.DEBIAN_PACKAGES`.
 
 Needs torch and safetensors, the fonts of `rave_mlx.synthetic.fonts.DEBIAN_PACKAGES`, and Chromium for the

@@ -28,7 +28,7 @@ from rave_mlx.policies.rereading import found_words
 from rave_mlx.policies.rereading.found_words import FoundWords, _question, answers_of
 from rave_mlx.policies.rereading.read_words import ReadWord
 
-POLICY, QUESTION = "rave+words", "What is the total?"
+POLICY, QUESTION = "rave+words:sure=2", "What is the total?"
 
 
 def kinds(**given):
@@ -185,11 +185,11 @@ def test_a_session_and_a_scheduler_answer_alike(harbour):
 def test_the_probability_of_an_answer_is_that_of_the_mixture(harbour):
     """At least what the finder gives it: trust, times how surely it is found and read."""
     (answer,) = written(harbour, [(QUESTION, [HARBOUR])])
-    (less,) = written(harbour, [(QUESTION, [HARBOUR])], "rave+words:trust=0.6")
+    (less,) = written(harbour, [(QUESTION, [HARBOUR])], "rave+words:sure=2,trust=0.6")
     products = [float(np.prod(each.probabilities.astype(np.float64))) for each in (answer, less)]
     assert less.text == "Harbour"
     assert products == pytest.approx([0.9, 0.6], abs=0.04)
-    (doubted,) = written(harbour, [(QUESTION, [HARBOUR])], "rave+words:trust=0.2")
+    (doubted,) = written(harbour, [(QUESTION, [HARBOUR])], "rave+words:sure=2,trust=0.2")
     assert doubted.text == "13.60"
     assert float(np.prod(doubted.probabilities)) == pytest.approx(0.8, abs=0.1)
 
@@ -247,5 +247,5 @@ def test_other_kinds_of_questions(tmp_path, kind, expected):
 
 
 def test_what_is_not_found_is_said_in_the_words_of_the_policy(harbour):
-    session = Session(harbour, policy="rave+words:absent=there is none", max_tokens=24)
+    session = Session(harbour, policy="rave+words:sure=2,absent=there is none", max_tokens=24)
     assert said(session, QUESTION, PLAIN) == "there is none"

@@ -26,6 +26,7 @@ from rave_mlx.policies.rereading.answer_attention import answer_attention
 from rave_mlx.policies.rereading.crop_grid import grid, has_ink, ink, panes, printed, strips
 from rave_mlx.policies.rereading.crops import is_reduced, reading_scale
 from rave_mlx.policies.rereading.first_look import FirstLook
+from rave_mlx.policies.rereading.found_words import FoundWords
 from rave_mlx.policies.rereading.multi_scale import MultiScale
 from rave_mlx.policies.rereading.page_maps import share_inside
 from rave_mlx.policies.rereading.tiled_crops import Answer, TiledCrops, answer, found_something
@@ -337,8 +338,9 @@ def test_settings_are_checked():
 
 def test_the_config_names_the_policy_unless_another_is_chosen():
     lmm = rave_mlx.load()
-    assert lmm.config.attention == "rave+panes+views"
-    assert Session(lmm).policy == Steering(True, (TiledCrops(), MultiScale()))
+    assert lmm.config.attention == "rave+words"
+    assert Session(lmm).policy == Steering(True, (FoundWords(),))
+    assert Session(lmm, policy="rave+panes+views").policy == Steering(True, (TiledCrops(), MultiScale()))
     assert Session(lmm, policy="none").policy == Steering(False)
     assert Session(tiny_model()).policy == Steering()
 
@@ -365,7 +367,8 @@ def test_a_value_at_the_other_margin_of_a_large_page_is_read(monkeypatch):
     question = [q for q in page.questions if q.kind == "field"][2]
 
     def is_right() -> bool:
-        return "".join(piece.text for piece in Session(lmm).send(question.text, [page.image])) == question.answer
+        session = Session(lmm, policy="rave+panes+views")
+        return "".join(piece.text for piece in session.send(question.text, [page.image])) == question.answer
 
     assert is_right()
     monkeypatch.setattr(tiled_crops, "strips", lambda *_, **__: [])

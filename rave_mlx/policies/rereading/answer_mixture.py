@@ -10,7 +10,7 @@ with P the model's probability of the tokens so far: a text that the model write
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -31,38 +31,65 @@ class AnswerMixture:
     """The logits processor of one answer.
 
     Args:
-        find: the known answers; called when the first token is drawn. Their probabilities sum to 1 at most.
+        find: the known answers; called at most once, when the first token is drawn or, with `sure`, as soon as the
+            model doubts a token. Their probabilities sum to 1 at most.
+        sure: probability of the best token up to which the model writes alone; above 1: never.
+        doubted: tokens that no answer of the model's own may begin with, however sure.
     """
 
-    def __init__(self, find: Callable[[], Sequence[KnownAnswer]]):
-        self._find = find
+    def __init__(
+        self, find: Callable[[], Sequence[KnownAnswer]], *, sure: float = 2.0, doubted: Collection[int] = ()
+    ) -> None:
+        self._find, self._sure, self._doubted = find, sure, frozenset(doubted)
         self._known: list[KnownAnswer] | None = None
+        self._begun: list[int] = []
+        self._start: int | None = None
         self._model = 1.0
-        self._written = 0
         self._own = np.zeros(0)
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         """Logits (1, vocab) of the token after `tokens`."""
-        if self._known is None:
-            self._known = [answer for answer in self._find() if answer.probability > 0]
-            self._model = max(_FLOOR, 1.0 - sum(answer.probability for answer in self._known))
-        elif self._known:
+        if self._start is None:
+            self._start = len(tokens)
+        elif self._known is None or self._known:
             self._follow(int(np.asarray(tokens[-1:])[0]))
-        if not self._known:
+        if self._known is not None and not self._known:
             return logits
         self._own = np.array(mx.softmax(logits.astype(mx.float32), axis=-1))[0].astype(np.float64)
+        if self._known is None:
+            best = int(self._own.argmax())
+            if self._own[best] >= self._sure and (self._begun or best not in self._doubted):
+                return logits
+            self._open()
+        if not self._known:
+            return logits
         mixed = self._model * self._own
         for answer in self._known:
-            mixed[answer.ids[self._written]] += answer.probability
+            mixed[answer.ids[len(self._begun)]] += answer.probability
         return mx.array(np.log(np.maximum(mixed, _FLOOR * _FLOOR)).astype(np.float32))[None]
+
+    def _open(self) -> None:
+        """Find the known answers; of a begun answer, those that begin so, weighed by what the model gave to that."""
+        found = [answer for answer in self._find() if answer.probability > 0]
+        model = max(_FLOOR, 1.0 - sum(answer.probability for answer in found))
+        begun = len(self._begun)
+        fitting = [a for a in found if list(a.ids[:begun]) == self._begun and len(a.ids) > begun]
+        self._weigh(fitting, model * self._model)
 
     def _follow(self, token: int) -> None:
         """The answer goes on with a token: known answers that do not are given up, and the others weigh the more."""
-        begun = [a for a in self._known or () if a.ids[self._written] == token and len(a.ids) > self._written + 1]
-        self._written += 1
-        self._model *= max(_FLOOR, float(self._own[token]))
+        place = len(self._begun)
+        self._begun.append(token)
+        model = self._model * max(_FLOOR, float(self._own[token]))
+        if self._known is None:
+            self._model = model
+            return
+        self._weigh([a for a in self._known if a.ids[place] == token and len(a.ids) > place + 1], model)
+
+    def _weigh(self, known: Sequence[KnownAnswer], model: float) -> None:
+        """Share out the probability anew."""
         # Far into a long answer that the model would not write, its share is less than a float can hold.
-        self._model = max(_FLOOR * _FLOOR, self._model)
-        total = self._model + sum(answer.probability for answer in begun)
-        self._model /= total
-        self._known = [replace(answer, probability=answer.probability / total) for answer in begun]
+        model = max(_FLOOR * _FLOOR, model)
+        total = model + sum(answer.probability for answer in known)
+        self._model = model / total
+        self._known = [replace(answer, probability=answer.probability / total) for answer in known]

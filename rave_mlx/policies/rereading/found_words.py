@@ -32,10 +32,9 @@ from rave_mlx.models.finder.finder import Finder, Found, load_finder
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.rereading.answer_mixture import AnswerMixture, KnownAnswer
 from rave_mlx.policies.rereading.auxiliary_pass import AuxiliaryPasses
-from rave_mlx.policies.rereading.crops import Latest
+from rave_mlx.policies.rereading.crops import Latest, is_reduced
 from rave_mlx.policies.rereading.policy import RereadingPolicy
 from rave_mlx.policies.rereading.read_words import ReadWord, read_words
-from rave_mlx.policies.rereading.tiled_crops import answer
 
 _PAGE_GAP = 3.0
 """Space between two pages that are read as one, in page heights."""
@@ -48,9 +47,8 @@ class FoundWords(RereadingPolicy):
     Attributes:
         trust: share of the answer's probability that the finder may decide about.
         trust_absent: the same where it finds nothing: what it overlooks the model may know.
-        sure: certainty of the model's own answer (the probability of its least likely token) from which it stands.
-        sure_found: the same where the finder finds nothing and the model something.
-        tokens: longest answer of the model that is looked at for that.
+        sure: probability of the model's best token up to which it writes alone, unless it begins to say that nothing is
+            found, or saw a page in a smaller size than it has.
         absent: what is answered where nothing is found.
     """
 
@@ -58,9 +56,7 @@ class FoundWords(RereadingPolicy):
 
     trust: float = 0.9
     trust_absent: float = 0.7
-    sure: float = 0.9
-    sure_found: float = 0.7
-    tokens: int = 64
+    sure: float = 0.95
     absent: str = "not found"
 
     def __post_init__(self) -> None:
@@ -76,7 +72,13 @@ class FoundWords(RereadingPolicy):
         if not pictures or not question or any(part.original is None for part in pictures):
             return None
         finder = _finder_of(passes.lmm)
-        return AnswerMixture(lambda: self._known(finder, question, pictures, passes, messages))
+        tokenizer, config = passes.lmm.tokenizer, passes.lmm.config.image
+        reduced = config is not None and any(is_reduced(part.patches, config) for part in pictures)
+        return AnswerMixture(
+            lambda: self._known(finder, question, pictures, passes),
+            sure=2.0 if reduced else self.sure,
+            doubted=tokenizer.encode(self.absent, first=False)[0][:1],
+        )
 
     def _known(
         self,
@@ -84,19 +86,11 @@ class FoundWords(RereadingPolicy):
         question: str,
         pictures: Sequence[ImagePart],
         passes: AuxiliaryPasses,
-        messages: Sequence[Message],
     ) -> list[KnownAnswer]:
-        """The answers that the finder finds, with their probabilities; none where the model's own answer stands."""
-        lmm, gate = passes.lmm, passes.steering.gate
-        own = answer(lmm, messages, tokens=self.tokens, gate=gate, features=passes.features)
-        if own.certainty >= self.sure:
-            return []
+        """The answers that the finder finds, with their probabilities."""
+        lmm = passes.lmm
         words = _words_of(pictures, finder.config.instruction, passes)
         found = answers_of(finder.find(question, [read.word for read in words]), words, self.absent) if words else []
-        surest = max(found, key=lambda pair: pair[1], default=(self.absent, 1.0))
-        something = own.text.strip().lower() not in ("", self.absent)
-        if surest[0] == self.absent and something and own.certainty >= self.sure_found:
-            return []
         tokenizer, stop = lmm.tokenizer, lmm.config.tokens.stop[0]
         return [
             KnownAnswer((*tokenizer.encode(text, first=False)[0], stop), self._trust_in(text) * probability)
