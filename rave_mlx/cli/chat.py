@@ -37,7 +37,7 @@ def chat(
             help="Where the model looks. rave: use its gates; none: leave them out. Or a policy: var, mma, gift, "
             "act, vhr, paint, pai, adapt, aif, ee-mllm, iri, dyvte, debias, visiondrop, vflowopt, rtprune, carve, "
             "funnel, panes, views, words, guidance; with presets and settings as in var:released,rho=0.4, and gates "
-            "as in rave+var:cosine. Default: what the model's config names (rave+words for the built-in model), else "
+            "as in rave+var:cosine. Default: what the model's config names (rave+views+words for the built-in), else "
             "rave where there are gates. A model trained with the mutual mask (AKI) always uses it.",
             rich_help_panel=_READING,
         ),

@@ -18,7 +18,10 @@ _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".
 _POLICIES = (
     ("none", "without the pair gates, no steering"),
     ("rave", "the model's pair gates: a learned bias towards the right part of the page"),
-    ("rave+words", "gates, and the page is read line by line and the answer found among its words (built-in model)"),
+    (
+        "rave+views+words",
+        "gates, and the page is read line by line and the answer found among its words (built-in model)",
+    ),
     ("rave+panes+views", "gates, and the page is read again in parts and in other sizes"),
     ("rave+panes", "gates, and the page is read again in parts"),
     ("rave+carve", "gates, and what the question looks at is cut out and shown again"),

@@ -64,7 +64,7 @@ def export(runs: list[Path], like: Path, out: Path) -> None:
         _put_gates(checkpoint)
         convert(checkpoint, out, dtype="float16")
     # It is trained on single questions, about pages that it sees in full.
-    config = replace(directory.read_config(out), turns="last", attention="rave+words")
+    config = replace(directory.read_config(out), turns="last", attention="rave+views+words")
     (out / directory.CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 

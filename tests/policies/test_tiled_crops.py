@@ -338,8 +338,8 @@ def test_settings_are_checked():
 
 def test_the_config_names_the_policy_unless_another_is_chosen():
     lmm = rave_mlx.load()
-    assert lmm.config.attention == "rave+words"
-    assert Session(lmm).policy == Steering(True, (FoundWords(),))
+    assert lmm.config.attention == "rave+views+words"
+    assert Session(lmm).policy == Steering(True, (MultiScale(), FoundWords()))
     assert Session(lmm, policy="rave+panes+views").policy == Steering(True, (TiledCrops(), MultiScale()))
     assert Session(lmm, policy="none").policy == Steering(False)
     assert Session(tiny_model()).policy == Steering()
