@@ -82,7 +82,11 @@ def is_rave_directory(path: Path) -> bool:
 
 def finder_files(path: Path) -> tuple[Path, ...]:
     """The files of a rave directory's finder; none where it has no finder."""
-    return tuple(path / FINDER / name for name in finder.FILES) if (path / FINDER).is_dir() else ()
+    folder = path / FINDER
+    if not folder.is_dir():
+        return ()
+    license_file = folder / finder.LICENSE
+    return (*(folder / name for name in finder.FILES), *([license_file] if license_file.is_file() else []))
 
 
 def read_config(path: Path) -> LMMConfig:

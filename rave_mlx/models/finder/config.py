@@ -14,6 +14,8 @@ FOLDER = "finder"
 SETTINGS, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 """Files of that folder."""
 FILES = (SETTINGS, WEIGHTS, TOKENIZER)
+LICENSE = "LICENSE"
+"""Beside them, where the weights come from somebody who asks for it."""
 KINDS = ("span", "absent", "yes", "no", "unclear", "greeting", "about", "summary", "list", "whole")
 """What a question asks for: words of the page; what is not on it; yes; no; the others are not for a finder."""
 _LEAST_POSITIONS = 128
