@@ -32,7 +32,7 @@ HELP = """\
 /exit                leave (so does Ctrl-D); Ctrl-C stops an answer"""
 
 UNSURE = 0.8
-"""Certainty below which a short answer is said to be unsure: on pages that people bring, one of seven such is right."""
+"""Certainty below which a short answer is said to be unsure: on pages that people bring, two of five such are right."""
 SHORT = 48
 """Tokens of an answer that reads off a page; of a longer text one word or another is always a free choice."""
 
