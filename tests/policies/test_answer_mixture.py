@@ -39,9 +39,9 @@ def mixed(model, known, prefix):
     return np.array([weight((*prefix, token)) for token in range(VOCABULARY)]) / weight(prefix)
 
 
-def follow(model, known, prefix, seen=None):
+def follow(model, known, prefix, seen=None, **settings):
     """Distributions that the processor leaves after each beginning of a prefix."""
-    mixture = AnswerMixture(lambda: [KnownAnswer(ids, w) for ids, w in known])
+    mixture = AnswerMixture(lambda: [KnownAnswer(ids, w) for ids, w in known], **settings)
     out = []
     for length in range(len(prefix) + 1):
         own = mx.array(np.log(next_token(model, prefix[:length])).astype(np.float32))[None] + 3.0
@@ -66,6 +66,32 @@ def test_every_next_token_has_the_probability_of_the_formula(seed):
     for prefix in product(range(3), repeat=4):
         for length, found in enumerate(follow(model, known, prefix)):
             np.testing.assert_allclose(found, mixed(model, known, prefix[:length]), rtol=2e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("doubted", [(), (0,), (0, 1, 2, 3)])
+def test_a_sure_model_writes_alone_up_to_its_first_doubt(seed, doubted):
+    """From there on the formula holds for all that is written; `doubted` matter for the first token only."""
+    model, known, sure, alone = markov(seed), some(seed), 0.55, 0
+    for prefix in product(range(3), repeat=3):
+        doubt = False
+        for length, found in enumerate(follow(model, known, prefix, sure=sure, doubted=doubted)):
+            own = next_token(model, prefix[:length])
+            doubt = doubt or own.max() < sure or (length == 0 and int(own.argmax()) in doubted)
+            alone += not doubt
+            expected = mixed(model, known, prefix[:length]) if doubt else own
+            np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-8)
+    if len(doubted) == VOCABULARY:
+        assert not alone
+
+
+def test_nothing_is_looked_for_while_the_model_is_sure():
+    model = np.array([[0.96, 0.02, 0.01, 0.01]] * (VOCABULARY + 1))
+    asked = []
+    mixture = AnswerMixture(lambda: asked.append(1) or [], sure=0.95)
+    for tokens in (PROMPT, [*PROMPT, 0], [*PROMPT, 0, 0]):
+        mixture(mx.array(tokens), mx.array(np.log(model[0]).astype(np.float32))[None])
+    assert not asked
 
 
 @pytest.mark.parametrize("seed", range(3))
