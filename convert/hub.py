@@ -27,7 +27,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SMALL = ("*.json", "*.jinja", directory.CARD, "tokenizer.model")
 _WEIGHTS = ("*.safetensors",)
-_FINDER = tuple(f"{directory.FINDER}/{name}" for name in (*finder.FILES, finder.LICENSE))
+_FINDER = tuple(f"{directory.FINDER}/{name}" for name in (*finder.FILES, *finder.OPTIONAL))
 _IGNORED = ("*/*", directory.OTHER_LAYOUT)
 """Folders hold ONNX exports, original checkpoints and training states."""
 _Result = TypeVar("_Result")

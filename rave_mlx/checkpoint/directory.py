@@ -85,8 +85,8 @@ def finder_files(path: Path) -> tuple[Path, ...]:
     folder = path / FINDER
     if not folder.is_dir():
         return ()
-    license_file = folder / finder.LICENSE
-    return (*(folder / name for name in finder.FILES), *([license_file] if license_file.is_file() else []))
+    optional = (folder / name for name in finder.OPTIONAL)
+    return (*(folder / name for name in finder.FILES), *(file for file in optional if file.is_file()))
 
 
 def read_config(path: Path) -> LMMConfig:

@@ -26,6 +26,8 @@ _PALE = 40
 """Difference in grey from the paper up to which there is no ink between two words."""
 _MARGIN = 0.45
 """Paper around a line, in heights of it."""
+_AROUND = 0.25
+"""The same for a line reader."""
 _NEAR = 0.12
 """How far beyond its ink a line's own pixels reach, in heights of it; what stands further out is its neighbours'."""
 _FAINTEST, _INK = 40.0, 235.0
@@ -77,6 +79,23 @@ def crop_lines(page: LeveledPage, height: float = HEIGHT) -> list[LineCrop]:
             most = 24 + int(4 * part.width / max(1.0, part.height))
             crops.append(LineCrop(_crop(image, part, height), line, bounded, most, number > 0))  # type: ignore[arg-type]
     return crops
+
+
+def line_pictures(page: LeveledPage, height: int) -> list[Image.Image]:
+    """The pictures of a page's lines as they are, each line whole, in reading order.
+
+    Args:
+        page: with its lines.
+        height: of the pictures, in pixels, the paper above and below the ink included.
+    """
+    image, pictures = page.image.convert("RGB"), []
+    for line in page.lines:
+        left, top, right, bottom = line.box
+        around = _AROUND * line.height
+        part = image.crop((round(left - around), round(top - around), round(right + around), round(bottom + around)))
+        width = max(1, round(part.width * height / part.height))
+        pictures.append(part.resize((width, height), Image.Resampling.BILINEAR))
+    return pictures
 
 
 def _parts(image: Image.Image, line: PageLine, usual: float) -> list[PageLine]:

@@ -15,7 +15,10 @@ SETTINGS, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.js
 """Files of that folder."""
 FILES = (SETTINGS, WEIGHTS, TOKENIZER)
 LICENSE = "LICENSE"
-"""Beside them, where the weights come from somebody who asks for it."""
+LINES = ("lines.json", "lines.safetensors", "lines.NOTICE")
+"""Of a line reader (`models.line_reader`): its shape, its weights, and whose they are."""
+OPTIONAL = (LICENSE, *LINES)
+"""Beside `FILES`, where there are any: a licence for weights that come from somebody who asks for it, a line reader."""
 KINDS = ("span", "absent", "yes", "no", "unclear", "greeting", "about", "summary", "list", "whole")
 """What a question asks for: words of the page; what is not on it; yes; no; the others are not for a finder."""
 _LEAST_POSITIONS = 128
@@ -30,7 +33,7 @@ class FinderConfig:
         vocab_size: word pieces.
         hidden_size, intermediate_size, num_layers, num_heads: of the encoder.
         max_positions: tokens of question and page together.
-        instruction: what the model is asked of a picture of one line, to read it.
+        instruction: what the model is asked of a picture of one line, to read it; where there is no line reader.
         temperature: scores of spans are divided by it.
         norm_eps: of layer norms.
     """

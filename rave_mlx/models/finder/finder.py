@@ -10,13 +10,13 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
 
 from rave_mlx.errors import ConfigError, ModelError
 from rave_mlx.inputs.lines.page_words import PageWord
 from rave_mlx.models.finder.answer_spans import Span, SpanScores, over_windows, read_spans
 from rave_mlx.models.finder.config import KINDS, SETTINGS, TOKENIZER, WEIGHTS, FinderConfig
 from rave_mlx.models.finder.network import FinderNetwork
+from rave_mlx.models.finder.stored_weights import packed_weights, read_weights
 from rave_mlx.models.finder.word_pieces import NEXT_ROW, Piece, WordPieces
 
 _OVERLAP = 60
@@ -113,50 +113,9 @@ def load_finder(folder: Path) -> Finder:
     if pieces.size != config.vocab_size:
         raise ModelError(f"{folder}: the tokenizer has {pieces.size} pieces, the configuration {config.vocab_size}")
     network = FinderNetwork(config)
-    network.load_weights(list(_read_weights(folder / WEIGHTS, network).items()))
+    network.load_weights(list(read_weights(folder / WEIGHTS, network).items()))
     mx.eval(network.parameters())
     return Finder(config, network, pieces)
-
-
-def _read_weights(file: Path, network: FinderNetwork) -> dict[str, mx.array]:
-    """The tensors of a file in float32, unpacked.
-
-    Raises:
-        ModelError: for a file that is missing or broken, or does not fit the network.
-    """
-    try:
-        stored = mx.load(str(file))
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{file}: cannot be read ({error}); download or convert the model again") from None
-    assert isinstance(stored, dict)
-    out = {}
-    for name, array in dict(tree_flatten(network.parameters())).items():
-        read = _unpacked(stored, name, array.shape[-1])
-        if read is None or read.shape != array.shape:
-            shape = tuple(array.shape)
-            raise ModelError(f"{file}: {name} is missing or has another shape than {shape}; convert the model again")
-        out[name] = read.astype(mx.float32)
-    return out
-
-
-def _unpacked(stored: Mapping[str, mx.array], name: str, width: int) -> mx.array | None:
-    """A tensor of a file, unpacked where it is packed; None where it is missing or its parts do not fit.
-
-    Args:
-        stored: the file's tensors.
-        name: of the tensor.
-        width: of its rows.
-    """
-    scales, biases = (stored.get(f"{name}.{part}") for part in ("scales", "biases"))
-    packed = stored.get(name)
-    if packed is None or scales is None:
-        return packed
-    if biases is None:
-        return None
-    try:
-        return mx.dequantize(packed, scales, biases, width // scales.shape[-1], 32 * packed.shape[-1] // width)
-    except ValueError:
-        return None
 
 
 def write_finder(
@@ -172,14 +131,6 @@ def write_finder(
         bits: of the weights that are packed, by name; the others are stored in float16.
     """
     folder.mkdir(parents=True)
-    stored: dict[str, mx.array] = {}
-    for name, array in weights.items():
-        if name in bits:
-            packed, scales, biases = mx.quantize(array.astype(mx.float32), group_size=64, bits=bits[name])
-            stored[name] = packed
-            stored[f"{name}.scales"], stored[f"{name}.biases"] = scales.astype(mx.float16), biases.astype(mx.float16)
-        else:
-            stored[name] = array.astype(mx.float16)
-    mx.save_safetensors(str(folder / WEIGHTS), stored)
+    mx.save_safetensors(str(folder / WEIGHTS), packed_weights(weights, bits))
     (folder / SETTINGS).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
     (folder / TOKENIZER).write_bytes(tokenizer.read_bytes())

@@ -1,9 +1,10 @@
 """Found words (`--attention words`): a second look that reads the whole page as words and finds the answer among them.
 
 A small reader knows letters better than questions: asked for what people call "what do I owe", it often gives the
-neighbour of the amount. So the page is read once, line by line, by the model itself, each line in the size in which it
-reads best; and a *finder* (`models/finder`, in the model's folder), an encoder of question and words that knows where
-each word stands, gives the probability that some words are the answer, or that it is not there. Where the
+neighbour of the amount. So the page is read once, line by line, by the reader of lines in the model's folder
+(`models/line_reader`) or, where it has none, by the model itself; and a *finder* (`models/finder`, in the model's
+folder), an encoder of question and words that knows where each word stands, gives the probability that some words are
+the answer, or that it is not there. Where the
 model is not sure of its own answer, what was found and what it would write are weighed against each other, token by
 token (`answer_mixture`): the answer is
 
@@ -29,12 +30,13 @@ from rave_mlx.generation.logits_processors import LogitsProcessor
 from rave_mlx.inputs.prompt.message import ImagePart, Message, TextPart
 from rave_mlx.models.finder.config import FOLDER
 from rave_mlx.models.finder.finder import Finder, Found, load_finder
+from rave_mlx.models.line_reader.reader import load_line_reader
 from rave_mlx.models.lmm import LMM
 from rave_mlx.policies.rereading.answer_mixture import AnswerMixture, KnownAnswer
 from rave_mlx.policies.rereading.auxiliary_pass import AuxiliaryPasses
 from rave_mlx.policies.rereading.crops import Latest, is_reduced
 from rave_mlx.policies.rereading.policy import RereadingPolicy
-from rave_mlx.policies.rereading.read_words import ReadWord, read_words
+from rave_mlx.policies.rereading.read_words import ReadWord, printed_words, read_words
 
 _PAGE_GAP = 3.0
 """Space between two pages that are read as one, in page heights."""
@@ -126,8 +128,12 @@ def _question(messages: Sequence[Message]) -> str:
     return " ".join(part.text for part in asked.parts if isinstance(part, TextPart)).strip()
 
 
+def _folder_of(lmm: LMM) -> Path | None:
+    return None if lmm.path is None else Path(lmm.path) / FOLDER
+
+
 def _finder_of(lmm: LMM) -> Finder:
-    folder = None if lmm.path is None else Path(lmm.path) / FOLDER
+    folder = _folder_of(lmm)
     if folder is None or not folder.is_dir():
         raise UsageError(
             f"--attention words: {lmm.path or 'this model'} has no folder {FOLDER!r} with a finder, which the built-in "
@@ -138,14 +144,18 @@ def _finder_of(lmm: LMM) -> Finder:
 
 def _words_of(pictures: Sequence[ImagePart], instruction: str, passes: AuxiliaryPasses) -> list[ReadWord]:
     """The words of all pictures, one page below the other."""
-    out: list[ReadWord] = []
+    folder, out = _folder_of(passes.lmm), list[ReadWord]()
+    reader = None if folder is None else load_line_reader(folder)
     offset = 0.0
     for part in pictures:
         assert part.original is not None
         picture = part.original.picture
         digest, gate = hashlib.sha256(picture.tobytes()).hexdigest(), passes.steering.gate
-        key = f"words {digest} {picture.size} {gate} {instruction}"
-        read = passes.note(key, partial(read_words, passes.lmm, picture, instruction, gate))
+        if reader is not None:
+            read = passes.note(f"words {digest} {picture.size} {folder}", partial(printed_words, reader, picture))
+        else:
+            key = f"words {digest} {picture.size} {gate} {instruction}"
+            read = passes.note(key, partial(read_words, passes.lmm, picture, instruction, gate))
         out += [word.moved_down(offset) for word in read]
         offset += picture.height * _PAGE_GAP
     return out

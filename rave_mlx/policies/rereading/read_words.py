@@ -1,4 +1,4 @@
-"""The words of a picture, read line by line by the model itself: what stands where, and how certain that is."""
+"""The words of a picture, read line by line: what stands where, and how certain that is."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from rave_mlx.errors import RaveError
 from rave_mlx.generation.job import Answer, Failed, Job
 from rave_mlx.generation.scheduler import Scheduler
 from rave_mlx.inputs.lines.cells import PageInk, split_into_cells
-from rave_mlx.inputs.lines.line_crops import LineCrop, crop_lines
+from rave_mlx.inputs.lines.line_crops import LineCrop, crop_lines, line_pictures
 from rave_mlx.inputs.lines.line_words import word_spans
-from rave_mlx.inputs.lines.page_lines import find_lines
+from rave_mlx.inputs.lines.page_lines import PageLine, find_lines
 from rave_mlx.inputs.lines.page_words import PageWord
 from rave_mlx.inputs.prompt.message import Message, TextPart
 from rave_mlx.inputs.prompt.parse_messages import read_image
+from rave_mlx.models.line_reader.reader import LineReader
 from rave_mlx.models.lmm import LMM
 
 _ROWS = 16
@@ -40,8 +41,22 @@ class ReadWord:
         return replace(self, word=replace(word, top=word.top + offset, bottom=word.bottom + offset))
 
 
+def printed_words(reader: LineReader, picture: Image.Image) -> tuple[ReadWord, ...]:
+    """Find the printed lines of a page and have them read, cell by cell, by a reader of lines.
+
+    Args:
+        reader: of lines.
+        picture: the page, upright.
+    """
+    page, ink = split_into_cells(find_lines(picture))
+    out: list[ReadWord] = []
+    for line, text in zip(page.lines, reader.read(line_pictures(page, reader.config.height)), strict=True):
+        out += _placed(list(zip(text.words, text.certainties, strict=True)), line, ink)
+    return tuple(out)
+
+
 def read_words(lmm: LMM, picture: Image.Image, instruction: str, gate: bool | None) -> tuple[ReadWord, ...]:
-    """Find the printed lines of a page and read them, cell by cell.
+    """Find the printed lines of a page and have them read, cell by cell, by the model itself.
 
     Args:
         lmm: the model.
@@ -64,7 +79,7 @@ def read_words(lmm: LMM, picture: Image.Image, instruction: str, gate: bool | No
     out: list[ReadWord] = []
     for first, behind in _lines(crops):
         answers = [answer for answer in read[first:behind] if answer.text.strip()]
-        out += _words(lmm, answers, crops[first], ink)
+        out += _placed([word for answer in answers for word in _certain_words(lmm, answer)], crops[first].line, ink)
     return tuple(out)
 
 
@@ -106,13 +121,12 @@ def _lines(crops: Sequence[LineCrop]) -> Iterator[tuple[int, int]]:
     yield from pairwise(bounds)
 
 
-def _words(lmm: LMM, answers: Sequence[Answer], crop: LineCrop, ink: PageInk) -> Iterator[ReadWord]:
-    """The words of one line and where they stand."""
-    words = [word for answer in answers for word in _certain_words(lmm, answer)]
+def _placed(words: Sequence[tuple[str, float]], line: PageLine, ink: PageInk) -> Iterator[ReadWord]:
+    """The words of one line, each with its certainty, and where they stand."""
     if not words:
         return
-    left, top, right, bottom = crop.line.box
-    part = ink.within(crop.line.box)
+    left, top, right, bottom = line.box
+    part = ink.within(line.box)
     factor = (right - left) / max(1, part.shape[1])
     spans = word_spans(part, [text for text, _ in words])
     for (text, certainty), (first, behind) in zip(words, spans, strict=True):

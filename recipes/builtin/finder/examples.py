@@ -18,8 +18,12 @@ from rave_mlx.models.finder.config import KINDS
 from rave_mlx.models.finder.network import FinderInput
 from rave_mlx.models.finder.word_pieces import Piece, WordPieces
 from rave_mlx.synthetic.meaning import MeaningConfig
+from recipes.builtin.finder.older_pages import older_page
 from recipes.builtin.finder.pages import WordPage, WordSpan, make_page
+from recipes.builtin.finder.wordings import reworded
 
+OLDER_SHARE = 0.3
+"""How many pages are of the older generator, whose titles, lines and tables are asked for by their places."""
 PER_PAGE = 4
 """Most questions of a page."""
 PAGE_PIECES = 320
@@ -105,7 +109,7 @@ def examples(rng: Random, pieces: WordPieces, config: MeaningConfig, worn: bool 
         config: of the page.
         worn: whether it is given as it may be read; False: as it is printed.
     """
-    page = make_page(rng, config)
+    page = older_page(rng) if rng.random() < OLDER_SHARE else make_page(rng, config)
     scale = 1.0
     if worn:
         page, scale = as_read(rng, page), rng.uniform(0.9, 1.12)
@@ -120,7 +124,8 @@ def examples(rng: Random, pieces: WordPieces, config: MeaningConfig, worn: bool 
         bounds = stands(asked.spans, whole)
         if asked.kind == "span" and (bounds is None or bounds[1] >= len(read)):
             continue
-        given = pieces.join(pieces.question(asked.question), read)
+        question = reworded(rng, asked.question, asked.role, asked.sort)
+        given = pieces.join(pieces.question(question), read)
         given = replace(given, places=given.places * np.float32(scale))
         first, last = (NO_PLACE, NO_PLACE) if bounds is None else (n + given.page_start for n in bounds)
         out.append(Example(given, first, last, KINDS.index(asked.kind)))

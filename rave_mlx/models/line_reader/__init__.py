@@ -1,0 +1,1 @@
+"""A small network that reads the picture of one printed line."""
