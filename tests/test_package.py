@@ -42,7 +42,7 @@ def test_the_built_in_model_is_complete_and_small():
     assert {p.name for p in BUILT_IN.iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "README.md", "hub", "finder",
     }  # fmt: skip
-    assert sum(p.stat().st_size for p in BUILT_IN.rglob("*") if p.is_file()) <= 28e6
+    assert sum(p.stat().st_size for p in BUILT_IN.rglob("*") if p.is_file()) <= 31e6
 
 
 def test_its_gates_are_at_work(lmm):
