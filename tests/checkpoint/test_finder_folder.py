@@ -5,7 +5,9 @@ from __future__ import annotations
 from rave_mlx.checkpoint import directory
 from rave_mlx.convert.stored import read_rave_directory
 
-NAMES = {"config.json", "model.safetensors", "tokenizer.json", "LICENSE"}
+NAMES = {
+    "config.json", "model.safetensors", "tokenizer.json", "LICENSE", "lines.json", "lines.safetensors", "lines.NOTICE",
+}  # fmt: skip
 
 
 def test_the_built_in_model_has_a_finder_with_its_licence():
