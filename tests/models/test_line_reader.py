@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 import rave_mlx
 from rave_mlx.errors import ConfigError, ModelError
+from rave_mlx.inputs.lines.line_crops import line_pictures
+from rave_mlx.inputs.lines.page_lines import LeveledPage, PageLine
 from rave_mlx.models.line_reader.config import SETTINGS, WEIGHTS, Block, LineReaderConfig
 from rave_mlx.models.line_reader.network import LineReaderNetwork, _gelu
 from rave_mlx.models.line_reader.reader import load_line_reader, read_classes
@@ -242,6 +244,19 @@ def test_a_broken_configuration(folder, text):
     (folder / SETTINGS).write_text(text)
     with pytest.raises(ConfigError, match=SETTINGS):
         load_line_reader(folder)
+
+
+@pytest.mark.parametrize(("gone", "error"), [(SETTINGS, ConfigError), (WEIGHTS, ModelError)])
+def test_one_of_two_files(folder, gone, error):
+    """A download that was cut off is not taken for a finder without a line reader."""
+    (folder / gone).unlink()
+    with pytest.raises(error, match=gone):
+        load_line_reader(folder)
+
+
+def test_a_rule_is_no_endless_line():
+    page = LeveledPage(Image.new("RGB", (4000, 40), "white"), 0.0, (PageLine((0, 20, 4000, 21), 0),))
+    assert [picture.size for picture in line_pictures(page, 48)] == [(6400, 48)]
 
 
 def test_broken_weights(folder):

@@ -28,6 +28,8 @@ _MARGIN = 0.45
 """Paper around a line, in heights of it."""
 _AROUND = 0.25
 """The same for a line reader."""
+_LONGEST_PICTURE = 6400
+"""Width in pixels of a line reader's longest picture, some 300 letters: what is longer is a rule, and no text."""
 _NEAR = 0.12
 """How far beyond its ink a line's own pixels reach, in heights of it; what stands further out is its neighbours'."""
 _FAINTEST, _INK = 40.0, 235.0
@@ -93,7 +95,7 @@ def line_pictures(page: LeveledPage, height: int) -> list[Image.Image]:
         left, top, right, bottom = line.box
         around = _AROUND * line.height
         part = image.crop((round(left - around), round(top - around), round(right + around), round(bottom + around)))
-        width = max(1, round(part.width * height / part.height))
+        width = min(_LONGEST_PICTURE, max(1, round(part.width * height / part.height)))
         pictures.append(part.resize((width, height), Image.Resampling.BILINEAR))
     return pictures
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from rave_mlx.errors import ConfigError, ModelError
+from rave_mlx.errors import ModelError
 from rave_mlx.inputs.lines.page_words import PageWord
 from rave_mlx.models.finder.answer_spans import Span, SpanScores, over_windows, read_spans
 from rave_mlx.models.finder.config import KINDS, SETTINGS, TOKENIZER, WEIGHTS, FinderConfig
 from rave_mlx.models.finder.network import FinderNetwork
-from rave_mlx.models.finder.stored_weights import packed_weights, read_weights
+from rave_mlx.models.finder.stored_weights import packed_weights, read_settings, read_weights
 from rave_mlx.models.finder.word_pieces import NEXT_ROW, Piece, WordPieces
 
 _OVERLAP = 60
@@ -102,13 +102,7 @@ def load_finder(folder: Path) -> Finder:
         ConfigError, ModelError: where a file is missing, or does not fit the others.
     """
     file = folder / SETTINGS
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error}); download or convert the model again") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{file}: expected a JSON object")
-    config = FinderConfig.from_dict(data, str(file))
+    config = FinderConfig.from_dict(read_settings(file), str(file))
     pieces = WordPieces(folder / TOKENIZER)
     if pieces.size != config.vocab_size:
         raise ModelError(f"{folder}: the tokenizer has {pieces.size} pieces, the configuration {config.vocab_size}")

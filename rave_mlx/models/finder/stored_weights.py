@@ -1,15 +1,32 @@
-"""Weights of small networks in a file: matrices packed into a few bits, read into float32."""
+"""Small networks in files: their settings, and their weights, packed into a few bits and read into float32."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from rave_mlx.errors import ModelError
+from rave_mlx.errors import ConfigError, ModelError
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        ConfigError: for a file that is missing, broken, or holds something else.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error}); download or convert the model again") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file}: expected a JSON object")
+    return data
 
 
 def read_weights(file: Path, network: nn.Module) -> dict[str, mx.array]:

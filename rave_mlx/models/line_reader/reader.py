@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rave_mlx.errors import ConfigError
-from rave_mlx.models.finder.stored_weights import read_weights
+from rave_mlx.models.finder.stored_weights import read_settings, read_weights
 from rave_mlx.models.line_reader.config import SETTINGS, STEP, WEIGHTS, LineReaderConfig
 from rave_mlx.models.line_reader.network import LineReaderNetwork
 
@@ -126,18 +124,12 @@ def load_line_reader(folder: Path) -> LineReader | None:
     """The line reader in a finder's folder; None where there is none. Kept, since it is asked again and again.
 
     Raises:
-        ConfigError, ModelError: where a file is broken, or does not fit the other.
+        ConfigError, ModelError: where one of the two files is missing or broken, or does not fit the other.
     """
     file = folder / SETTINGS
-    if not file.exists():
+    if not file.exists() and not (folder / WEIGHTS).exists():
         return None
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error}); download or convert the model again") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{file}: expected a JSON object")
-    config = LineReaderConfig.from_dict(data, str(file))
+    config = LineReaderConfig.from_dict(read_settings(file), str(file))
     network = LineReaderNetwork(config)
     network.load_weights(list(read_weights(folder / WEIGHTS, network).items()))
     mx.eval(network.parameters())

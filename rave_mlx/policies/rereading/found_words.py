@@ -4,9 +4,8 @@ A small reader knows letters better than questions: asked for what people call "
 neighbour of the amount. So the page is read once, line by line, by the reader of lines in the model's folder
 (`models/line_reader`) or, where it has none, by the model itself; and a *finder* (`models/finder`, in the model's
 folder), an encoder of question and words that knows where each word stands, gives the probability that some words are
-the answer, or that it is not there. Where the
-model is not sure of its own answer, what was found and what it would write are weighed against each other, token by
-token (`answer_mixture`): the answer is
+the answer, or that it is not there. Where the model is not sure of its own answer, what was found and what it would
+write are weighed against each other, token by token (`answer_mixture`): the answer is
 
     p(y) = t sum_s p(s) r(s) [y = s] + (the rest) P(y)
 
